@@ -1,0 +1,45 @@
+"""User text made one safe, bounded line."""
+
+import pytest
+
+from trioflow._text import clip, describe_error, escape, escape_surrogates, one_line
+
+
+@pytest.mark.parametrize(
+    ("raw", "safe"),
+    [
+        ("plain text, ünïcödé 漢字 🙂", "plain text, ünïcödé 漢字 🙂"),
+        ("a\nb\r\tc", "a\\nb\\r\\tc"),
+        ("\x00\x1b[31m\x7f", "\\x00\\x1b[31m\\x7f"),
+        ("\x80\x85\x9f\xa0", "\\x80\\x85\\x9f\xa0"),
+        ("\u2028\u2029", "\\u2028\\u2029"),
+        ("\u202e\u2066\u200f\u061c", "\\u202e\\u2066\\u200f\\u061c"),
+        ("\ud800x\udfff", "\\ud800x\\udfff"),
+        ("back\\slash", "back\\slash"),
+    ],
+)
+def test_escape(raw, safe):
+    assert escape(raw) == safe
+
+
+def test_escape_surrogates_leaves_everything_else():
+    assert escape_surrogates("a\n\ud83d") == "a\n\\ud83d"
+
+
+def test_clip_cuts_to_199_and_an_ellipsis():
+    assert clip("x" * 200) == "x" * 200
+    assert clip("x" * 201) == "x" * 199 + "…"
+
+
+def test_one_line_escapes_before_it_clips():
+    assert one_line("\n" * 150) == "\\n" * 99 + "\\" + "…"
+
+
+def test_describe_error_falls_back_to_the_type():
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    assert describe_error(ValueError("boom")) == "boom"
+    assert describe_error(ValueError()) == "ValueError"
+    assert describe_error(Mute()) == "Mute"

@@ -1,0 +1,53 @@
+"""User text made safe: one bounded line that can go into a log or an error message.
+
+Messages of exceptions, names and values come from users and servers. Raw, a newline forges a log line and a
+bidi control reorders one. Escaping keeps the text readable and keeps it on its line; `clip` bounds it.
+"""
+
+import re
+
+__all__ = ("clip", "describe_error", "escape", "escape_surrogates", "one_line")
+
+LINE_LIMIT = 200
+"""Characters that a user's text may take in one message; longer text ends in an ellipsis."""
+
+_SURROGATES = "\ud800-\udfff"
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # C0, DEL, C1
+    "\u2028\u2029"  # line and paragraph separator
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # bidi controls
+    f"{_SURROGATES}]"
+)
+_LONE_SURROGATE = re.compile(f"[{_SURROGATES}]")
+
+
+def escape(text: str) -> str:
+    r"""Return `text` with control characters written as Python escapes, such as ``\n`` and ``\x1b``."""
+    return _UNSAFE.sub(_as_escape, text)
+
+
+def escape_surrogates(text: str) -> str:
+    """Return `text` with lone surrogates escaped, so that it can be encoded as UTF-8."""
+    return _LONE_SURROGATE.sub(_as_escape, text)
+
+
+def clip(text: str, limit: int = LINE_LIMIT) -> str:
+    """Return `text`, cut to `limit` characters, the last of them an ellipsis, where it is longer."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def one_line(text: str) -> str:
+    """Return `text` as it may stand in one log line: escaped, then clipped."""
+    return clip(escape(text))
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the raw message of `error`, or its type's name where it has none or cannot say it."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:  # noqa: BLE001 - a broken __str__ must not hide the failure that it belongs to
+        return type(error).__name__
+
+
+def _as_escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")

@@ -1,0 +1,192 @@
+"""What trioflow raises: one small tree under `TrioflowError`.
+
+`ParallelError` is the one with something to say: it is an `ExceptionGroup` of what the processors raised, so
+that `except*` works, and it carries the account of the run beside it.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+import msgspec
+
+from trioflow._text import clip, describe_error, escape, escape_surrogates, one_line
+from trioflow.outcomes import ParallelResult, TaskError
+
+__all__ = ("ConfigError", "ErrorCategory", "ErrorReport", "ParallelError", "TrioflowError")
+
+CATEGORY_LIMIT = 10
+"""Categories that the message of a `ParallelError` names; the report has them all."""
+
+
+class TrioflowError(Exception):
+    """The root of what trioflow itself raises."""
+
+
+class ConfigError(TrioflowError, ValueError):
+    """An argument, a setting or a file that cannot work, refused before any work starts.
+
+    Attributes:
+        field: the name of the argument or field; None where a whole file is refused.
+        value: what was given.
+        allowed: what would be accepted, in words.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        value: object = None,
+        allowed: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+
+    @classmethod
+    def refusing(cls, field: str, value: object, allowed: str) -> Self:
+        """Return the error that says that `field` must be `allowed` and is `value`."""
+        message = f"{field} must be {allowed}, got {one_line(_repr(value))}"
+        return cls(message, field=field, value=value, allowed=allowed)
+
+
+class ErrorCategory(msgspec.Struct, frozen=True):
+    """Failures that share one message."""
+
+    message: str
+    """The message, raw and uncut; lone surrogates alone are escaped, for JSON has no form for them."""
+    type: str
+    """Type name of the first failure of the category."""
+    count: int
+    """How many items failed so."""
+    first_index: int
+    """The lowest index among them."""
+
+
+class ErrorReport(msgspec.Struct, frozen=True):
+    """The failures of a run, counted by message: a struct that encodes to JSON."""
+
+    failed: int
+    """Items that failed."""
+    total: int
+    """Items of the run."""
+    categories: list[ErrorCategory]
+    """Most frequent first, ties by lowest index."""
+
+
+class ParallelError(TrioflowError, ExceptionGroup[Exception]):
+    """Items of a parallel run failed.
+
+    `exceptions[k]` is what the processor of `errors[k]` raised. `split`, `subgroup` and `except*` keep the type
+    and the matching task errors; they reach into groups that a processor raised.
+
+    Attributes:
+        errors: the failed items, in item order.
+        result: the account of the run, with what succeeded.
+        report: the failures counted by message.
+    """
+
+    errors: list[TaskError[Any]]
+    result: ParallelResult[Any, Any]
+
+    def __new__(cls, errors: Sequence[TaskError[Any]], result: ParallelResult[Any, Any]) -> Self:
+        """Make the group of what `errors` hold."""
+        self = super().__new__(cls, _summary(errors), [failure.error for failure in errors])
+        self.errors = list(errors)
+        self.result = result
+        return self
+
+    def __init__(self, errors: Sequence[TaskError[Any]], result: ParallelResult[Any, Any]) -> None:
+        del errors, result
+        super().__init__(self.message, self.exceptions)
+
+    @property
+    def report(self) -> ErrorReport:
+        """The failures counted by message, most frequent first, ties by lowest index."""
+        return ErrorReport(len(self.errors), self.result.total, _categories(self.errors))
+
+    def derive(self, excs: Sequence[Exception], /) -> "ExceptionGroup[Exception]":  # type: ignore[override]
+        """Return a group of `excs`: a `ParallelError` where all of them come from this one."""
+        errors = list(_matching(self.errors, excs))
+        if len(errors) != len(excs):
+            return ExceptionGroup(self.message, excs)
+        return ParallelError(errors, self.result)
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.errors, self.result), self._extra_state()
+
+    def _extra_state(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in {"errors", "result"}}
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - a broken __repr__ must not hide which argument was refused
+        return f"<{type(value).__name__}>"
+
+
+def _categories(errors: Sequence[TaskError[Any]]) -> list[ErrorCategory]:
+    groups: dict[str, list[TaskError[Any]]] = {}
+    for failure in errors:
+        groups.setdefault(describe_error(failure.error), []).append(failure)
+    categories = [
+        ErrorCategory(
+            escape_surrogates(message),
+            type(members[0].error).__name__,
+            len(members),
+            min(member.index for member in members),
+        )
+        for message, members in groups.items()
+    ]
+    return sorted(categories, key=lambda category: (-category.count, category.first_index))
+
+
+def _summary(errors: Sequence[TaskError[Any]]) -> str:
+    prefix = "parallel execution failed"
+    if len(errors) == 1:
+        return f"{prefix}: item {errors[0].index}: {one_line(describe_error(errors[0].error))}"
+    categories = _categories(errors)
+    named = ", ".join(
+        f"'{clip(escape(category.message))}' ({_counted(category.count, 'item')})"
+        for category in categories[:CATEGORY_LIMIT]
+    )
+    hidden = len(categories) - CATEGORY_LIMIT
+    more = f", and {hidden} more" if hidden > 0 else ""
+    return f"{prefix}: {len(errors)} items failed with {_counted(len(categories), 'error type')}: {named}{more}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _matching(
+    errors: Sequence[TaskError[Any]], parts: Sequence[Exception]
+) -> Iterator[TaskError[Any]]:
+    """Yield a task error for each of `parts`: its own, or its group's with the part in the group's place.
+
+    `split` and `subgroup` keep the order, so one walk over both finds each part's origin, also where several
+    items raised the same exception object.
+    """
+    remaining = iter(errors)
+    for part in parts:
+        wanted = {id(leaf) for leaf in _leaves(part)}
+        for failure in remaining:
+            if failure.error is part:
+                yield failure
+                break
+            if wanted <= {id(leaf) for leaf in _leaves(failure.error)}:
+                yield TaskError(failure.index, failure.item, part, failure.attempts)
+                break
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from _leaves(member)
+    else:
+        yield error

@@ -1,0 +1,116 @@
+"""What became of each item of a run, and of the run as a whole.
+
+Plain data: the engine fills these structs in, users read them. They are frozen and know nothing of how a run
+works. They take positional arguments too, because the engine makes one or two for each item (keywords cost
+0.3 µs more, `benchmarks/bench_engine.py`).
+"""
+
+from collections.abc import AsyncIterator
+from typing import Generic, Protocol, TypeVar, cast
+
+import msgspec
+
+__all__ = ("LiveValue", "ParallelResult", "Progress", "TaskError", "TaskOutcome")
+
+T = TypeVar("T")
+R = TypeVar("R")
+V_co = TypeVar("V_co", covariant=True)
+
+
+class TaskError(msgspec.Struct, Generic[T], frozen=True):
+    """One failed item: which, why, and after how many attempts."""
+
+    index: int
+    """Position of the item in the input, from 0."""
+    item: T | None
+    """The item; None where it was never pulled and the source cannot be indexed."""
+    error: Exception
+    """What the processor raised, or `trio.TooSlowError` where the run's time ran out."""
+    attempts: int
+    """How often the processor was called for the item; 0 where it never was."""
+
+
+class TaskOutcome(msgspec.Struct, Generic[T, R], frozen=True):
+    """One finished item as a stream yields it: its result, or its error."""
+
+    index: int
+    """Position of the item in the input, from 0."""
+    item: T | None
+    """The item; None where it was never pulled and the source cannot be indexed."""
+    result: R | None
+    """What the processor returned; None where the item failed."""
+    error: Exception | None
+    """Why the item failed; None where it succeeded."""
+    attempts: int
+    """How often the processor was called for the item; 0 where it never was."""
+    duration: float
+    """Seconds by Trio's clock from the start of the first attempt, waits between attempts included."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the item succeeded."""
+        return self.error is None
+
+    def unwrap(self) -> R:
+        """Return the result, or raise the error of a failed item as it is."""
+        if self.error is None:
+            return cast("R", self.result)
+        captured = self.error
+        try:
+            raise captured
+        finally:
+            # The traceback holds this frame; without the names, the error does not hold itself.
+            del captured, self
+
+
+class ParallelResult(msgspec.Struct, Generic[T, R], frozen=True):
+    """The account of a run: every index of the input is ok, failed or unfinished, never two of them."""
+
+    results: list[R]
+    """What the processor returned, successes only, in item order."""
+    indices: list[int]
+    """`indices[k]` is the position in the input of the item that gave `results[k]`."""
+    errors: list[TaskError[T]]
+    """The failed items, in item order."""
+    unfinished: list[int]
+    """Ascending positions of items without an outcome: cancelled in flight, or never started."""
+    total: int
+    """The length of the input, or how many items were pulled where it has none."""
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a run has come."""
+
+    completed: int
+    """Items that succeeded."""
+    failed: int
+    """Items that failed."""
+    total: int | None
+    """The length of the input; None where it is not known."""
+
+
+class LiveValue(Protocol[V_co]):
+    """A value that changes while a run works, and that a task can wait for."""
+
+    @property
+    def value(self) -> V_co:
+        """The value now."""
+        ...
+
+    async def wait_value(self, value_or_predicate: object, *, held_for: float = 0) -> V_co:
+        """Wait until the value equals `value_or_predicate`, or satisfies it where it is callable.
+
+        Args:
+            value_or_predicate: a value to equal, or a function of the value.
+            held_for: seconds for which it must stay so.
+
+        Cancellation: nothing is lost; call again.
+        """
+        ...
+
+    def eventual_values(self, value_or_predicate: object = ..., held_for: float = 0) -> AsyncIterator[V_co]:
+        """Iterate over the value now and each later one that matches; fast changes may be skipped.
+
+        Cancellation: nothing is lost; iterate again.
+        """
+        ...
