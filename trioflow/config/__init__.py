@@ -1,0 +1,25 @@
+"""What a run is told: frozen structs, checked when they are made, read from files and merged."""
+
+from trioflow.config.files import load_config, merge, to_schema
+from trioflow.config.structs import (
+    ChainConfig,
+    CheckpointConfig,
+    ConditionalConfig,
+    GraphConfig,
+    HubConfig,
+    ParallelConfig,
+    RetryConfig,
+)
+
+__all__ = (
+    "ChainConfig",
+    "CheckpointConfig",
+    "ConditionalConfig",
+    "GraphConfig",
+    "HubConfig",
+    "ParallelConfig",
+    "RetryConfig",
+    "load_config",
+    "merge",
+    "to_schema",
+)

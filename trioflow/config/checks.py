@@ -1,0 +1,107 @@
+"""Checks of single values: each returns nothing or raises `ConfigError` with field, value and what is allowed.
+
+msgspec checks types when it decodes, not when a struct is constructed; these checks run on both roads. They
+serve function arguments too.
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from trioflow.errors import ConfigError
+
+__all__ = (
+    "check_async",
+    "check_callable",
+    "check_choice",
+    "check_count",
+    "check_flag",
+    "check_instance",
+    "check_number",
+    "check_seconds",
+    "check_text",
+)
+
+
+def check_count(field: str, value: object, *, minimum: int, allowed: str) -> None:
+    """Refuse what is not a whole number of at least `minimum`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ConfigError.refusing(field, value, allowed)
+
+
+def check_number(
+    field: str,
+    value: object,
+    *,
+    allowed: str,
+    least: Literal["positive", "zero", "any"] = "positive",
+) -> None:
+    """Refuse what is not a finite number, or is below what `least` says."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError.refusing(field, value, allowed)
+    if (value < 0 and least != "any") or (value == 0 and least == "positive"):
+        raise ConfigError.refusing(field, value, allowed)
+
+
+def check_seconds(field: str, value: object, *, optional: bool = True) -> None:
+    """Refuse what is not a positive, finite number of seconds (`optional`: or None, for no limit)."""
+    if value is None and optional:
+        return
+    allowed = "a positive number of seconds"
+    check_number(field, value, allowed=f"{allowed} or None (no limit)" if optional else allowed)
+
+
+def check_flag(field: str, value: object) -> None:
+    """Refuse what is not a bool."""
+    if not isinstance(value, bool):
+        raise ConfigError.refusing(field, value, "True or False")
+
+
+def check_text(field: str, value: object, allowed: str = "a non-empty string") -> None:
+    """Refuse what is not a string with something in it."""
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError.refusing(field, value, allowed)
+
+
+def check_choice(field: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse what is not one of `choices`."""
+    if value not in choices:
+        named = ", ".join(repr(choice) for choice in choices)
+        raise ConfigError.refusing(field, value, f"one of {named}")
+
+
+def check_instance(field: str, value: object, kind: type, *, optional: bool = False) -> None:
+    """Refuse what is not an instance of `kind` (`optional`: or None)."""
+    if not (isinstance(value, kind) or (optional and value is None)):
+        raise ConfigError.refusing(
+            field, value, f"a {kind.__name__}{' or None' if optional else ''}"
+        )
+
+
+def check_async(field: str, value: object) -> None:
+    """Refuse what is not an async function: calling it to find out would start the work."""
+    if not _is_async(value):
+        raise ConfigError.refusing(
+            field, value, "an async function (async def), or an object whose __call__ is one"
+        )
+
+
+def check_callable(field: str, value: object, *, optional: bool = False) -> None:
+    """Refuse what is not a plain function (`optional`: or None)."""
+    if (optional and value is None) or (callable(value) and not _is_async(value)):
+        return
+    allowed = "a plain function (def, not async def)"
+    raise ConfigError.refusing(field, value, f"{allowed} or None" if optional else allowed)
+
+
+def _is_async(value: object) -> bool:
+    while isinstance(value, functools.partial):
+        value = value.func
+    if not callable(value):
+        return False
+    # Decorators that hand back a plain wrapper (openai's methods, for one) keep the async function behind it.
+    if inspect.iscoroutinefunction(inspect.unwrap(value)):
+        return True
+    return not isinstance(value, type) and inspect.iscoroutinefunction(type(value).__call__)

@@ -1,0 +1,198 @@
+"""The settings of runs, graphs and hubs: what may be set, the defaults, and what each field allows."""
+
+from typing import Literal
+
+import msgspec
+
+from trioflow.config import checks
+
+__all__ = (
+    "ChainConfig",
+    "CheckpointConfig",
+    "ConditionalConfig",
+    "GraphConfig",
+    "HubConfig",
+    "ParallelConfig",
+    "RetryConfig",
+)
+
+
+class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the structs below share: frozen, keyword-only, and no unknown keys."""
+
+
+class RetryConfig(_Settings, frozen=True, kw_only=True):
+    """When and how often a failed attempt is repeated.
+
+    The delay before attempt n + 1 is `initial_delay × multiplier ** (n - 1)`, at most `max_delay`.
+    """
+
+    max_attempts: int = 3
+    """Attempts in all, the first included; 1 or more."""
+    initial_delay: float = 0.1
+    """Seconds before the second attempt."""
+    max_delay: float = 30.0
+    """Seconds that no delay exceeds."""
+    multiplier: float = 2.0
+    """Factor from one delay to the next."""
+    jitter: bool = True
+    """Whether a delay is drawn uniformly between half of it and all of it."""
+
+    def __post_init__(self) -> None:
+        checks.check_count("max_attempts", self.max_attempts, minimum=1, allowed="1 or more")
+        checks.check_seconds("initial_delay", self.initial_delay, optional=False)
+        checks.check_seconds("max_delay", self.max_delay, optional=False)
+        checks.check_number("multiplier", self.multiplier, allowed="a positive number")
+        checks.check_flag("jitter", self.jitter)
+
+
+class CheckpointConfig(_Settings, frozen=True, kw_only=True):
+    """Where and how often a run is saved."""
+
+    store: str = "memory"
+    """A registered name, or the URL of a store."""
+    interval: int = 0
+    """Steps between two saves of a graph or chain; 0 is off."""
+    preserve: bool = False
+    """Whether a run that ended with nothing left to do is kept."""
+    flush_interval: float = 0.05
+    """Seconds within which a parallel run writes what finished."""
+
+    def __post_init__(self) -> None:
+        checks.check_text("store", self.store, "the name or URL of a checkpoint store")
+        checks.check_count("interval", self.interval, minimum=0, allowed="0 (off) or more")
+        checks.check_flag("preserve", self.preserve)
+        checks.check_seconds("flush_interval", self.flush_interval, optional=False)
+
+
+class ParallelConfig(_Settings, frozen=True, kw_only=True):
+    """How a parallel run works: how many at once, how long, how fast, and what a failure means."""
+
+    max_workers: int = 0
+    """Workers; 0 is auto: twice the usable CPUs, at most `worker_cap` and the number of items."""
+    worker_cap: int = 16
+    """The most workers that auto takes; 1 or more."""
+    fail_fast: bool = True
+    """Whether the first failure ends the run."""
+    buffer: int = 0
+    """Items that may be held beside those in the workers; 0 is as many as workers."""
+    timeout: float | None = None
+    """Seconds for the whole run; None is no limit."""
+    task_timeout: float | None = None
+    """Seconds for one attempt at one item; None is no limit."""
+    max_per_second: float | None = None
+    """Attempts that may start in a second, evenly spaced; None is no limit."""
+    retry: RetryConfig | None = None
+    """When a failed attempt is repeated; None is never."""
+    checkpoint: CheckpointConfig | None = None
+    """Where a durable run is saved; None is nowhere."""
+    observer: str = "loguru"
+    """Name of the registered observer that hears of the run."""
+
+    def __post_init__(self) -> None:
+        checks.check_count("max_workers", self.max_workers, minimum=0, allowed="0 (auto) or more")
+        checks.check_count("worker_cap", self.worker_cap, minimum=1, allowed="1 or more")
+        checks.check_flag("fail_fast", self.fail_fast)
+        checks.check_count(
+            "buffer", self.buffer, minimum=0, allowed="0 (as many as workers) or more"
+        )
+        checks.check_seconds("timeout", self.timeout)
+        checks.check_seconds("task_timeout", self.task_timeout)
+        if self.max_per_second is not None:
+            checks.check_number(
+                "max_per_second",
+                self.max_per_second,
+                allowed="a positive number or None (no limit)",
+            )
+        checks.check_instance("retry", self.retry, RetryConfig, optional=True)
+        checks.check_instance("checkpoint", self.checkpoint, CheckpointConfig, optional=True)
+        _check_observer(self.observer)
+
+
+class ChainConfig(_Settings, frozen=True, kw_only=True):
+    """How a chain works."""
+
+    capture_intermediate_states: bool = False
+    """Whether the result holds the state before the first step and after each one."""
+    task_timeout: float | None = None
+    """Seconds for one attempt at one step; None is no limit."""
+    retry: RetryConfig | None = None
+    """When a failed attempt is repeated; None is never."""
+    checkpoint: CheckpointConfig | None = None
+    """Where the chain is saved; None is nowhere."""
+    observer: str = "loguru"
+    """Name of the registered observer that hears of the chain."""
+
+    def __post_init__(self) -> None:
+        checks.check_flag("capture_intermediate_states", self.capture_intermediate_states)
+        checks.check_seconds("task_timeout", self.task_timeout)
+        checks.check_instance("retry", self.retry, RetryConfig, optional=True)
+        checks.check_instance("checkpoint", self.checkpoint, CheckpointConfig, optional=True)
+        _check_observer(self.observer)
+
+
+class ConditionalConfig(_Settings, frozen=True, kw_only=True):
+    """How conditional routing works."""
+
+    observer: str = "loguru"
+    """Name of the registered observer that hears of the routing."""
+
+    def __post_init__(self) -> None:
+        _check_observer(self.observer)
+
+
+class GraphConfig(_Settings, frozen=True, kw_only=True):
+    """How a state graph works."""
+
+    name: str
+    """The graph's name, which its checkpoints and events carry."""
+    max_iterations: int = 1000
+    """Node attempts that a run may take, failed ones included; 1 or more."""
+    task_timeout: float | None = None
+    """Seconds for one attempt at one node; None is no limit."""
+    retry: RetryConfig | None = None
+    """When a failed attempt is repeated; None is never."""
+    checkpoint: CheckpointConfig = msgspec.field(default_factory=CheckpointConfig)
+    """Where and how often the graph is saved."""
+    observer: str = "loguru"
+    """Name of the registered observer that hears of the run."""
+
+    def __post_init__(self) -> None:
+        checks.check_text("name", self.name)
+        checks.check_count("max_iterations", self.max_iterations, minimum=1, allowed="1 or more")
+        checks.check_seconds("task_timeout", self.task_timeout)
+        checks.check_instance("retry", self.retry, RetryConfig, optional=True)
+        checks.check_instance("checkpoint", self.checkpoint, CheckpointConfig)
+        _check_observer(self.observer)
+
+
+class HubConfig(_Settings, frozen=True, kw_only=True):
+    """How a hub carries messages."""
+
+    name: str = "default"
+    """The hub's name, which its messages carry."""
+    buffer: int = 100
+    """Messages that one mailbox holds; 1 or more."""
+    overflow: Literal["wait", "drop", "error"] = "wait"
+    """What a full mailbox means to a sender."""
+    timeout: float = 30.0
+    """Seconds that a request waits for its answer."""
+    drain_timeout: float = 30.0
+    """Seconds that leaving the hub waits for queued and running messages."""
+    max_handlers: int = 16
+    """Messages that one agent handles at once; 1 keeps strict order."""
+    observer: str = "loguru"
+    """Name of the registered observer that hears of the messages."""
+
+    def __post_init__(self) -> None:
+        checks.check_text("name", self.name)
+        checks.check_count("buffer", self.buffer, minimum=1, allowed="1 or more")
+        checks.check_choice("overflow", self.overflow, ("wait", "drop", "error"))
+        checks.check_seconds("timeout", self.timeout, optional=False)
+        checks.check_seconds("drain_timeout", self.drain_timeout, optional=False)
+        checks.check_count("max_handlers", self.max_handlers, minimum=1, allowed="1 or more")
+        _check_observer(self.observer)
+
+
+def _check_observer(name: object) -> None:
+    checks.check_text("observer", name, "the name of a registered observer")

@@ -1,0 +1,70 @@
+"""What a run tells while it works: events, and the protocol of those who listen.
+
+Events carry indexes, names, counts, durations, error types and messages. Items, results, states and messages
+are added only for an observer whose `include_data` is true.
+"""
+
+from enum import StrEnum
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+__all__ = ("Event", "EventType", "Observer")
+
+
+class EventType(StrEnum):
+    """The kinds of events; each `*.start` is followed by its `*.complete` on every way out."""
+
+    GRAPH_START = "graph.start"
+    GRAPH_COMPLETE = "graph.complete"
+    NODE_START = "node.start"
+    NODE_STATE = "node.state"
+    NODE_COMPLETE = "node.complete"
+    EDGE_EVALUATE = "edge.evaluate"
+    EDGE_TRANSITION = "edge.transition"
+    CYCLE_DETECTED = "cycle.detected"
+    CHAIN_START = "chain.start"
+    CHAIN_COMPLETE = "chain.complete"
+    STEP_START = "step.start"
+    STEP_COMPLETE = "step.complete"
+    PARALLEL_START = "parallel.start"
+    PARALLEL_COMPLETE = "parallel.complete"
+    WORKER_START = "worker.start"
+    WORKER_COMPLETE = "worker.complete"
+    TASK_RETRY = "task.retry"
+    CHECKPOINT_SAVE = "checkpoint.save"
+    CHECKPOINT_LOAD = "checkpoint.load"
+    CHECKPOINT_RESUME = "checkpoint.resume"
+    ROUTE_EVALUATE = "route.evaluate"
+    ROUTE_SELECT = "route.select"
+    ROUTE_EXECUTE = "route.execute"
+    MESSAGE_SENT = "message.sent"
+    MESSAGE_HANDLED = "message.handled"
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened in a run."""
+
+    type: EventType
+    """What happened."""
+    timestamp: float
+    """Seconds since the epoch."""
+    source: str
+    """The pattern that tells, such as "parallel"."""
+    run_id: str
+    """The run that it belongs to: the caller's id, or one made for the run."""
+    data: dict[str, Any]
+    """Plain values; which ones depends on `type`."""
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Who listens to a run.
+
+    An observer with a true attribute `include_data` also gets items, results, states or messages in
+    `Event.data`. What `on_event` raises never changes a run's outcome, unless it is a `KeyboardInterrupt` or
+    another exception that is not an `Exception`.
+    """
+
+    def on_event(self, event: Event) -> None:
+        """Take note of `event`: called in the run's own task, so be quick and never block."""
