@@ -1,0 +1,16 @@
+"""Who listens: the observers that ship, and the registry that gives them names."""
+
+from trioflow.observers.loguru import LoguruObserver
+from trioflow.observers.multi import MultiObserver
+from trioflow.observers.noop import NoopObserver
+from trioflow.observers.recording import RecordingObserver
+from trioflow.observers.registry import get_observer, register_observer
+
+__all__ = (
+    "LoguruObserver",
+    "MultiObserver",
+    "NoopObserver",
+    "RecordingObserver",
+    "get_observer",
+    "register_observer",
+)

@@ -1,0 +1,89 @@
+"""The default observer: one log line for a run's start, one for its end, one warning a failure.
+
+Everything else goes to TRACE, which loguru drops unless a sink asks for it. loguru is imported when the first
+event comes (45 ms, `benchmarks/bench_import.py`).
+"""
+
+from collections.abc import Mapping
+from typing import Any, final
+
+from trioflow._text import one_line
+from trioflow.config.checks import check_flag
+from trioflow.events import Event, EventType
+
+__all__ = ("LoguruObserver",)
+
+_INFO = frozenset(
+    {
+        EventType.PARALLEL_START,
+        EventType.PARALLEL_COMPLETE,
+        EventType.CHAIN_START,
+        EventType.CHAIN_COMPLETE,
+        EventType.GRAPH_START,
+        EventType.GRAPH_COMPLETE,
+    }
+)
+_HIDDEN = frozenset({"error", "status"})
+
+
+@final
+class LoguruObserver:
+    """Writes events to loguru: a run's start and end at INFO, failures at WARNING, the rest at TRACE.
+
+    Args:
+        include_data: whether TRACE lines show items and results.
+    """
+
+    def __init__(self, *, include_data: bool = False) -> None:
+        check_flag("include_data", include_data)
+        self.include_data = include_data
+        self._logger: Any = None
+
+    def __repr__(self) -> str:
+        return f"LoguruObserver(include_data={self.include_data})"
+
+    def on_event(self, event: Event) -> None:
+        """Write `event` as one line."""
+        if self._logger is None:
+            from loguru import logger  # noqa: PLC0415 - on first use: see the module's docstring
+
+            self._logger = logger
+        if event.type in _INFO:
+            self._logger.info("{}", _Line(event))  # noqa: PLE1205 - loguru formats with braces
+        elif event.data.get("error"):
+            self._logger.warning("{}", _Line(event))  # noqa: PLE1205 - the same
+        else:
+            self._logger.trace("{}", _Line(event))
+
+
+@final
+class _Line:
+    """An event as text, put together only where a sink takes the line."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self, event: Event) -> None:
+        self._event = event
+
+    def __str__(self) -> str:
+        return _line(self._event)
+
+
+def _line(event: Event) -> str:
+    status = event.data.get("status")
+    words = [event.type.value, f"[{one_line(event.run_id)}]"]
+    if status is not None:
+        words.append(f"{status}:")
+    words.append(_fields(event.data))
+    return " ".join(word for word in words if word)
+
+
+def _fields(data: Mapping[str, Any]) -> str:
+    shown = ((name, value) for name, value in data.items() if name not in _HIDDEN and value is not None)
+    return ", ".join(f"{name}={_shown(value)}" for name, value in shown)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return one_line(value if isinstance(value, str) else repr(value))

@@ -1,0 +1,38 @@
+"""One observer made of several, none of which can silence the others."""
+
+from typing import final
+
+from trioflow.events import Event, Observer
+from trioflow.observers.registry import check_observer
+
+__all__ = ("MultiObserver",)
+
+
+@final
+class MultiObserver:
+    """Passes each event to every one of `observers`, in their order.
+
+    A run sees through it: each observer gets data only if it asks itself, and its failures count as its own.
+
+    Raises:
+        ConfigError: one of `observers` is not an observer.
+    """
+
+    def __init__(self, *observers: Observer) -> None:
+        for observer in observers:
+            check_observer("observers", observer)
+        self.observers = observers
+
+    def __repr__(self) -> str:
+        return f"MultiObserver({', '.join(map(repr, self.observers))})"
+
+    def on_event(self, event: Event) -> None:
+        """Pass `event` to all; raise an `ExceptionGroup` of what they raised, after the last of them."""
+        failures: list[Exception] = []
+        for observer in self.observers:
+            try:
+                observer.on_event(event)
+            except Exception as error:  # noqa: BLE001 - raised below, once all have heard
+                failures.append(error)
+        if failures:
+            raise ExceptionGroup("observers failed", failures)

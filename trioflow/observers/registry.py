@@ -1,0 +1,58 @@
+"""Observers by name: what a config's `observer` field refers to.
+
+A name stands for a factory that runs on first use, so that an observer's libraries are imported only by those
+who use it.
+"""
+
+from collections.abc import Callable
+
+from trioflow.config.checks import check_choice, check_text
+from trioflow.errors import ConfigError
+from trioflow.events import Observer
+
+__all__ = ("check_observer", "get_observer", "register_observer")
+
+
+def get_observer(name: str) -> Observer:
+    """Return the observer registered under `name`.
+
+    Raises:
+        ConfigError: there is none; the message lists the names there are.
+    """
+    check_choice("observer", name, sorted({*_factories, *_observers}))
+    if name not in _observers:
+        _observers[name] = _factories[name]()
+    return _observers[name]
+
+
+def register_observer(name: str, observer: Observer) -> None:
+    """Make `observer` known as `name`, in place of what had that name before.
+
+    Raises:
+        ConfigError: `name` is empty, or `observer` has no `on_event` to call.
+    """
+    check_text("name", name)
+    check_observer("observer", observer)
+    _observers[name] = observer
+
+
+def check_observer(field: str, observer: object) -> None:
+    """Refuse what is not an observer."""
+    if not isinstance(observer, Observer) or not callable(observer.on_event):
+        raise ConfigError.refusing(field, observer, "an observer, with a method on_event(event)")
+
+
+def _loguru() -> Observer:
+    from trioflow.observers.loguru import LoguruObserver  # noqa: PLC0415 - loaded on first use
+
+    return LoguruObserver()
+
+
+def _noop() -> Observer:
+    from trioflow.observers.noop import NoopObserver  # noqa: PLC0415 - loaded on first use
+
+    return NoopObserver()
+
+
+_factories: dict[str, Callable[[], Observer]] = {"loguru": _loguru, "noop": _noop}
+_observers: dict[str, Observer] = {}
