@@ -1,0 +1,150 @@
+"""`with_retry`: what is repeated, how often, and how long it waits."""
+
+import pytest
+import trio
+
+from trioflow import ConfigError, RetryConfig, with_retry
+
+STEADY = RetryConfig(max_attempts=4, initial_delay=1, multiplier=2, max_delay=3, jitter=False)
+
+
+class Flaky:
+    """Fails as often as told and notes when it was called."""
+
+    def __init__(self, *errors):
+        self.errors, self.times = list(errors), []
+
+    async def __call__(self, *args, **kwargs):
+        self.times.append(trio.current_time())
+        await trio.lowlevel.checkpoint()
+        if self.errors:
+            raise self.errors.pop(0)
+        return args, kwargs
+
+    @property
+    def gaps(self):
+        return [round(b - a, 6) for a, b in zip(self.times, self.times[1:], strict=False)]
+
+
+async def call(fn, *args, **kwargs):
+    return await fn(*args, **kwargs)
+
+
+def wrapped(flaky, *args, **kwargs):
+    async def fn(*a, **k):
+        return await flaky(*a, **k)
+
+    return with_retry(fn, *args, **kwargs)
+
+
+async def test_success_needs_one_attempt():
+    flaky = Flaky()
+    assert await wrapped(flaky, STEADY)(1, key=2) == ((1,), {"key": 2})
+    assert len(flaky.times) == 1
+
+
+async def test_delays_grow_by_the_multiplier_up_to_the_cap(autojump_clock):
+    flaky = Flaky(OSError(), OSError(), OSError())
+    await wrapped(flaky, STEADY)()
+    assert flaky.gaps == [1, 2, 3]
+
+
+async def test_the_last_error_comes_out_as_it_is(autojump_clock):
+    errors = [OSError(number) for number in range(4)]
+    flaky = Flaky(*errors)
+    with pytest.raises(OSError) as caught:
+        await wrapped(flaky, STEADY)()
+    assert caught.value is errors[-1]
+    assert len(flaky.times) == 4
+
+
+async def test_one_attempt_is_no_retry():
+    flaky = Flaky(OSError("once"))
+    with pytest.raises(OSError, match="once"):
+        await wrapped(flaky, RetryConfig(max_attempts=1))()
+    assert len(flaky.times) == 1
+
+
+async def test_only_the_given_errors_are_retried(autojump_clock):
+    for on in (OSError, (OSError, KeyError)):
+        flaky = Flaky(OSError(), ValueError("not this"))
+        with pytest.raises(ValueError, match="not this"):
+            await wrapped(flaky, STEADY, on=on)()
+        assert len(flaky.times) == 2
+
+
+async def test_cancelled_is_never_retried(autojump_clock):
+    calls = 0
+
+    async def forever():
+        nonlocal calls
+        calls += 1
+        await trio.sleep_forever()
+
+    with trio.move_on_after(1) as scope:
+        await with_retry(forever, STEADY)()
+    assert scope.cancelled_caught
+    assert calls == 1
+
+
+async def test_a_cancellation_ends_the_wait_between_attempts(autojump_clock):
+    flaky = Flaky(OSError(), OSError())
+    with trio.move_on_after(0.5) as scope:
+        await wrapped(flaky, STEADY)()
+    assert scope.cancelled_caught
+    assert len(flaky.times) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+async def test_what_is_no_exception_is_never_retried(error):
+    flaky = Flaky(error)
+    with pytest.raises(type(error)):
+        await wrapped(flaky, STEADY)()
+    assert len(flaky.times) == 1
+
+
+async def test_jitter_is_between_half_the_delay_and_all_of_it(autojump_clock):
+    gaps = []
+    for _ in range(50):
+        flaky = Flaky(OSError(), OSError(), OSError())
+        await wrapped(flaky, RetryConfig(max_attempts=4, initial_delay=1, max_delay=3))()
+        gaps.append(flaky.gaps)
+    for attempt, top in enumerate((1, 2, 3)):
+        column = [row[attempt] for row in gaps]
+        assert all(top / 2 <= gap <= top for gap in column)
+        assert max(column) - min(column) > top / 8
+
+
+async def test_what_delay_returns_replaces_the_back_off_uncapped(autojump_clock):
+    class Busy(Exception):
+        def __init__(self, retry_after):
+            self.retry_after = retry_after
+
+    flaky = Flaky(Busy(40), Busy(None), Busy(-5))
+    await wrapped(flaky, STEADY, delay=lambda error: error.retry_after)()
+    assert flaky.gaps == [40, 2, 0]
+
+
+async def test_endless_growth_ends_at_the_cap(autojump_clock):
+    config = RetryConfig(max_attempts=1200, initial_delay=1, max_delay=2, multiplier=10, jitter=False)
+    flaky = Flaky(*[OSError()] * 1199)
+    await wrapped(flaky, config)()
+    assert flaky.gaps[0] == 1
+    assert set(flaky.gaps[1:]) == {2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"fn": print}, "fn must be an async function"),
+        ({"config": {}}, "config must be a RetryConfig"),
+        ({"on": BaseException}, "on must be a subclass of Exception"),
+        ({"on": ()}, "on must be a subclass of Exception"),
+        ({"on": "OSError"}, "on must be a subclass of Exception"),
+        ({"delay": 3}, "delay must be a plain function"),
+        ({"delay": call}, "delay must be a plain function"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        with_retry(**{"fn": call} | arguments)

@@ -1,0 +1,51 @@
+"""`with_timeout`: a limit on one call."""
+
+import pytest
+import trio
+
+from trioflow import ConfigError, with_timeout
+
+
+async def nap(seconds, *, then="done"):
+    await trio.sleep(seconds)
+    return then
+
+
+async def test_a_call_in_time_returns(autojump_clock):
+    assert await with_timeout(nap, 5)(3, then="well") == "well"
+
+
+async def test_a_call_that_takes_too_long_raises_too_slow_error(autojump_clock):
+    with pytest.raises(trio.TooSlowError, match="timed out after 2.5 s"):
+        await with_timeout(nap, 2.5)(3)
+    assert trio.current_time() == pytest.approx(2.5)
+
+
+async def test_a_call_that_returned_counts_even_past_the_limit(autojump_clock):
+    async def shielded():
+        with trio.CancelScope(shield=True):
+            await trio.sleep(10)
+        return "kept"
+
+    assert await with_timeout(shielded, 1)() == "kept"
+
+
+async def test_an_outer_cancellation_is_not_a_timeout(autojump_clock):
+    with trio.move_on_after(1) as scope:
+        await with_timeout(nap, 5)(100)
+    assert scope.cancelled_caught
+
+
+async def test_the_name_and_docstring_stay():
+    assert with_timeout(nap, 1).__name__ == "nap"
+
+
+@pytest.mark.parametrize("seconds", [0, -1, None, "1", float("inf")])
+def test_a_limit_that_is_not_positive_is_refused(seconds):
+    with pytest.raises(ConfigError, match="seconds must be a positive number"):
+        with_timeout(nap, seconds)
+
+
+def test_a_function_that_is_not_async_is_refused():
+    with pytest.raises(ConfigError, match="fn must be an async function"):
+        with_timeout(print, 1)

@@ -1,0 +1,141 @@
+"""Calls paced to a rate that several runs can share.
+
+`RateLimiter` is a token bucket kept as one instant instead of a token count: the time at which the bucket was,
+or will be, empty. Tokens held are then a subtraction, debt is an instant in the future, and a waiter knows the
+exact time to sleep until. (The view is that of the generic cell rate algorithm, ITU-T I.371.)
+"""
+
+import math
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar, final
+
+import trio
+
+from trioflow.config.checks import check_async, check_instance, check_number
+from trioflow.errors import ConfigError
+
+__all__ = ("RateLimiter", "with_rate_limit")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@final
+class RateLimiter:
+    """Lets `rate` units start per `per` seconds, and up to `burst` at once after a pause.
+
+    First come, first served. The bucket starts full. A cost above `burst` waits for a full bucket and leaves it
+    in debt, which later callers wait out. Runs that are given the same object share the rate; one object serves
+    one `trio.run`.
+
+    Args:
+        rate: units per `per` seconds.
+        per: seconds that `rate` speaks of.
+        burst: units that may start at once.
+
+    Raises:
+        ConfigError: an argument is not a positive number.
+    """
+
+    def __init__(self, rate: float, per: float = 1.0, burst: float = 1) -> None:
+        for field, value in (("rate", rate), ("per", per), ("burst", burst)):
+            check_number(field, value, allowed="a positive number")
+        self._seconds_per_unit = per / rate
+        self._burst = burst
+        self._empty_at = -math.inf
+        self._paused_until = -math.inf
+        self._queue = trio.StrictFIFOLock()
+        self._changed = trio.Event()
+
+    def __repr__(self) -> str:
+        rate = 1 / self._seconds_per_unit
+        waiting = self._queue.statistics().tasks_waiting + self._queue.locked()
+        return f"<RateLimiter {rate:g}/s, burst {self._burst:g}, {waiting} waiting>"
+
+    async def acquire(self, cost: float = 1) -> None:
+        """Wait until `cost` units may start, and take them.
+
+        Raises:
+            ConfigError: `cost` is negative or no number.
+
+        Cancellation: a cancelled call has taken nothing.
+        """
+        check_number("cost", cost, allowed="0 or more", least="zero")
+        async with self._queue:
+            while (ready_at := self._ready_at(cost)) > trio.current_time():
+                self._changed = trio.Event()
+                with trio.move_on_at(ready_at):
+                    await self._changed.wait()
+            self._take(cost)
+
+    def adjust(self, delta: float) -> None:
+        """Correct an earlier cost: a positive `delta` charges more, a negative one pays back.
+
+        Raises:
+            ConfigError: `delta` is no number.
+        """
+        check_number("delta", delta, allowed="a finite number", least="any")
+        self._take(delta)
+        self._changed.set()
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody start for `seconds`; of several pauses the one that ends last counts.
+
+        Raises:
+            ConfigError: `seconds` is negative or no number.
+        """
+        check_number("seconds", seconds, allowed="0 or more seconds", least="zero")
+        self._paused_until = max(self._paused_until, trio.current_time() + seconds)
+        self._changed.set()
+
+    def _ready_at(self, cost: float) -> float:
+        filled_at = self._empty_at + min(cost, self._burst) * self._seconds_per_unit
+        return max(filled_at, self._paused_until)
+
+    def _take(self, cost: float) -> None:
+        empty_if_full_now = trio.current_time() - self._burst * self._seconds_per_unit
+        base = max(self._empty_at, empty_if_full_now)
+        self._empty_at = base + cost * self._seconds_per_unit
+
+
+def with_rate_limit(
+    fn: Callable[P, Awaitable[R]],
+    limiter: RateLimiter,
+    cost: float | Callable[..., float] | None = None,
+) -> Callable[P, Awaitable[R]]:
+    """Return `fn` that waits for `limiter` before each call.
+
+    Args:
+        fn: an async function.
+        limiter: what paces it; give several functions or runs the same object to share the rate.
+        cost: units of one call, or a plain function of the call's arguments that says them; None is 1.
+
+    Raises:
+        ConfigError: `fn` is not async, or another argument is of the wrong kind.
+
+    Cancellation: passes through; while it waits, nothing has been taken.
+    """
+    check_async("fn", fn)
+    check_instance("limiter", limiter, RateLimiter)
+    price = _price(cost)
+
+    @wraps(fn)
+    async def paced(*args: P.args, **kwargs: P.kwargs) -> R:
+        await limiter.acquire(price(*args, **kwargs))
+        return await fn(*args, **kwargs)
+
+    return paced
+
+
+def _price(cost: float | Callable[..., float] | None) -> Callable[..., float]:
+    if callable(cost):
+        return cost
+    fixed = 1 if cost is None else cost
+    try:
+        check_number("cost", fixed, allowed="0 or more", least="zero")
+    except ConfigError as error:
+        raise ConfigError.refusing(
+            "cost", cost, "0 or more, a function of the call's arguments, or None (1)"
+        ) from error
+    return lambda *_args, **_kwargs: fixed
