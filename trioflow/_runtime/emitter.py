@@ -1,0 +1,76 @@
+"""How a run tells: builds events, hands them out, and keeps the observers' faults away from the run.
+
+With nobody listening no event is built: callers ask `active` first. An observer that raises is warned about
+once a run and counted; what is not an `Exception` passes through.
+"""
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any, final
+
+from trioflow._text import describe_error, one_line
+from trioflow.events import Event, EventType, Observer
+from trioflow.observers import MultiObserver, NoopObserver
+
+__all__ = ("Emitter",)
+
+
+@final
+class Emitter:
+    """One run's voice.
+
+    Args:
+        observer: who listens; a `MultiObserver` is taken apart, a `NoopObserver` left out.
+        source: the pattern that tells.
+        run_id: the run's id; None makes one.
+    """
+
+    __slots__ = ("_listeners", "_source", "_warned", "active", "observer_failures", "run_id")
+
+    def __init__(self, observer: Observer, source: str, run_id: str | None = None) -> None:
+        self._listeners = [
+            (listener, bool(getattr(listener, "include_data", False)))
+            for listener in _listeners(observer)
+        ]
+        self._source = source
+        self._warned: set[int] = set()
+        self.active = bool(self._listeners)
+        self.observer_failures = 0
+        self.run_id = run_id or (uuid.uuid4().hex if self.active else "")
+
+    def __repr__(self) -> str:
+        return f"<Emitter {self._source} of run {self.run_id} to {len(self._listeners)} observers>"
+
+    def emit(
+        self, type: EventType, data: dict[str, Any], private: Mapping[str, Any] | None = None
+    ) -> None:
+        """Tell the observers; `private` goes only to those who ask for data."""
+        event = Event(type, time.time(), self._source, self.run_id, data)
+        for listener, wants_data in self._listeners:
+            heard = event
+            if wants_data and private:
+                heard = Event(type, event.timestamp, self._source, self.run_id, {**data, **private})
+            try:
+                listener.on_event(heard)
+            except Exception as error:  # noqa: BLE001 - an observer never changes a run's outcome
+                self._blame(listener, error)
+
+    def _blame(self, listener: Observer, error: Exception) -> None:
+        self.observer_failures += 1
+        if id(listener) in self._warned:
+            return
+        self._warned.add(id(listener))
+        from loguru import logger  # noqa: PLC0415 - loaded on first use
+
+        name = type(listener).__name__
+        cause = f"{type(error).__name__}: {describe_error(error)}"
+        logger.warning("observer {} failed in run {}: {}", name, one_line(self.run_id), one_line(cause))
+
+
+def _listeners(observer: Observer) -> Iterator[Observer]:
+    if isinstance(observer, MultiObserver):
+        for member in observer.observers:
+            yield from _listeners(member)
+    elif not isinstance(observer, NoopObserver):
+        yield observer

@@ -1,0 +1,66 @@
+"""Errors as they come out: bare, and the gravest first.
+
+A nursery wraps whatever its tasks raise into groups, and mixes in the `Cancelled` of the tasks it stopped.
+These functions take such groups apart. Beside `calls`, this is the only place where a `BaseException` is held.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import trio
+
+__all__ = ("distil", "holding", "leaves", "most_grave")
+
+
+@contextmanager
+def holding(faults: list[BaseException]) -> Iterator[None]:
+    """Put what the block raises into `faults`, for a decision after its tasks have ended."""
+    try:
+        yield
+    except BaseException as error:  # noqa: BLE001 - decided upon by the caller
+        faults.append(error)
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions that are no groups, in `error` or the one that it is."""
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from leaves(member)
+    else:
+        yield error
+
+
+def distil(error: BaseException) -> BaseException:
+    """Return what `error` is about: itself, or what a group says once `Cancelled` is left out.
+
+    A group that holds something else than `Exception` and `Cancelled`, such as a `KeyboardInterrupt`, is about
+    that alone: the one, or a group of the several.
+    """
+    if not isinstance(error, BaseExceptionGroup) or isinstance(error, ExceptionGroup):
+        return error
+    grave = [leaf for leaf in leaves(error) if _is_grave(leaf)]
+    if grave:
+        return _one_or_group(grave)
+    rest = error.split(trio.Cancelled)[1]
+    return rest if rest is not None else next(leaves(error))
+
+
+def most_grave(faults: Sequence[BaseException]) -> BaseException | None:
+    """Return which of `faults` a run ends with: not an `Exception` > the first `Exception` > `Cancelled`."""
+    grave = [leaf for fault in faults for leaf in leaves(fault) if _is_grave(leaf)]
+    if grave:
+        return _one_or_group(grave)
+    distilled = [distil(fault) for fault in faults]
+    real = (fault for fault in distilled if isinstance(fault, Exception))
+    return next(real, distilled[0] if distilled else None)
+
+
+def _is_grave(error: BaseException) -> bool:
+    return not isinstance(error, Exception | trio.Cancelled)
+
+
+def _one_or_group(grave: Sequence[BaseException]) -> BaseException:
+    first = grave[0]
+    if all(type(other) is type(first) and other.args == first.args for other in grave):
+        return first
+    return BaseExceptionGroup("several tasks stopped the run", grave)
