@@ -1,0 +1,66 @@
+"""The public face: what is exported, what it costs, and that every public name is described."""
+
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import trioflow
+
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(trioflow.__path__, "trioflow.")
+    if not module.name.endswith("__main__")
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_each_module_has_a_docstring_and_says_what_it_exports(name):
+    module = importlib.import_module(name)
+    assert module.__doc__, name
+    if name == "trioflow._runtime":
+        return
+    assert isinstance(module.__all__, tuple)
+    assert len(set(module.__all__)) == len(module.__all__)
+    for exported in module.__all__:
+        assert hasattr(module, exported)
+    defined = {
+        member
+        for member, value in vars(module).items()
+        if not member.startswith("_")
+        and (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__ == name
+    }
+    assert defined <= set(module.__all__)
+
+
+def test_the_public_names_are_exported_sorted_and_described():
+    assert list(trioflow.__all__) == sorted(trioflow.__all__)
+    for name in trioflow.__all__:
+        value = getattr(trioflow, name)
+        assert inspect.getdoc(value), name
+        if inspect.isclass(value) and value.__module__.startswith("trioflow"):
+            for member, method in vars(value).items():
+                if not member.startswith("_") and inspect.isfunction(method):
+                    assert inspect.getdoc(method), f"{name}.{member}"
+
+
+def test_every_public_coroutine_says_what_a_cancellation_does():
+    for name in trioflow.__all__:
+        value = getattr(trioflow, name)
+        functions = [value] if not inspect.isclass(value) else list(vars(value).values())
+        for function in functions:
+            if inspect.iscoroutinefunction(function):
+                assert "Cancellation:" in (inspect.getdoc(function) or ""), f"{name}: {function}"
+
+
+def test_importing_is_light():
+    code = "import sys, trioflow; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(done.stdout.split())
+    assert "trio" in loaded
+    heavy = {"loguru", "tenacity", "trio_util", "apsw", "rich", "yaml", "opentelemetry", "distributed", "cyclopts"}
+    assert loaded & heavy == set()

@@ -1,0 +1,120 @@
+"""What cannot work is refused before anything starts, with the field, the value and what is allowed."""
+
+import functools
+
+import pytest
+
+from trioflow import ConfigError, NoopObserver, ParallelConfig, open_parallel, process_parallel
+
+touched = []
+
+
+async def work(item):
+    touched.append(item)
+    return item
+
+
+def plain(item):
+    touched.append(item)
+    return item
+
+
+class CallableObject:
+    async def __call__(self, item):
+        return item
+
+    async def method(self, item):
+        return item
+
+    def plain(self, item):
+        return item
+
+
+def decorated(fn):
+    @functools.wraps(fn)
+    def wrapper(*args):
+        return fn(*args)
+
+    return wrapper
+
+
+async def async_progress(*args):
+    pass
+
+
+BAD = [
+    ({"items": 3}, "items", "iterable"),
+    ({"items": None}, "items", "iterable"),
+    ({"processor": plain}, "processor", "async"),
+    ({"processor": lambda item: item}, "processor", "async"),
+    ({"processor": print}, "processor", "async"),
+    ({"processor": CallableObject}, "processor", "async"),
+    ({"processor": CallableObject().plain}, "processor", "async"),
+    ({"processor": functools.partial(plain)}, "processor", "async"),
+    ({"processor": None}, "processor", "async"),
+    ({"config": {"max_workers": 3}}, "config", "ParallelConfig"),
+    ({"config": ParallelConfig(observer="nobody")}, "observer", "'loguru', 'noop'"),
+    ({"observer": "noop"}, "observer", "on_event"),
+    ({"observer": object()}, "observer", "on_event"),
+    ({"progress": async_progress}, "progress", "plain function"),
+    ({"progress": 3}, "progress", "plain function"),
+    ({"run_id": ""}, "run_id", "non-empty"),
+    ({"run_id": 3}, "run_id", "non-empty"),
+    ({"store": object()}, "store", "no durable runs"),
+    ({"key": str}, "key", "no durable runs"),
+    ({"result_type": int}, "result_type", "no durable runs"),
+]
+
+
+@pytest.mark.parametrize(("change", "field", "allowed"), BAD)
+async def test_process_parallel_refuses(change, field, allowed):
+    touched.clear()
+    arguments = {"items": [1, 2], "processor": work, "observer": NoopObserver()} | change
+    if "config" in change:
+        del arguments["observer"]
+    with pytest.raises(ConfigError, match=f"^{field} must be .*{allowed}.*, got ") as caught:
+        await process_parallel(arguments.pop("items"), arguments.pop("processor"), **arguments)
+    assert caught.value.field == field
+    assert isinstance(caught.value, ValueError)
+    assert touched == []
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "allowed"), [case for case in BAD if "progress" not in case[0]] + [
+        ({"ordered": 1}, "ordered", "True or False"),
+        ({"keep_results": None}, "keep_results", "True or False"),
+    ]
+)
+def test_open_parallel_refuses_when_it_is_called(change, field, allowed):
+    arguments = {"items": [1, 2], "processor": work, "observer": NoopObserver()} | change
+    if "config" in change:
+        del arguments["observer"]
+    with pytest.raises(ConfigError, match=f"^{field} must be .*{allowed}.*, got "):
+        open_parallel(arguments.pop("items"), arguments.pop("processor"), **arguments)
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        work,
+        CallableObject(),
+        CallableObject().method,
+        functools.partial(work),
+        functools.partial(functools.partial(work)),
+        decorated(work),
+    ],
+)
+async def test_every_form_of_an_async_function_is_a_processor(processor):
+    result = await process_parallel([1, 2], processor, observer=NoopObserver())
+    assert result.results == [1, 2]
+
+
+async def test_a_refused_run_does_not_touch_its_source():
+    def source():
+        touched.append("pulled")
+        yield 1
+
+    touched.clear()
+    with pytest.raises(ConfigError):
+        await process_parallel(source(), plain)
+    assert touched == []

@@ -1,0 +1,417 @@
+"""The outcome table: what is returned and what is raised when items succeed, fail or never finish."""
+
+import math
+
+import pytest
+import trio
+from trio.testing import assert_checkpoints
+
+from trioflow import (
+    ParallelConfig,
+    ParallelError,
+    RecordingObserver,
+    TaskError,
+    open_parallel,
+    process_parallel,
+)
+
+FAIL_FAST = ParallelConfig(max_workers=4, observer="noop")
+COLLECT_ALL = ParallelConfig(max_workers=4, fail_fast=False, observer="noop")
+
+
+async def same(item):
+    return item
+
+
+async def double(item):
+    await trio.sleep(0.01)
+    return item * 2
+
+
+async def test_results_come_in_item_order_whatever_order_they_finished_in(autojump_clock):
+    async def slower_first(item):
+        await trio.sleep(10 - item)
+        return item
+
+    result = await process_parallel(range(10), slower_first, config=FAIL_FAST)
+    assert result.results == list(range(10))
+    assert result.indices == list(range(10))
+    assert (result.errors, result.unfinished, result.total) == ([], [], 10)
+
+
+@pytest.mark.parametrize("fail_fast", [True, False])
+async def test_empty_input_is_an_empty_result_with_start_and_complete(fail_fast):
+    heard = RecordingObserver()
+    result = await process_parallel([], double, config=ParallelConfig(fail_fast=fail_fast), observer=heard)
+    assert (result.results, result.errors, result.unfinished, result.total) == ([], [], [], 0)
+    assert [event.type for event in heard.events] == ["parallel.start", "parallel.complete"]
+    assert heard.events[-1].data["status"] == "ok"
+
+
+async def test_process_parallel_is_a_checkpoint_with_empty_input_too():
+    with assert_checkpoints():
+        await process_parallel([], double, config=FAIL_FAST)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await process_parallel([], double, config=FAIL_FAST)
+    assert scope.cancelled_caught
+
+
+async def test_fail_fast_raises_and_cancelled_siblings_are_unfinished_not_errors(autojump_clock):
+    async def fail_third(item):
+        if item == 3:
+            await trio.sleep(1)
+            raise ConnectionError("connection refused")
+        await trio.sleep(0.5 if item < 2 else 5)
+        return item
+
+    with pytest.raises(ParallelError) as caught:
+        await process_parallel(range(10), fail_third, config=FAIL_FAST)
+    error = caught.value
+    assert str(error) == "parallel execution failed: item 3: connection refused"
+    assert [failure.index for failure in error.errors] == [3]
+    assert error.result.results == [0, 1]
+    assert error.result.indices == [0, 1]
+    assert error.result.unfinished == [2, 4, 5, 6, 7, 8, 9]
+    assert error.result.total == 10
+    assert trio.current_time() == pytest.approx(autojump_clock.current_time())
+
+
+async def test_fail_fast_keeps_items_that_finished_anyway():
+    async def shielded(item):
+        if item == 0:
+            await trio.lowlevel.checkpoint()
+            raise ValueError("boom")
+        with trio.CancelScope(shield=True):
+            for _ in range(5):
+                await trio.lowlevel.checkpoint()
+        return item
+
+    with pytest.raises(ParallelError) as caught:
+        await process_parallel(range(4), shielded, config=FAIL_FAST)
+    assert caught.value.result.results == [1, 2, 3]
+    assert caught.value.result.unfinished == []
+
+
+async def test_fail_fast_starts_nothing_after_the_failure(autojump_clock):
+    started = []
+
+    async def fail_first(item):
+        started.append(item)
+        await trio.sleep(1 if item == 0 else 2)
+        raise ValueError("boom")
+
+    with pytest.raises(ParallelError):
+        await process_parallel(range(100), fail_first, config=FAIL_FAST)
+    assert started == [0, 1, 2, 3]
+
+
+async def test_an_error_raised_while_being_cancelled_is_an_error(autojump_clock):
+    async def fail_on_cancel(item):
+        if item == 0:
+            await trio.sleep(1)
+            raise ValueError("first")
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise KeyError("cleanup failed")
+
+    with pytest.raises(ParallelError) as caught:
+        await process_parallel(range(2), fail_on_cancel, config=FAIL_FAST)
+    assert [(e.index, type(e.error)) for e in caught.value.errors] == [(0, ValueError), (1, KeyError)]
+
+
+async def test_collect_all_returns_with_errors_in_item_order(autojump_clock):
+    async def odd_fail(item):
+        await trio.sleep(10 - item)
+        if item % 2:
+            raise ValueError(f"odd {item}")
+        return item
+
+    result = await process_parallel(range(6), odd_fail, config=COLLECT_ALL)
+    assert result.results == [0, 2, 4]
+    assert result.indices == [0, 2, 4]
+    assert [failure.index for failure in result.errors] == [1, 3, 5]
+    assert all(isinstance(failure, TaskError) for failure in result.errors)
+    assert [failure.item for failure in result.errors] == [1, 3, 5]
+    assert [failure.attempts for failure in result.errors] == [1, 1, 1]
+    assert (result.unfinished, result.total) == ([], 6)
+
+
+async def test_collect_all_raises_only_when_all_items_failed():
+    async def fail(item):
+        raise ValueError("boom")
+
+    with pytest.raises(ParallelError) as caught:
+        await process_parallel(range(3), fail, config=COLLECT_ALL)
+    assert len(caught.value.errors) == 3
+    assert caught.value.result.results == []
+
+
+async def test_total_is_the_number_pulled_where_the_input_has_no_length():
+    result = await process_parallel(iter(range(7)), double, config=FAIL_FAST)
+    assert result.total == 7
+    assert result.results == [0, 2, 4, 6, 8, 10, 12]
+
+
+async def test_total_follows_an_input_that_grows_or_shrinks_meanwhile():
+    growing = [0, 1]
+
+    async def grow(item):
+        if item < 5:
+            growing.append(item + 2)
+        return item
+
+    result = await process_parallel(growing, grow, config=ParallelConfig(max_workers=1, observer="noop"))
+    assert result.total == len(growing) == len(result.results)
+
+    shrinking = list(range(6))
+
+    async def shrink(item):
+        if len(shrinking) > 3:
+            shrinking.pop()
+        return item
+
+    result = await process_parallel(shrinking, shrink, config=ParallelConfig(max_workers=1, observer="noop"))
+    assert result.total == len(result.results) < 6
+    assert result.unfinished == []
+
+
+async def test_progress_is_called_after_each_success_only(autojump_clock):
+    calls = []
+
+    async def fail_two(item):
+        await trio.sleep(item)
+        if item == 2:
+            raise ValueError("boom")
+        return item * 10
+
+    await process_parallel(range(5), fail_two, config=COLLECT_ALL, progress=lambda *call: calls.append(call))
+    assert calls == [(1, 5, 0), (2, 5, 10), (3, 5, 30), (4, 5, 40)]
+
+
+async def test_progress_has_no_total_where_the_input_has_no_length():
+    calls = []
+    config = ParallelConfig(max_workers=1, observer="noop")
+    await process_parallel(iter("ab"), double, config=config, progress=lambda *call: calls.append(call))
+    assert calls == [(1, None, "aa"), (2, None, "bb")]
+
+
+async def test_progress_raising_stops_the_run_and_comes_out_bare(autojump_clock):
+    started = []
+
+    async def work(item):
+        started.append(item)
+        await trio.sleep(1 if item == 0 else 100)
+        return item
+
+    def progress(completed, total, result):
+        raise LookupError("display gone")
+
+    with pytest.raises(LookupError, match="display gone"):
+        await process_parallel(range(10), work, config=FAIL_FAST, progress=progress)
+    assert started == [0, 1, 2, 3]
+    assert trio.current_time() < 50
+
+
+async def test_attempts_count_calls_of_the_processor(autojump_clock):
+    from trioflow import RetryConfig
+
+    async def fail(item):
+        raise ValueError("boom")
+
+    config = ParallelConfig(fail_fast=False, retry=RetryConfig(max_attempts=4), observer="noop")
+    with pytest.raises(ParallelError) as caught:
+        await process_parallel(range(3), fail, config=config)
+    assert [failure.attempts for failure in caught.value.errors] == [4, 4, 4]
+
+
+# --- the run's own time limit
+
+
+async def test_timeout_fails_each_unfinished_item_with_too_slow_error(autojump_clock):
+    async def work(item):
+        await trio.sleep(1 if item < 2 else math.inf)
+        return item
+
+    items = list("abcdefgh")
+
+    async def by_letter(letter):
+        return await work(items.index(letter))
+
+    config = ParallelConfig(max_workers=4, fail_fast=False, timeout=5, observer="noop")
+    result = await process_parallel(items, by_letter, config=config)
+    assert trio.current_time() == pytest.approx(5, abs=0.1)
+    assert result.results == [0, 1]
+    assert [failure.index for failure in result.errors] == [2, 3, 4, 5, 6, 7]
+    assert all(isinstance(failure.error, trio.TooSlowError) for failure in result.errors)
+    assert [failure.item for failure in result.errors] == list("cdefgh")
+    assert [failure.attempts for failure in result.errors] == [1, 1, 1, 1, 0, 0]
+    assert result.unfinished == []
+
+
+async def test_timeout_under_fail_fast_raises_with_all_unfinished_items(autojump_clock):
+    config = ParallelConfig(max_workers=2, timeout=5, observer="noop")
+
+    async def forever(item):
+        await trio.sleep_forever()
+
+    with pytest.raises(ParallelError) as caught:
+        await process_parallel(range(4), forever, config=config)
+    assert [failure.index for failure in caught.value.errors] == [0, 1, 2, 3]
+    assert caught.value.result.unfinished == []
+
+
+async def test_timeout_leaves_no_item_where_the_source_cannot_be_indexed(autojump_clock):
+    config = ParallelConfig(max_workers=1, fail_fast=False, timeout=5, observer="noop")
+
+    async def one_then_stuck(item):
+        await trio.sleep(1 if item == "a" else math.inf)
+
+    result = await process_parallel({"a": 1, "b": 2, "c": 3}, one_then_stuck, config=config)
+    assert [(failure.item, failure.attempts) for failure in result.errors] == [("b", 1), (None, 0)]
+
+
+async def test_timeout_counts_items_that_an_async_source_gave_but_no_worker_took(autojump_clock):
+    async def source():
+        for item in range(100):
+            yield item
+
+    async def forever(item):
+        await trio.sleep_forever()
+
+    config = ParallelConfig(max_workers=1, buffer=2, fail_fast=False, timeout=5, observer="noop")
+    with pytest.raises(ParallelError) as caught:
+        await process_parallel(source(), forever, config=config)
+    assert [(e.index, e.item, e.attempts) for e in caught.value.errors] == [(0, 0, 1), (1, 1, 0), (2, 2, 0)]
+
+
+async def test_timeout_does_not_reach_into_a_run_that_is_over(autojump_clock):
+    config = ParallelConfig(timeout=5, observer="noop")
+    result = await process_parallel(range(3), double, config=config)
+    await trio.sleep(10)
+    assert result.results == [0, 2, 4]
+
+
+async def test_an_item_that_waits_for_the_rate_was_never_tried(autojump_clock):
+    config = ParallelConfig(max_workers=4, fail_fast=False, timeout=1.5, max_per_second=1, observer="noop")
+    result = await process_parallel(range(4), double, config=config)
+    assert result.indices == [0, 1]
+    assert [failure.attempts for failure in result.errors] == [0, 0]
+
+
+async def test_task_timeout_bounds_one_attempt(autojump_clock):
+    config = ParallelConfig(fail_fast=False, task_timeout=2, observer="noop")
+
+    async def work(item):
+        await trio.sleep(item)
+        return item
+
+    result = await process_parallel([1, 3, 1.5], work, config=config)
+    assert result.results == [1, 1.5]
+    assert isinstance(result.errors[0].error, trio.TooSlowError)
+
+
+# --- workers
+
+
+@pytest.mark.parametrize(
+    ("options", "items", "expected"),
+    [
+        ({"max_workers": 7}, range(3), 7),
+        ({}, range(1), 1),
+        ({}, range(0), 1),
+        ({"worker_cap": 1}, range(100), 1),
+    ],
+)
+async def test_worker_count(options, items, expected):
+    heard = RecordingObserver()
+    await process_parallel(items, same, config=ParallelConfig(**options), observer=heard)
+    assert heard.events[0].data["worker_count"] == expected
+
+
+async def test_auto_is_twice_the_usable_cpus_up_to_the_cap(monkeypatch):
+    import os
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(5)), raising=False)
+    for cap, expected in ((100, 10), (16, 10), (3, 3)):
+        heard = RecordingObserver()
+        await process_parallel(range(1000), same, config=ParallelConfig(worker_cap=cap), observer=heard)
+        assert heard.events[0].data["worker_count"] == expected
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    heard = RecordingObserver()
+    await process_parallel(range(1000), same, observer=heard)
+    assert heard.events[0].data["worker_count"] == 2
+
+
+async def test_as_many_at_once_as_workers_and_never_more(autojump_clock):
+    running, most = 0, 0
+
+    async def work(item):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await trio.sleep(1)
+        running -= 1
+
+    await process_parallel(range(20), work, config=ParallelConfig(max_workers=5, observer="noop"))
+    assert most == 5
+    assert trio.current_time() == pytest.approx(4, abs=0.1)
+
+
+async def test_a_processor_without_checkpoints_lets_other_tasks_run():
+    ticks = 0
+
+    async def tick():
+        nonlocal ticks
+        while True:
+            await trio.lowlevel.checkpoint()
+            ticks += 1
+
+    async def busy(item):
+        return item
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tick)
+        await process_parallel(range(800), busy, config=ParallelConfig(max_workers=1, observer="noop"))
+        nursery.cancel_scope.cancel()
+    assert ticks >= 100
+
+
+async def test_a_processor_without_checkpoints_can_be_cancelled():
+    async def busy(item):
+        return item
+
+    def endless():
+        while True:
+            yield 1
+
+    with trio.move_on_after(0.05) as scope:
+        await process_parallel(endless(), busy, config=FAIL_FAST)
+    assert scope.cancelled_caught
+
+
+async def test_runs_nest(autojump_clock):
+    async def inner(item):
+        if item == 2:
+            raise ValueError("inner")
+        return item
+
+    async def outer(item):
+        result = await process_parallel(range(item), inner, config=FAIL_FAST)
+        return sum(result.results)
+
+    result = await process_parallel(range(4), outer, config=COLLECT_ALL)
+    assert result.results == [0, 0, 1]
+    assert isinstance(result.errors[0].error, ParallelError)
+
+
+async def test_open_parallel_under_collect_all_raises_nothing_even_if_all_failed():
+    async def fail(item):
+        raise ValueError(item)
+
+    async with open_parallel(range(3), fail, config=COLLECT_ALL) as run:
+        outcomes = [outcome async for outcome in run]
+    assert sorted(outcome.index for outcome in outcomes) == [0, 1, 2]
+    assert not any(outcome.ok for outcome in outcomes)

@@ -1,0 +1,335 @@
+"""The engine of a run: workers that take items, settle them, and stop when they must.
+
+Every decision is one plain method (`_succeed`, `_fail`, `stop`, `_derailed`); the awaits stand around them, in
+`_work`. Workers never raise what went wrong: they record it, and `conclude` weighs it all once the tasks have
+ended. Only a `Cancelled` that belongs to the run or to a scope around it passes through them.
+
+A worker whose processor raised a `Cancelled` cannot tell by itself whether it was really cancelled, for the
+processor may have left a cancelled scope open in the worker's task. A fresh task (`_judge`) can: only the run's
+own scopes and the outer ones are around it. See `docs/design/engine.md`.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar, final
+
+import trio
+
+from trioflow._runtime.calls import call_plain, is_cancelled, stale
+from trioflow._runtime.emitter import Emitter
+from trioflow._runtime.groups import distil, holding, leaves, most_grave
+from trioflow.config import ParallelConfig
+from trioflow.errors import ParallelError
+from trioflow.events import EventType
+from trioflow.policies import RateLimiter
+from trioflow.policies._attempts import current_on_retry
+from trioflow.workflows._collector import Collector
+from trioflow.workflows._source import FedSource, Source
+from trioflow.workflows._worker import IDLE, Worker, told
+
+__all__ = ("Pool",)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+TURN = 8
+"""Items that a worker may process in a row without a checkpoint of its own."""
+
+
+@final
+class Pool(Generic[T, R]):
+    """One run: its workers, its faults and its end.
+
+    Args:
+        items: the input, as the user gave it.
+        processor: what is called for each item.
+        config: how.
+        collector: who keeps the account.
+        source: who gives the items.
+        emitter: who tells.
+        worker_count: how many workers.
+        progress: called after each success; None is nobody.
+    """
+
+    def __init__(
+        self,
+        items: object,
+        processor: Callable[[T], Awaitable[R]],
+        config: ParallelConfig,
+        *,
+        collector: Collector[T, R],
+        source: Source[T],
+        emitter: Emitter,
+        worker_count: int,
+        progress: Callable[[int, int | None, R], object] | None = None,
+    ) -> None:
+        self.collector = collector
+        self.source = source
+        self.faults: list[BaseException] = []
+        self.on_abort: Callable[[], object] = lambda: None
+        self._items = items
+        self._processor = processor
+        self._config = config
+        self._emitter = emitter
+        self._worker_count = worker_count
+        self._progress = progress
+        self._limiter = None if config.max_per_second is None else RateLimiter(config.max_per_second)
+        # Durations are for events and for the consumer's outcomes: nobody else pays for reading the clock.
+        self._timed = emitter.active or collector.outlet is not None
+        self._frees_room = collector.outlet is None and isinstance(source, FedSource)
+        self._scope = trio.CancelScope()
+        self._nursery: trio.Nursery
+        self._suspects: list[tuple[Worker[T], BaseException]] = []
+        self._stopping = False
+        self._timed_out = False
+        self._started = 0.0
+
+    # What the faces call.
+
+    @trio.lowlevel.enable_ki_protection
+    async def execute(self) -> None:
+        """Run to the end, whatever it is; raise nothing, `conclude` says what came of it.
+
+        Cancellation: what completed is in the collector.
+        """
+        self._started = trio.current_time()
+        with holding(self.faults):
+            self._tell_start()
+            await trio.lowlevel.checkpoint()
+            await self._run_workers()
+        with holding(self.faults):
+            await self.source.aclose()
+        if self._timed_out and not any(isinstance(fault, trio.Cancelled) for fault in self.faults):
+            self.collector.expire(self._too_slow(), self._items if isinstance(self._items, Sequence) else None)
+        if self.collector.outlet is not None:
+            self.collector.outlet.end()
+
+    @trio.lowlevel.enable_ki_protection
+    def stop(self) -> None:
+        """Cancel what is in flight and start nothing more."""
+        if not self._stopping:
+            self._timed_out = self._timed_out or self._scope.cancel_called
+            self._stopping = True
+            self.source.stop()
+            self._scope.cancel()
+
+    @trio.lowlevel.enable_ki_protection
+    def conclude(self) -> BaseException | None:
+        """Weigh what went wrong, tell the end of the run, and return what the caller should raise."""
+        self.collector.check()
+        fault = most_grave(self.faults)
+        if fault is None or isinstance(fault, trio.Cancelled):
+            fault = self._failure(cancelled=fault is not None) or fault
+        if self._emitter.active:
+            self._tell_complete(fault)
+        return fault
+
+    # The workers.
+
+    async def _run_workers(self) -> None:
+        wrapped: list[BaseException] = []
+        if self._config.timeout is not None:
+            self._scope.deadline = self._started + self._config.timeout
+        with holding(wrapped), self._scope:
+            async with trio.open_nursery() as self._nursery:
+                if isinstance(self.source, FedSource):
+                    self._nursery.start_soon(self._feed, self.source, name="trioflow feeder")
+                for number in range(self._worker_count):
+                    self._start_worker(number)
+        if self._scope.cancelled_caught and not self._stopping:
+            self._timed_out = True
+        faults = [leaf for fault in wrapped for leaf in leaves(fault)]
+        if self.collector.finished:
+            # Nothing was cut: let the caller have the result, and meet the cancellation at its next checkpoint.
+            faults = [fault for fault in faults if not isinstance(fault, trio.Cancelled)]
+        self.faults.extend(faults)
+
+    def _start_worker(self, number: int) -> None:
+        worker: Worker[T] = Worker(number, self._emitter, self.collector.total)
+        self._nursery.start_soon(self._work, worker, name=f"trioflow worker {number}")
+
+    @trio.lowlevel.enable_ki_protection
+    async def _work(self, worker: Worker[T]) -> None:
+        attempt = worker.equip(self._processor, self._config, self._limiter)
+        current_on_retry.set(worker.count_retry)
+        turn = 0
+        try:
+            while self._take_up(worker) or await self._await_item(worker):
+                try:
+                    result = await attempt(worker.item)
+                except Exception as error:  # noqa: BLE001 - the item's failure, reported as such
+                    self._fail(worker, error)
+                else:
+                    self._succeed(worker, result)
+                turn = (turn + 1) % TURN
+                if not turn:
+                    await trio.lowlevel.checkpoint()
+        except BaseException as error:
+            if not self._derailed(worker, error):
+                raise
+
+    async def _await_item(self, worker: Worker[T]) -> bool:
+        while not self.source.ended:
+            await self.source.wait()
+            if self._take_up(worker):
+                return True
+        return False
+
+    @trio.lowlevel.enable_ki_protection
+    async def _feed(self, source: FedSource[T]) -> None:
+        try:
+            await source.feed()
+        except BaseException as error:
+            if not self._derailed(Worker(-1, self._emitter, None), error):
+                raise
+
+    # What a worker decides: plain methods, each leaves the run's state consistent.
+
+    def _take_up(self, worker: Worker[T]) -> bool:
+        claimed = self.source.take()
+        if claimed is None:
+            return False
+        worker.index, worker.item = claimed
+        worker.attempts = 0
+        if self._timed:
+            worker.started = trio.current_time()
+        if self._emitter.active:
+            worker.tell_start()
+        return True
+
+    def _succeed(self, worker: Worker[T], result: R) -> None:
+        index = worker.index
+        duration = self._elapsed(worker)
+        worker.index = IDLE
+        self.collector.succeed(index, result, worker.attempts, duration)
+        if self._frees_room:
+            self.source.room_freed()
+        if self._emitter.active:
+            worker.tell_complete(index, duration, "ok", None, {"item": worker.item, "result": result})
+        if self._progress is not None:
+            call_plain(self._progress, self.collector.completed, self.collector.total, result)
+
+    def _fail(self, worker: Worker[T], error: Exception) -> None:
+        index, duration = worker.index, self._elapsed(worker)
+        worker.index = IDLE
+        self.collector.fail(index, error, worker.attempts, duration)
+        if self._frees_room:
+            self.source.room_freed()
+        if self._config.fail_fast and not self._timed_out:
+            self.stop()
+        if self._emitter.active:
+            worker.tell_complete(index, duration, "error", error, {"item": worker.item})
+
+    def _derailed(self, worker: Worker[T], error: BaseException) -> bool:
+        """Deal with what ended a worker other than the end of its work; False lets `error` pass through."""
+        problem = distil(error)
+        if isinstance(problem, trio.Cancelled):
+            return self._cancelled(worker, problem)
+        if not isinstance(problem, Exception):
+            self._break_off(problem)
+            self.on_abort()
+            self._let_go(worker, "error", problem)
+        elif worker.index == IDLE:
+            self._break_off(problem)
+        else:
+            self._fail(worker, problem)
+            self._start_worker(worker.number)
+        return True
+
+    def _cancelled(self, worker: Worker[T], error: BaseException) -> bool:
+        if self._scope.cancel_called:
+            self._timed_out = self._timed_out or not self._stopping
+            self._dismiss(worker)
+            return False
+        if is_cancelled():
+            if not self._suspects:
+                self._nursery.start_soon(self._judge, name="trioflow judge")
+            self._suspects.append((worker, error))
+        else:
+            self._stray(worker, error)
+        return True
+
+    @trio.lowlevel.enable_ki_protection
+    async def _judge(self) -> None:
+        cancelled = is_cancelled()
+        suspects, self._suspects = self._suspects, []
+        for worker, error in suspects:
+            if cancelled:
+                self._dismiss(worker)
+            else:
+                self._stray(worker, error)
+        if cancelled:
+            await trio.lowlevel.checkpoint()
+
+    def _dismiss(self, worker: Worker[T]) -> None:
+        """Leave the item in hand unfinished, or failed where the run's time is up."""
+        if worker.index != IDLE and self._timed_out:
+            self._fail(worker, trio.TooSlowError(self._too_slow()))
+        else:
+            self._let_go(worker, "cancelled", None)
+
+    def _stray(self, worker: Worker[T], error: BaseException) -> None:
+        """Report a `Cancelled` that nobody cancelled for: as the failure of the item in hand, else of the run."""
+        if worker.index == IDLE:
+            self._break_off(stale(error, "a task of the run"))
+        else:
+            self._fail(worker, stale(error, f"the processor of item {worker.index}"))
+            self._start_worker(worker.number)
+
+    def _let_go(self, worker: Worker[T], status: str, error: BaseException | None) -> None:
+        index, worker.index = worker.index, IDLE
+        if index != IDLE and self._emitter.active:
+            worker.tell_complete(index, self._elapsed(worker), status, error, {"item": worker.item})
+
+    def _elapsed(self, worker: Worker[T]) -> float:
+        return trio.current_time() - worker.started if self._timed else 0.0
+
+    def _break_off(self, fault: BaseException) -> None:
+        self.faults.append(fault)
+        self.stop()
+
+    # The end.
+
+    def _failure(self, *, cancelled: bool) -> ParallelError | None:
+        """Return the error that the failed items amount to, if they do."""
+        collector, streaming = self.collector, self.collector.outlet is not None
+        if self._config.fail_fast:
+            failed = collector.failed > 0
+        else:
+            failed = 0 < collector.failed == collector.size and not cancelled and not streaming
+        if not failed:
+            return None
+        result = collector.result()
+        return ParallelError(result.errors, result)
+
+    def _too_slow(self) -> str:
+        return f"run timed out after {self._config.timeout:g} s"
+
+    def _tell_start(self) -> None:
+        if self._emitter.active:
+            data = {
+                "item_count": self.collector.total,
+                "worker_count": self._worker_count,
+                "fail_fast": self._config.fail_fast,
+                "has_progress_callback": self._progress is not None,
+            }
+            self._emitter.emit(EventType.PARALLEL_START, data)
+
+    def _tell_complete(self, fault: BaseException | None) -> None:
+        collector = self.collector
+        cut_short = self._stopping and collector.completed + collector.failed < collector.size
+        status = "ok"
+        if isinstance(fault, trio.Cancelled) or (fault is None and cut_short):
+            status = "cancelled"
+        elif fault is not None:
+            status = "error"
+        data = {
+            "status": status,
+            "items_processed": collector.completed,
+            "items_failed": collector.failed,
+            "items_unfinished": collector.size - collector.completed - collector.failed,
+            "error": status == "error",
+            **told(None if status == "cancelled" else fault),
+            "duration": trio.current_time() - self._started,
+            "observer_failures": self._emitter.observer_failures,
+        }
+        self._emitter.emit(EventType.PARALLEL_COMPLETE, data)

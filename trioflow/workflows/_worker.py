@@ -1,0 +1,109 @@
+"""One worker's hand: the item it holds, how often that was tried, and the events that tell of it."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Generic, TypeVar, final
+
+from trioflow._runtime.calls import unprotected
+from trioflow._runtime.emitter import Emitter
+from trioflow._text import describe_error
+from trioflow.config import ParallelConfig
+from trioflow.events import EventType
+from trioflow.policies import RateLimiter, with_rate_limit, with_timeout
+from trioflow.policies.retry import retrying
+
+__all__ = ("IDLE", "Worker", "told")
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+IDLE = -1
+"""The index of a worker that has no item in hand."""
+
+
+@final
+class Worker(Generic[T]):
+    """The state of one worker.
+
+    Attributes:
+        number: which worker, from 0.
+        index: the item in hand; `IDLE` between two items.
+        attempts: how often the processor was called for it.
+        started: when it was taken up, by Trio's clock.
+    """
+
+    __slots__ = ("_emitter", "_total", "attempts", "index", "item", "number", "started")
+
+    def __init__(self, number: int, emitter: Emitter, total: int | None) -> None:
+        self.number = number
+        self.index = IDLE
+        self.item: T = None  # type: ignore[assignment]  # set before it is read
+        self.attempts = 0
+        self.started = 0.0
+        self._emitter = emitter
+        self._total = total
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.number} with item {self.index}, attempt {self.attempts}>"
+
+    def equip(
+        self,
+        processor: Callable[[T], Awaitable[R]],
+        config: ParallelConfig,
+        limiter: RateLimiter | None,
+    ) -> Callable[[T], Awaitable[R]]:
+        """Return `processor` with the config's policies: retry around rate around time limit."""
+        call = unprotected(processor, self)
+        if config.task_timeout is not None:
+            call = with_timeout(call, config.task_timeout)
+        if limiter is not None:
+            call = with_rate_limit(call, limiter)
+        if config.retry is None:
+            return call
+        attempt, retry = call, config.retry
+
+        async def retried(item: T) -> R:
+            return await retrying(lambda: attempt(item), retry, Exception, None, self.tell_retry)
+
+        return retried
+
+    def count_retry(self, attempt: int, delay: float, error: Exception) -> None:
+        """Take note of a retry inside the processor: of a `with_retry` that the user wrapped it in."""
+        self.tell_retry(attempt, delay, error)
+        self.attempts += 1
+
+    def tell_start(self) -> None:
+        """Tell that an item was taken up."""
+        self._emitter.emit(EventType.WORKER_START, self._place(self.index), {"item": self.item})
+
+    def tell_retry(self, attempt: int, delay: float, error: Exception) -> None:
+        """Tell that an attempt failed and the next one follows."""
+        if self._emitter.active:
+            data = self._place(self.index) | {"attempt": attempt, "delay": delay} | told(error)
+            self._emitter.emit(EventType.TASK_RETRY, data, {"item": self.item})
+
+    def tell_complete(
+        self,
+        index: int,
+        duration: float,
+        status: str,
+        error: BaseException | None,
+        private: Mapping[str, object],
+    ) -> None:
+        """Tell how the item went that was in hand."""
+        data = self._place(index)
+        data["status"] = status
+        data["attempts"] = self.attempts
+        data["error"] = status == "error"
+        data.update(told(error))
+        data["duration"] = duration
+        self._emitter.emit(EventType.WORKER_COMPLETE, data, private)
+
+    def _place(self, index: int) -> dict[str, Any]:
+        return {"worker_id": self.number, "item_index": index, "total_items": self._total}
+
+
+def told(error: BaseException | None) -> dict[str, Any]:
+    """Return what an event says of `error`."""
+    if error is None:
+        return {"error_type": None, "error_message": None}
+    return {"error_type": type(error).__name__, "error_message": describe_error(error)}

@@ -1,0 +1,285 @@
+"""Many calls at once, under bounded workers: `process_parallel` for the result, `open_parallel` for the stream.
+
+Both are faces of one engine (`_pool`): the first waits for its end, the second hands out outcomes meanwhile.
+"""
+
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sized
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Generic, Self, TypeVar, final
+
+import trio
+
+from trioflow._runtime.emitter import Emitter
+from trioflow._runtime.groups import holding
+from trioflow.config import ParallelConfig
+from trioflow.config.checks import (
+    check_async,
+    check_callable,
+    check_flag,
+    check_instance,
+    check_text,
+)
+from trioflow.errors import ConfigError
+from trioflow.events import Observer
+from trioflow.observers.registry import check_observer, get_observer
+from trioflow.outcomes import LiveValue, ParallelResult, Progress, TaskOutcome
+from trioflow.workflows._collector import Collector, Outlet
+from trioflow.workflows._pool import Pool
+from trioflow.workflows._source import open_source
+
+__all__ = ("ParallelRun", "open_parallel", "process_parallel")
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_DEFAULT = ParallelConfig()
+
+
+async def process_parallel(
+    items: Iterable[T] | AsyncIterable[T],
+    processor: Callable[[T], Awaitable[R]],
+    *,
+    config: ParallelConfig = _DEFAULT,
+    progress: Callable[[int, int | None, R], object] | None = None,
+    observer: Observer | None = None,
+    store: None = None,
+    run_id: str | None = None,
+    key: None = None,
+    result_type: None = None,
+) -> ParallelResult[T, R]:
+    """Call `processor` for each item under bounded workers, and return what became of every one.
+
+    Args:
+        items: the input, sync or async, finite or not; pulled as workers get free. Generators are closed on
+            every way out, other iterators are left alone.
+        processor: an async function of one item.
+        config: how many workers, what a failure means, time limits, rate, retries.
+        progress: a plain function called after each success with the number of successes, the number of items
+            (None where the input has no length) and the result.
+        observer: who hears of the run; None takes the one that `config` names.
+        store: reserved for durable runs, which this version does not have.
+        run_id: the id that the run's events carry; None makes one.
+        key: reserved for durable runs.
+        result_type: reserved for durable runs.
+
+    Raises:
+        ConfigError: an argument cannot work; nothing was started.
+        ParallelError: under `fail_fast`, an item failed; without, every item failed. Items that did not finish
+            within `config.timeout` fail with `trio.TooSlowError`.
+        Exception: what `items` or `progress` raised, as it is; what was in flight is cancelled.
+        BaseException: a `KeyboardInterrupt`, `SystemExit` or the like from the processor, bare.
+
+    Cancellation: passes through, and what completed is lost to the caller; use `open_parallel` to keep it. An
+    item that failed before under `fail_fast` comes out instead.
+    """
+    _refuse_durable(store=store, key=key, result_type=result_type)
+    check_callable("progress", progress, optional=True)
+    pool = _open_pool(
+        items, processor, config, observer=observer, run_id=run_id, outlet=None, progress=progress
+    )
+    await pool.execute()
+    fault = pool.conclude()
+    if fault is not None:
+        try:
+            raise fault
+        finally:
+            del fault, pool
+    return pool.collector.result()
+
+
+def open_parallel(
+    items: Iterable[T] | AsyncIterable[T],
+    processor: Callable[[T], Awaitable[R]],
+    *,
+    config: ParallelConfig = _DEFAULT,
+    ordered: bool = False,
+    keep_results: bool = True,
+    observer: Observer | None = None,
+    store: None = None,
+    run_id: str | None = None,
+    key: None = None,
+    result_type: None = None,
+) -> AbstractAsyncContextManager["ParallelRun[T, R]"]:
+    """Open a run whose outcomes are handed out as they complete.
+
+    ::
+
+        async with open_parallel(urls, fetch, config=ParallelConfig(fail_fast=False)) as run:
+            async for outcome in run:
+                ...
+
+    At most `workers + buffer` items are held that the block has not taken, so a slow block slows the source.
+    Leaving the block early cancels the rest. Under `fail_fast` a failure ends the iteration after the outcomes
+    that completed, and leaving the block raises; the block itself is not cancelled, unless something that is
+    not an `Exception` stops the run. Without, failed outcomes are handed out and nothing is raised for them.
+
+    Args:
+        items: as for `process_parallel`.
+        processor: as for `process_parallel`.
+        config: as for `process_parallel`.
+        ordered: whether outcomes come in item order instead of in order of completion.
+        keep_results: whether `ParallelRun.result` keeps outcomes that the block has taken; without, memory does
+            not grow with the number of items.
+        observer: as for `process_parallel`.
+        store: reserved for durable runs, which this version does not have.
+        run_id: as for `process_parallel`.
+        key: reserved for durable runs.
+        result_type: reserved for durable runs.
+
+    Raises:
+        ConfigError: an argument cannot work; nothing was started.
+        ParallelError: on leaving the block, under `fail_fast`, an item failed.
+        Exception: on leaving the block, what `items` raised, as it is.
+
+    Cancellation: passes through; `ParallelRun.result` still tells what completed.
+    """
+    _refuse_durable(store=store, key=key, result_type=result_type)
+    check_flag("ordered", ordered)
+    check_flag("keep_results", keep_results)
+    outlet: Outlet[T, R] = Outlet(ordered=ordered)
+    pool = _open_pool(
+        items, processor, config, observer=observer, run_id=run_id, outlet=outlet, keep=keep_results
+    )
+    return _streaming(pool, ParallelRun._create(pool, outlet))  # noqa: SLF001 - only made here
+
+
+@final
+class ParallelRun(Generic[T, R]):
+    """A run under way: an async iterator of `TaskOutcome`, and the handle to watch and end it.
+
+    Made by `open_parallel` only.
+    """
+
+    __slots__ = ("_outlet", "_pool")
+
+    _outlet: Outlet[T, R]
+    _pool: Pool[T, R]
+
+    def __init__(self) -> None:
+        raise TypeError("a ParallelRun is made by open_parallel")
+
+    @classmethod
+    def _create(cls, pool: Pool[T, R], outlet: Outlet[T, R]) -> Self:
+        self = cls.__new__(cls)
+        self._pool = pool
+        self._outlet = outlet
+        return self
+
+    def __repr__(self) -> str:
+        return f"<ParallelRun: {self._pool.collector!r}, {self._outlet!r}>"
+
+    def __aiter__(self) -> Self:
+        return self
+
+    @trio.lowlevel.enable_ki_protection
+    async def __anext__(self) -> TaskOutcome[T, R]:
+        """Return the next outcome.
+
+        Cancellation: nothing was taken.
+        """
+        outlet = self._outlet
+        if outlet or outlet.ended:
+            await trio.lowlevel.checkpoint()
+        while (outcome := outlet.take()) is None:
+            if outlet.ended:
+                raise StopAsyncIteration
+            await outlet.arrivals.park()
+        self._pool.source.room_freed()
+        return outcome
+
+    @property
+    def progress(self) -> LiveValue[Progress]:
+        """How far the run has come, now and to wait for."""
+        return self._pool.collector.live
+
+    def drain(self) -> None:
+        """Pull no more items and let those in flight finish; never blocks.
+
+        Items that were pulled but not taken up become unfinished, and a wait for the source ends.
+        """
+        self._pool.source.stop()
+
+    def cancel(self) -> None:
+        """Stop at once and keep what completed; never blocks."""
+        self._pool.stop()
+
+    def result(self) -> ParallelResult[T, R]:
+        """Return the account as it stands, at any time, also after the block; items in flight are unfinished."""
+        return self._pool.collector.result()
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def _streaming(pool: Pool[T, R], run: ParallelRun[T, R]) -> AsyncIterator[ParallelRun[T, R]]:
+    with holding(pool.faults):
+        async with trio.open_nursery() as nursery:
+            pool.on_abort = nursery.cancel_scope.cancel
+            nursery.start_soon(pool.execute, name="trioflow run")
+            with holding(pool.faults):
+                yield run
+            pool.stop()
+    fault = pool.conclude()
+    if fault is not None:
+        try:
+            raise fault
+        finally:
+            del fault, pool, run
+
+
+def _open_pool(
+    items: Iterable[T] | AsyncIterable[T],
+    processor: Callable[[T], Awaitable[R]],
+    config: ParallelConfig,
+    *,
+    observer: Observer | None,
+    run_id: str | None,
+    outlet: Outlet[T, R] | None,
+    progress: Callable[[int, int | None, R], object] | None = None,
+    keep: bool = True,
+) -> Pool[T, R]:
+    """Check the arguments and put the parts of a run together; starts nothing."""
+    if not isinstance(items, Iterable | AsyncIterable):
+        raise ConfigError.refusing("items", items, "iterable or async iterable")
+    check_async("processor", processor)
+    check_instance("config", config, ParallelConfig)
+    if run_id is not None:
+        check_text("run_id", run_id, "a non-empty string or None")
+    if observer is None:
+        observer = get_observer(config.observer)
+    check_observer("observer", observer)
+    total = len(items) if isinstance(items, Sized) else None
+    worker_count = _worker_count(config, total)
+    window = worker_count + (config.buffer or worker_count)
+    collector = Collector(total, fail_fast=config.fail_fast, outlet=outlet, keep=keep)
+    return Pool(
+        items,
+        processor,
+        config,
+        collector=collector,
+        source=open_source(items, collector, window),
+        emitter=Emitter(observer, "parallel", run_id),
+        worker_count=worker_count,
+        progress=progress,
+    )
+
+
+def _worker_count(config: ParallelConfig, total: int | None) -> int:
+    if config.max_workers:
+        return config.max_workers
+    limits = [2 * _usable_cpus(), config.worker_cap]
+    if total is not None:
+        limits.append(total)
+    return max(1, min(limits))
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _refuse_durable(**arguments: Any) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            raise ConfigError.refusing(name, value, "None: this version has no durable runs")
