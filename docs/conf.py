@@ -1,0 +1,19 @@
+"""How Sphinx builds the documentation: `nox -s docs`."""
+
+from importlib.metadata import version as _version
+
+project = "trioflow"
+author = "the trioflow authors"
+copyright = "2026, the trioflow authors"
+release = version = _version("trioflow")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxcontrib_trio"]
+html_theme = "furo"
+html_title = "trioflow"
+exclude_patterns = ["_build"]
+default_role = "code"
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+myst_heading_anchors = 3
+napoleon_google_docstring = True
