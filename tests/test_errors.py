@@ -4,7 +4,6 @@ import copy
 import pickle
 
 import msgspec
-import pytest
 
 from trioflow import (
     ConfigError,

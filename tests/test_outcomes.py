@@ -52,3 +52,11 @@ def test_outcomes_take_keywords_and_a_result_encodes():
     assert msgspec.json.encode(ParallelResult([1], [0], [], [1], 2)) == (
         b'{"results":[1],"indices":[0],"errors":[],"unfinished":[1],"total":2}'
     )
+
+
+def test_a_result_counts_its_failures_by_message():
+    errors = [TaskError(index, None, ValueError("busy"), 1) for index in (4, 2)]
+    report = ParallelResult([], [], errors, [], 9).report
+    assert (report.failed, report.total) == (2, 9)
+    assert [(c.message, c.count, c.first_index) for c in report.categories] == [("busy", 2, 2)]
+    assert ParallelResult([], [], [], [], 0).report.categories == []

@@ -23,7 +23,7 @@ from trioflow.config import (
     merge,
     to_schema,
 )
-from trioflow.errors import ConfigError, ErrorCategory, ErrorReport, ParallelError, TrioflowError
+from trioflow.errors import ConfigError, ParallelError, TrioflowError
 from trioflow.events import Event, EventType, Observer
 from trioflow.observers import (
     LoguruObserver,
@@ -33,7 +33,15 @@ from trioflow.observers import (
     get_observer,
     register_observer,
 )
-from trioflow.outcomes import LiveValue, ParallelResult, Progress, TaskError, TaskOutcome
+from trioflow.outcomes import (
+    ErrorCategory,
+    ErrorReport,
+    LiveValue,
+    ParallelResult,
+    Progress,
+    TaskError,
+    TaskOutcome,
+)
 from trioflow.policies import RateLimiter, with_rate_limit, with_retry, with_timeout
 from trioflow.workflows import ParallelRun, open_parallel, process_parallel
 

@@ -7,12 +7,10 @@ that `except*` works, and it carries the account of the run beside it.
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
-import msgspec
+from trioflow._text import clip, describe_error, escape, one_line
+from trioflow.outcomes import ErrorReport, ParallelResult, TaskError, count_errors
 
-from trioflow._text import clip, describe_error, escape, escape_surrogates, one_line
-from trioflow.outcomes import ParallelResult, TaskError
-
-__all__ = ("ConfigError", "ErrorCategory", "ErrorReport", "ParallelError", "TrioflowError")
+__all__ = ("ConfigError", "ParallelError", "TrioflowError")
 
 CATEGORY_LIMIT = 10
 """Categories that the message of a `ParallelError` names; the report has them all."""
@@ -51,30 +49,6 @@ class ConfigError(TrioflowError, ValueError):
         return cls(message, field=field, value=value, allowed=allowed)
 
 
-class ErrorCategory(msgspec.Struct, frozen=True):
-    """Failures that share one message."""
-
-    message: str
-    """The message, raw and uncut; lone surrogates alone are escaped, for JSON has no form for them."""
-    type: str
-    """Type name of the first failure of the category."""
-    count: int
-    """How many items failed so."""
-    first_index: int
-    """The lowest index among them."""
-
-
-class ErrorReport(msgspec.Struct, frozen=True):
-    """The failures of a run, counted by message: a struct that encodes to JSON."""
-
-    failed: int
-    """Items that failed."""
-    total: int
-    """Items of the run."""
-    categories: list[ErrorCategory]
-    """Most frequent first, ties by lowest index."""
-
-
 class ParallelError(TrioflowError, ExceptionGroup[Exception]):
     """Items of a parallel run failed.
 
@@ -104,7 +78,7 @@ class ParallelError(TrioflowError, ExceptionGroup[Exception]):
     @property
     def report(self) -> ErrorReport:
         """The failures counted by message, most frequent first, ties by lowest index."""
-        return ErrorReport(len(self.errors), self.result.total, _categories(self.errors))
+        return count_errors(self.errors, self.result.total)
 
     def derive(self, excs: Sequence[Exception], /) -> "ExceptionGroup[Exception]":  # type: ignore[override]
         """Return a group of `excs`: a `ParallelError` where all of them come from this one."""
@@ -130,27 +104,11 @@ def _repr(value: object) -> str:
         return f"<{type(value).__name__}>"
 
 
-def _categories(errors: Sequence[TaskError[Any]]) -> list[ErrorCategory]:
-    groups: dict[str, list[TaskError[Any]]] = {}
-    for failure in errors:
-        groups.setdefault(describe_error(failure.error), []).append(failure)
-    categories = [
-        ErrorCategory(
-            escape_surrogates(message),
-            type(members[0].error).__name__,
-            len(members),
-            min(member.index for member in members),
-        )
-        for message, members in groups.items()
-    ]
-    return sorted(categories, key=lambda category: (-category.count, category.first_index))
-
-
 def _summary(errors: Sequence[TaskError[Any]]) -> str:
     prefix = "parallel execution failed"
     if len(errors) == 1:
         return f"{prefix}: item {errors[0].index}: {one_line(describe_error(errors[0].error))}"
-    categories = _categories(errors)
+    categories = count_errors(errors, len(errors)).categories
     named = ", ".join(
         f"'{clip(escape(category.message))}' ({_counted(category.count, 'item')})"
         for category in categories[:CATEGORY_LIMIT]

@@ -5,12 +5,23 @@ works. They take positional arguments too, because the engine makes one or two f
 0.3 µs more, `benchmarks/bench_engine.py`).
 """
 
-from collections.abc import AsyncIterator
-from typing import Generic, Protocol, TypeVar, cast
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import msgspec
 
-__all__ = ("LiveValue", "ParallelResult", "Progress", "TaskError", "TaskOutcome")
+from trioflow._text import describe_error, escape_surrogates
+
+__all__ = (
+    "ErrorCategory",
+    "ErrorReport",
+    "LiveValue",
+    "ParallelResult",
+    "Progress",
+    "TaskError",
+    "TaskOutcome",
+    "count_errors",
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -63,6 +74,30 @@ class TaskOutcome(msgspec.Struct, Generic[T, R], frozen=True):
             del captured, self
 
 
+class ErrorCategory(msgspec.Struct, frozen=True):
+    """Failures that share one message."""
+
+    message: str
+    """The message, raw and uncut; lone surrogates alone are escaped, for JSON has no form for them."""
+    type: str
+    """Type name of the first failure of the category."""
+    count: int
+    """How many items failed so."""
+    first_index: int
+    """The lowest index among them."""
+
+
+class ErrorReport(msgspec.Struct, frozen=True):
+    """The failures of a run, counted by message: a struct that encodes to JSON."""
+
+    failed: int
+    """Items that failed."""
+    total: int
+    """Items of the run."""
+    categories: list[ErrorCategory]
+    """Most frequent first, ties by lowest index."""
+
+
 class ParallelResult(msgspec.Struct, Generic[T, R], frozen=True):
     """The account of a run: every index of the input is ok, failed or unfinished, never two of them."""
 
@@ -76,6 +111,11 @@ class ParallelResult(msgspec.Struct, Generic[T, R], frozen=True):
     """Ascending positions of items without an outcome: cancelled in flight, or never started."""
     total: int
     """The length of the input, or how many items were pulled where it has none."""
+
+    @property
+    def report(self) -> ErrorReport:
+        """The failures counted by message: what `ParallelError.report` says, also where nothing was raised."""
+        return count_errors(self.errors, self.total)
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -111,6 +151,26 @@ class LiveValue(Protocol[V_co]):
     def eventual_values(self, value_or_predicate: object = ..., held_for: float = 0) -> AsyncIterator[V_co]:
         """Iterate over the value now and each later one that matches; fast changes may be skipped.
 
+        The iteration does not end by itself: break out of it, or cancel the task that it runs in.
+
         Cancellation: nothing is lost; iterate again.
         """
         ...
+
+
+def count_errors(errors: Sequence[TaskError[Any]], total: int) -> ErrorReport:
+    """Return `errors`, failed items of a run of `total`, counted by message."""
+    groups: dict[str, list[TaskError[Any]]] = {}
+    for failure in errors:
+        groups.setdefault(describe_error(failure.error), []).append(failure)
+    categories = [
+        ErrorCategory(
+            escape_surrogates(message),
+            type(members[0].error).__name__,
+            len(members),
+            min(member.index for member in members),
+        )
+        for message, members in groups.items()
+    ]
+    categories.sort(key=lambda category: (-category.count, category.first_index))
+    return ErrorReport(len(errors), total, categories)

@@ -355,14 +355,13 @@ async def test_progress_is_live_and_can_be_waited_for(autojump_clock):
         if item == 2:
             raise ValueError("boom")
 
-    async with trio.open_nursery() as nursery:
-        async with open_parallel([1, 2, 3], work, config=COLLECT_ALL) as run:
-            assert run.progress.value == Progress(0, 0, 3)
-            nursery.start_soon(watch, run)
-            await run.progress.wait_value(lambda progress: progress.completed == 1)
-            assert trio.current_time() == pytest.approx(1, abs=0.1)
-            async for _ in run:
-                pass
+    async with trio.open_nursery() as nursery, open_parallel([1, 2, 3], work, config=COLLECT_ALL) as run:
+        assert run.progress.value == Progress(0, 0, 3)
+        nursery.start_soon(watch, run)
+        await run.progress.wait_value(lambda progress: progress.completed == 1)
+        assert trio.current_time() == pytest.approx(1, abs=0.1)
+        async for _ in run:
+            pass
     assert seen == [Progress(0, 0, 3), Progress(1, 0, 3), Progress(1, 1, 3), Progress(2, 1, 3)]
 
 
@@ -442,7 +441,8 @@ async def test_the_complete_event_says_how_the_block_was_left(autojump_clock):
         heard = RecordingObserver()
         try:
             with trio.move_on_after(5):
-                async with open_parallel([1, 2, 100], nap, config=FAIL_FAST, observer=heard) as run:
+                config = ParallelConfig(max_workers=2)
+                async with open_parallel([1, 2, 100], nap, config=config, observer=heard) as run:
                     await leave(run)
         except LookupError:
             pass
@@ -461,6 +461,11 @@ async def test_the_complete_event_says_how_the_block_was_left(autojump_clock):
     async def raise_(run):
         raise LookupError
 
+    async def drain_and_leave(run):
+        run.drain()
+
+    assert await status_of(drain) == "ok"
+    assert await status_of(drain_and_leave) == "cancelled"
     assert await status_of(break_) == "cancelled"
     assert await status_of(raise_) == "error"
     assert await status_of(lambda run: trio.sleep_forever()) == "cancelled"
@@ -472,3 +477,26 @@ async def test_a_run_is_made_by_open_parallel_only_and_says_how_it_stands():
     async with open_parallel([0], nap, config=FAIL_FAST) as run:
         await wait_all_tasks_blocked()
         assert "1 ok" in repr(run)
+
+
+async def test_an_error_that_is_kept_does_not_keep_the_run_alive(autojump_clock):
+    class Heavy:
+        pass
+
+    async def work(item):
+        if item == 1:
+            raise ValueError("boom")
+        return item
+
+    kept, items = [], [Heavy(), 1]
+    alive = weakref.ref(items[0])
+    config = ParallelConfig(max_workers=2, fail_fast=False, observer="noop")
+    async with open_parallel(iter(items), work, config=config, keep_results=False) as run:
+        async for outcome in run:
+            if not outcome.ok:
+                kept.append(outcome.error)
+            del outcome
+    items.clear()
+    del run
+    assert alive() is None
+    assert kept[0].__traceback__ is not None

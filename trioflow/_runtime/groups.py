@@ -17,7 +17,7 @@ def holding(faults: list[BaseException]) -> Iterator[None]:
     """Put what the block raises into `faults`, for a decision after its tasks have ended."""
     try:
         yield
-    except BaseException as error:  # noqa: BLE001 - decided upon by the caller
+    except BaseException as error:  # noqa: BLE001, ASYNC103 - the caller decides, and lets Cancelled pass
         faults.append(error)
 
 

@@ -18,13 +18,13 @@ from trioflow._runtime.calls import call_plain, is_cancelled, stale
 from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.groups import distil, holding, leaves, most_grave
 from trioflow.config import ParallelConfig
-from trioflow.errors import ParallelError
 from trioflow.events import EventType
 from trioflow.policies import RateLimiter
 from trioflow.policies._attempts import current_on_retry
 from trioflow.workflows._collector import Collector
 from trioflow.workflows._source import FedSource, Source
-from trioflow.workflows._worker import IDLE, Worker, told
+from trioflow.workflows._verdict import ending, failure
+from trioflow.workflows._worker import IDLE, Worker
 
 __all__ = ("Pool",)
 
@@ -80,6 +80,7 @@ class Pool(Generic[T, R]):
         self._nursery: trio.Nursery
         self._suspects: list[tuple[Worker[T], BaseException]] = []
         self._stopping = False
+        self._ended = False
         self._timed_out = False
         self._started = 0.0
 
@@ -100,17 +101,19 @@ class Pool(Generic[T, R]):
             await self.source.aclose()
         if self._timed_out and not any(isinstance(fault, trio.Cancelled) for fault in self.faults):
             self.collector.expire(self._too_slow(), self._items if isinstance(self._items, Sequence) else None)
+        self._ended = True
         if self.collector.outlet is not None:
             self.collector.outlet.end()
 
     @trio.lowlevel.enable_ki_protection
     def stop(self) -> None:
-        """Cancel what is in flight and start nothing more."""
-        if not self._stopping:
-            self._timed_out = self._timed_out or self._scope.cancel_called
-            self._stopping = True
-            self.source.stop()
-            self._scope.cancel()
+        """Cancel what is in flight and start nothing more; after the end, do nothing."""
+        if self._stopping or self._ended:
+            return
+        self._timed_out = self._timed_out or self._scope.cancel_called
+        self._stopping = True
+        self.source.stop()
+        self._scope.cancel()
 
     @trio.lowlevel.enable_ki_protection
     def conclude(self) -> BaseException | None:
@@ -118,9 +121,10 @@ class Pool(Generic[T, R]):
         self.collector.check()
         fault = most_grave(self.faults)
         if fault is None or isinstance(fault, trio.Cancelled):
-            fault = self._failure(cancelled=fault is not None) or fault
-        if self._emitter.active:
-            self._tell_complete(fault)
+            cancelled = fault is not None
+            fault = failure(self.collector, fail_fast=self._config.fail_fast, cancelled=cancelled) or fault
+        self.faults.clear()
+        self._tell_complete(fault)
         return fault
 
     # The workers.
@@ -157,13 +161,14 @@ class Pool(Generic[T, R]):
                 try:
                     result = await attempt(worker.item)
                 except Exception as error:  # noqa: BLE001 - the item's failure, reported as such
-                    self._fail(worker, error)
+                    # Without this frame, an error that a user keeps does not keep the whole run alive.
+                    self._fail(worker, error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
                 else:
                     self._succeed(worker, result)
                 turn = (turn + 1) % TURN
                 if not turn:
                     await trio.lowlevel.checkpoint()
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 - a Cancelled that belongs here is raised again
             if not self._derailed(worker, error):
                 raise
 
@@ -178,7 +183,7 @@ class Pool(Generic[T, R]):
     async def _feed(self, source: FedSource[T]) -> None:
         try:
             await source.feed()
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 - the same
             if not self._derailed(Worker(-1, self._emitter, None), error):
                 raise
 
@@ -287,20 +292,6 @@ class Pool(Generic[T, R]):
         self.faults.append(fault)
         self.stop()
 
-    # The end.
-
-    def _failure(self, *, cancelled: bool) -> ParallelError | None:
-        """Return the error that the failed items amount to, if they do."""
-        collector, streaming = self.collector, self.collector.outlet is not None
-        if self._config.fail_fast:
-            failed = collector.failed > 0
-        else:
-            failed = 0 < collector.failed == collector.size and not cancelled and not streaming
-        if not failed:
-            return None
-        result = collector.result()
-        return ParallelError(result.errors, result)
-
     def _too_slow(self) -> str:
         return f"run timed out after {self._config.timeout:g} s"
 
@@ -315,21 +306,9 @@ class Pool(Generic[T, R]):
             self._emitter.emit(EventType.PARALLEL_START, data)
 
     def _tell_complete(self, fault: BaseException | None) -> None:
-        collector = self.collector
-        cut_short = self._stopping and collector.completed + collector.failed < collector.size
-        status = "ok"
-        if isinstance(fault, trio.Cancelled) or (fault is None and cut_short):
-            status = "cancelled"
-        elif fault is not None:
-            status = "error"
-        data = {
-            "status": status,
-            "items_processed": collector.completed,
-            "items_failed": collector.failed,
-            "items_unfinished": collector.size - collector.completed - collector.failed,
-            "error": status == "error",
-            **told(None if status == "cancelled" else fault),
-            "duration": trio.current_time() - self._started,
-            "observer_failures": self._emitter.observer_failures,
-        }
-        self._emitter.emit(EventType.PARALLEL_COMPLETE, data)
+        if self._emitter.active:
+            cut_short = self._stopping and not self.collector.finished
+            data = ending(self.collector, fault, cut_short=cut_short)
+            data["duration"] = trio.current_time() - self._started
+            data["observer_failures"] = self._emitter.observer_failures
+            self._emitter.emit(EventType.PARALLEL_COMPLETE, data)
