@@ -26,7 +26,7 @@ class RecordingObserver:
         check_flag("include_data", include_data)
         self.limit = limit
         self.include_data = include_data
-        self.dropped = 0
+        self.dropped: int = 0
         self._events: deque[Event] = deque(maxlen=limit)
 
     def __repr__(self) -> str:
