@@ -1,8 +1,8 @@
 """What became of each item of a run, and of the run as a whole.
 
 Plain data: the engine fills these structs in, users read them. They are frozen and know nothing of how a run
-works. They take positional arguments too, because the engine makes one or two for each item (keywords cost
-0.3 µs more, `benchmarks/bench_engine.py`).
+works. They take positional arguments too: the engine makes one for each item of a stream, and position is cheaper
+than keyword (`benchmarks/bench_engine.py`, question f).
 """
 
 from collections.abc import AsyncIterator, Sequence

@@ -498,5 +498,6 @@ async def test_an_error_that_is_kept_does_not_keep_the_run_alive(autojump_clock)
             del outcome
     items.clear()
     del run
+    gc.collect()
     assert alive() is None
     assert kept[0].__traceback__ is not None

@@ -1,7 +1,7 @@
 """Values that change while a run works: trio-util's `AsyncValue` behind our typed protocol.
 
-An `AsyncValue` costs about a microsecond a change even when nobody waits, so it is made when the first task
-listens; until then the value is computed when it is asked for.
+A change of an `AsyncValue` costs time even when nobody waits, so one is made when the first task listens; until
+then the value is computed when it is asked for.
 """
 
 from collections.abc import AsyncIterator, Callable

@@ -4,7 +4,6 @@ What this adds is one kind of error: whatever is wrong with a file or an overrid
 the place.
 """
 
-import difflib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -103,6 +102,8 @@ def _refuse_unknown(data: object, kind: Any, path: str) -> None:
 
 
 def _unknown_key(path: str, key: object, value: object, known: list[str]) -> ConfigError:
+    import difflib  # noqa: PLC0415 - only a mistake needs it
+
     near = difflib.get_close_matches(str(key), known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     allowed = f"one of {', '.join(known)}"

@@ -55,7 +55,7 @@ class Outlet(Generic[T, R]):
             while self._next_index in self._waiting:
                 self._ready.append(self._waiting.pop(self._next_index))
                 self._next_index += 1
-        if self._ready:
+        if self._ready and self.arrivals:
             self.arrivals.unpark()
 
     def take(self) -> TaskOutcome[T, R] | None:

@@ -75,6 +75,7 @@ class Pool(Generic[T, R]):
         self._limiter = None if config.max_per_second is None else RateLimiter(config.max_per_second)
         # Durations are for events and for the consumer's outcomes: nobody else pays for reading the clock.
         self._timed = emitter.active or collector.outlet is not None
+        self._telling = emitter.active
         self._frees_room = collector.outlet is None and isinstance(source, FedSource)
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery
@@ -197,7 +198,7 @@ class Pool(Generic[T, R]):
         worker.attempts = 0
         if self._timed:
             worker.started = trio.current_time()
-        if self._emitter.active:
+        if self._telling:
             worker.tell_start()
         return True
 
@@ -208,7 +209,7 @@ class Pool(Generic[T, R]):
         self.collector.succeed(index, result, worker.attempts, duration)
         if self._frees_room:
             self.source.room_freed()
-        if self._emitter.active:
+        if self._telling:
             worker.tell_complete(index, duration, "ok", None, {"item": worker.item, "result": result})
         if self._progress is not None:
             call_plain(self._progress, self.collector.completed, self.collector.total, result)
@@ -221,7 +222,7 @@ class Pool(Generic[T, R]):
             self.source.room_freed()
         if self._config.fail_fast and not self._timed_out:
             self.stop()
-        if self._emitter.active:
+        if self._telling:
             worker.tell_complete(index, duration, "error", error, {"item": worker.item})
 
     def _derailed(self, worker: Worker[T], error: BaseException) -> bool:
@@ -282,7 +283,7 @@ class Pool(Generic[T, R]):
 
     def _let_go(self, worker: Worker[T], status: str, error: BaseException | None) -> None:
         index, worker.index = worker.index, IDLE
-        if index != IDLE and self._emitter.active:
+        if index != IDLE and self._telling:
             worker.tell_complete(index, self._elapsed(worker), status, error, {"item": worker.item})
 
     def _elapsed(self, worker: Worker[T]) -> float:
@@ -296,7 +297,7 @@ class Pool(Generic[T, R]):
         return f"run timed out after {self._config.timeout:g} s"
 
     def _tell_start(self) -> None:
-        if self._emitter.active:
+        if self._telling:
             data = {
                 "item_count": self.collector.total,
                 "worker_count": self._worker_count,
@@ -306,7 +307,7 @@ class Pool(Generic[T, R]):
             self._emitter.emit(EventType.PARALLEL_START, data)
 
     def _tell_complete(self, fault: BaseException | None) -> None:
-        if self._emitter.active:
+        if self._telling:
             cut_short = self._stopping and not self.collector.finished
             data = ending(self.collector, fault, cut_short=cut_short)
             data["duration"] = trio.current_time() - self._started

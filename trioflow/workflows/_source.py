@@ -8,7 +8,8 @@ only while fewer than `window` are held, and a generator is closed on every way 
 import inspect
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
-from typing import Any, Generic, TypeVar, cast, final
+from enum import Enum
+from typing import Any, Final, Generic, TypeVar, final
 
 import trio
 
@@ -22,7 +23,13 @@ T = TypeVar("T")
 CLOSE_DEADLINE = 5.0
 """Seconds that closing an async generator may take, cancelled or not."""
 
-_END = object()
+class _End(Enum):
+    """What `next` gives where nothing is left."""
+
+    END = 0
+
+
+_END: Final = _End.END
 
 
 def open_source(
@@ -70,8 +77,7 @@ class PulledSource(Generic[T]):
             collector.exhausted = True
             self.stop()
             return None
-        pulled = cast("T", item)
-        return collector.begin(pulled), pulled
+        return collector.begin(item), item
 
     async def wait(self) -> None:
         """Wait for room, or for the end.
@@ -82,7 +88,8 @@ class PulledSource(Generic[T]):
 
     def room_freed(self) -> None:
         """Take note that one item less is held."""
-        self._parked.unpark()
+        if self._parked:
+            self._parked.unpark()
 
     def stop(self) -> None:
         """Give no more items."""
@@ -151,7 +158,8 @@ class FedSource(Generic[T]):
 
     def room_freed(self) -> None:
         """Take note that one item less is held."""
-        self._room.unpark()
+        if self._room:
+            self._room.unpark()
 
     def stop(self) -> None:
         """Give no more items and end a wait for one; what is queued stays unsettled."""
@@ -211,7 +219,8 @@ class FedSource(Generic[T]):
             finally:
                 self._pulling = False
             self._queue.append((collector.begin(item), item))
-            self._parked.unpark()
+            if self._parked:
+                self._parked.unpark()
 
     async def _room_for_one(self) -> bool:
         while self._collector.held >= self._window and not self._stopped:
