@@ -4,6 +4,7 @@ import pytest
 import trio
 
 from trioflow import ParallelConfig, ParallelError, open_parallel, process_parallel
+from trioflow.workflows._pool import TURN
 
 FAIL_FAST = ParallelConfig(max_workers=4, observer="noop")
 COLLECT_ALL = ParallelConfig(max_workers=4, fail_fast=False, observer="noop")
@@ -69,6 +70,19 @@ async def test_a_run_that_finished_all_under_an_outer_deadline_returns_its_resul
     with trio.move_on_after(1) as scope:
         result = await process_parallel(range(4), uncancellable, config=FAIL_FAST)
     assert result.results == [0, 1, 2, 3]
+    assert not scope.cancelled_caught
+
+
+async def test_a_run_that_finished_all_returns_its_result_even_if_a_worker_met_the_cancellation(autojump_clock):
+    async def last_one_is_uncancellable(item):
+        if item == TURN - 1:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(5)
+        return item
+
+    with trio.move_on_after(1) as scope:
+        result = await process_parallel(range(TURN), last_one_is_uncancellable, config=ONE)
+    assert result.results == list(range(TURN))
     assert not scope.cancelled_caught
 
 

@@ -262,6 +262,23 @@ async def test_timeout_under_fail_fast_raises_with_all_unfinished_items(autojump
     assert caught.value.result.unfinished == []
 
 
+@pytest.mark.parametrize("fail_fast", [True, False])
+async def test_at_the_timeout_a_cleanup_that_fails_changes_nothing_for_the_others(fail_fast, autojump_clock):
+    async def work(item):
+        try:
+            await trio.sleep_forever()
+        finally:
+            if item == 1:
+                raise ValueError("cleanup")
+
+    config = ParallelConfig(max_workers=3, fail_fast=fail_fast, timeout=5, observer="noop")
+    for _ in range(10):  # Trio wakes tasks in random order
+        with pytest.raises(ParallelError) as caught:
+            await process_parallel(range(5), work, config=config)
+        kinds = [type(failure.error) for failure in caught.value.errors]
+        assert kinds == [trio.TooSlowError, ValueError, *[trio.TooSlowError] * 3]
+
+
 async def test_timeout_leaves_no_item_where_the_source_cannot_be_indexed(autojump_clock):
     config = ParallelConfig(max_workers=1, fail_fast=False, timeout=5, observer="noop")
 

@@ -100,7 +100,7 @@ class Pool(Generic[T, R]):
             await self._run_workers()
         with holding(self.faults):
             await self.source.aclose()
-        if self._timed_out and not any(isinstance(fault, trio.Cancelled) for fault in self.faults):
+        if self._timed_out:
             self.collector.expire(self._too_slow(), self._items if isinstance(self._items, Sequence) else None)
         self._ended = True
         if self.collector.outlet is not None:
@@ -111,7 +111,7 @@ class Pool(Generic[T, R]):
         """Cancel what is in flight and start nothing more; after the end, do nothing."""
         if self._stopping or self._ended:
             return
-        self._timed_out = self._timed_out or self._scope.cancel_called
+        self._look_at_the_clock()
         self._stopping = True
         self.source.stop()
         self._scope.cancel()
@@ -124,7 +124,6 @@ class Pool(Generic[T, R]):
         if fault is None or isinstance(fault, trio.Cancelled):
             cancelled = fault is not None
             fault = failure(self.collector, fail_fast=self._config.fail_fast, cancelled=cancelled) or fault
-        self.faults.clear()
         self._tell_complete(fault)
         return fault
 
@@ -140,8 +139,6 @@ class Pool(Generic[T, R]):
                     self._nursery.start_soon(self._feed, self.source, name="trioflow feeder")
                 for number in range(self._worker_count):
                     self._start_worker(number)
-        if self._scope.cancelled_caught and not self._stopping:
-            self._timed_out = True
         faults = [leaf for fault in wrapped for leaf in leaves(fault)]
         if self.collector.finished:
             # Nothing was cut: let the caller have the result, and meet the cancellation at its next checkpoint.
@@ -243,15 +240,11 @@ class Pool(Generic[T, R]):
 
     def _cancelled(self, worker: Worker[T], error: BaseException) -> bool:
         if self._scope.cancel_called:
-            self._timed_out = self._timed_out or not self._stopping
             self._dismiss(worker)
             return False
-        if is_cancelled():
-            if not self._suspects:
-                self._nursery.start_soon(self._judge, name="trioflow judge")
-            self._suspects.append((worker, error))
-        else:
-            self._stray(worker, error)
+        if not self._suspects:
+            self._nursery.start_soon(self._judge, name="trioflow judge")
+        self._suspects.append((worker, error))
         return True
 
     @trio.lowlevel.enable_ki_protection
@@ -268,6 +261,7 @@ class Pool(Generic[T, R]):
 
     def _dismiss(self, worker: Worker[T]) -> None:
         """Leave the item in hand unfinished, or failed where the run's time is up."""
+        self._look_at_the_clock()
         if worker.index != IDLE and self._timed_out:
             self._fail(worker, trio.TooSlowError(self._too_slow()))
         else:
@@ -292,6 +286,10 @@ class Pool(Generic[T, R]):
     def _break_off(self, fault: BaseException) -> None:
         self.faults.append(fault)
         self.stop()
+
+    def _look_at_the_clock(self) -> None:
+        if self._scope.cancel_called and not self._stopping:
+            self._timed_out = True
 
     def _too_slow(self) -> str:
         return f"run timed out after {self._config.timeout:g} s"
