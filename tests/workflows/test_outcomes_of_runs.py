@@ -289,6 +289,19 @@ async def test_timeout_leaves_no_item_where_the_source_cannot_be_indexed(autojum
     assert [(failure.item, failure.attempts) for failure in result.errors] == [("b", 1), (None, 0)]
 
 
+async def test_timeout_leaves_no_item_where_the_input_shrank(autojump_clock):
+    items = list("abcd")
+
+    async def stuck(item):
+        items.pop()
+        await trio.sleep_forever()
+
+    config = ParallelConfig(max_workers=1, fail_fast=False, timeout=5, observer="noop")
+    with pytest.raises(ParallelError) as caught:
+        await process_parallel(items, stuck, config=config)
+    assert [failure.item for failure in caught.value.errors] == ["a", "b", "c", None]
+
+
 async def test_timeout_counts_items_that_an_async_source_gave_but_no_worker_took(autojump_clock):
     async def source():
         for item in range(100):

@@ -6,7 +6,7 @@ recorded before anything can be cancelled. Pulled = results + errors + unfinishe
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar, cast, final
+from typing import Any, Generic, TypeVar, cast, final
 
 import trio
 
@@ -150,17 +150,14 @@ class Collector(Generic[T, R]):
         """Settle an item that failed."""
         self._settle_failure(TaskError(index, self.unsettled.pop(index), error, attempts), duration)
 
-    def expire(self, message: str, items: Sequence[T] | None) -> None:
-        """Let every item that has no outcome fail with `trio.TooSlowError`, never-started ones too.
-
-        `items` is the input where it can be indexed.
-        """
+    def expire(self, message: str, items: object) -> None:
+        """Let every item of the input `items` that has no outcome fail with `trio.TooSlowError`."""
         for index in list(self.unsettled):
             self.fail(index, trio.TooSlowError(message), 0, 0.0)
         for index in self._never_pulled():
-            item = None if items is None else items[index]
             self._expired += 1
-            self._settle_failure(TaskError(index, item, trio.TooSlowError(message), 0), 0.0)
+            failure = TaskError(index, _item_at(items, index), trio.TooSlowError(message), 0)
+            self._settle_failure(failure, 0.0)
 
     def result(self) -> ParallelResult[T, R]:
         """Return the account as it stands."""
@@ -215,3 +212,13 @@ class Collector(Generic[T, R]):
 
     def _progress(self) -> Progress:
         return Progress(self.completed, self.failed, self.total)
+
+
+def _item_at(items: object, index: int) -> Any:
+    """Return the item, or None where the input cannot be indexed."""
+    if not isinstance(items, Sequence):
+        return None
+    try:
+        return items[index]
+    except Exception:  # noqa: BLE001 - an input that shrank, or will not say, must not hide the failure
+        return None

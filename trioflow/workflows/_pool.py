@@ -9,7 +9,7 @@ processor may have left a cancelled scope open in the worker's task. A fresh tas
 own scopes and the outer ones are around it. See `docs/design/engine.md`.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar, final
 
 import trio
@@ -101,7 +101,7 @@ class Pool(Generic[T, R]):
         with holding(self.faults):
             await self.source.aclose()
         if self._timed_out:
-            self.collector.expire(self._too_slow(), self._items if isinstance(self._items, Sequence) else None)
+            self.collector.expire(self._too_slow(), self._items)
         self._ended = True
         if self.collector.outlet is not None:
             self.collector.outlet.end()
