@@ -1,8 +1,9 @@
-"""What many tests share: a loguru sink to read back."""
+"""What many tests share: a loguru sink to read back, and a `Cancelled` that is over."""
 
 from collections.abc import Iterator
 
 import pytest
+import trio
 from loguru import logger
 
 
@@ -23,3 +24,15 @@ def log() -> Iterator[Log]:
     )
     yield lines
     logger.remove(sink)
+
+
+@pytest.fixture
+async def stale() -> trio.Cancelled:
+    """A `Cancelled` of a scope that is over."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as cancelled:
+            return cancelled
+    raise AssertionError("the scope was not cancelled")

@@ -10,7 +10,7 @@ from typing import Any, Self
 from trioflow._text import clip, describe_error, escape, one_line
 from trioflow.outcomes import ErrorReport, ParallelResult, TaskError, count_errors
 
-__all__ = ("ConfigError", "ParallelError", "TrioflowError")
+__all__ = ("ConfigError", "ParallelError", "TrioflowError", "leaves")
 
 CATEGORY_LIMIT = 10
 """Categories that the message of a `ParallelError` names; the report has them all."""
@@ -132,19 +132,20 @@ def _matching(
     """
     remaining = iter(errors)
     for part in parts:
-        wanted = {id(leaf) for leaf in _leaves(part)}
+        wanted = {id(leaf) for leaf in leaves(part)}
         for failure in remaining:
             if failure.error is part:
                 yield failure
                 break
-            if wanted <= {id(leaf) for leaf in _leaves(failure.error)}:
+            if wanted <= {id(leaf) for leaf in leaves(failure.error)}:
                 yield TaskError(failure.index, failure.item, part, failure.attempts)
                 break
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions in `error` that are no groups, or `error` itself where it is none."""
     if isinstance(error, BaseExceptionGroup):
         for member in error.exceptions:
-            yield from _leaves(member)
+            yield from leaves(member)
     else:
         yield error

@@ -11,16 +11,6 @@ COLLECT_ALL = ParallelConfig(max_workers=4, fail_fast=False, observer="noop")
 ONE = ParallelConfig(max_workers=1, fail_fast=False, observer="noop")
 
 
-async def stale_cancelled():
-    """A `Cancelled` of a scope that is over."""
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        try:
-            await trio.lowlevel.checkpoint()
-        except trio.Cancelled as cancelled:
-            return cancelled
-
-
 async def test_an_outer_deadline_passes_through(autojump_clock):
     async def forever(item):
         await trio.sleep_forever()
@@ -113,6 +103,20 @@ async def test_an_outer_cancelled_beats_item_errors_under_collect_all(autojump_c
     assert scope.cancelled_caught
 
 
+async def test_an_outer_cancelled_beats_failures_while_the_source_is_not_at_its_end(autojump_clock):
+    async def source():
+        yield 1
+        yield 2
+        await trio.sleep_forever()
+
+    async def fail(item):
+        raise ValueError("boom")
+
+    with trio.move_on_after(3) as scope:
+        await process_parallel(source(), fail, config=COLLECT_ALL)
+    assert scope.cancelled_caught
+
+
 async def test_a_cancelled_run_with_a_time_limit_marks_nothing_too_slow(autojump_clock):
     async def forever(item):
         await trio.sleep_forever()
@@ -127,9 +131,7 @@ async def test_a_cancelled_run_with_a_time_limit_marks_nothing_too_slow(autojump
 
 
 @pytest.mark.parametrize("config", [FAIL_FAST, COLLECT_ALL])
-async def test_a_stale_cancelled_is_the_failure_of_its_item(config):
-    stale = await stale_cancelled()
-
+async def test_a_stale_cancelled_is_the_failure_of_its_item(config, stale):
     async def work(item):
         await trio.lowlevel.checkpoint()
         if item == 2:
@@ -149,9 +151,7 @@ async def test_a_stale_cancelled_is_the_failure_of_its_item(config):
     assert errors[0].error.__cause__ is stale
 
 
-async def test_every_item_raising_a_stale_cancelled_is_accounted_for():
-    stale = await stale_cancelled()
-
+async def test_every_item_raising_a_stale_cancelled_is_accounted_for(stale):
     async def work(item):
         raise stale
 
@@ -273,9 +273,7 @@ async def test_a_group_of_errors_is_the_failure_of_its_item():
     assert caught.value.subgroup(KeyError).errors[0].index == 0
 
 
-async def test_a_group_that_mixes_cancelled_and_errors_keeps_the_errors():
-    stale = await stale_cancelled()
-
+async def test_a_group_that_mixes_cancelled_and_errors_keeps_the_errors(stale):
     async def work(item):
         raise BaseExceptionGroup("mixed", [stale, ValueError("real")])
 
@@ -286,9 +284,7 @@ async def test_a_group_that_mixes_cancelled_and_errors_keeps_the_errors():
     assert [type(leaf) for leaf in group.exceptions] == [ValueError]
 
 
-async def test_a_worker_goes_on_after_a_group_that_mixes_cancelled_and_errors():
-    stale = await stale_cancelled()
-
+async def test_a_worker_goes_on_after_a_group_that_mixes_cancelled_and_errors(stale):
     async def work(item):
         if item == 0:
             raise BaseExceptionGroup("mixed", [stale, ValueError("real")])
@@ -298,9 +294,7 @@ async def test_a_worker_goes_on_after_a_group_that_mixes_cancelled_and_errors():
     assert result.results == [1, 2, 3, 4]
 
 
-async def test_a_group_of_nothing_but_stale_cancelled_is_a_stale_cancelled():
-    stale = await stale_cancelled()
-
+async def test_a_group_of_nothing_but_stale_cancelled_is_a_stale_cancelled(stale):
     async def work(item):
         raise BaseExceptionGroup("only", [stale, BaseExceptionGroup("nested", [stale])])
 

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 
 import trio
 
-__all__ = ("distil", "holding", "leaves", "most_grave")
+from trioflow.errors import leaves
+
+__all__ = ("distil", "holding", "most_grave")
 
 
 @contextmanager
@@ -19,15 +21,6 @@ def holding(faults: list[BaseException]) -> Iterator[None]:
         yield
     except BaseException as error:  # noqa: BLE001, ASYNC103 - the caller decides, and lets Cancelled pass
         faults.append(error)
-
-
-def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions that are no groups, in `error` or the one that it is."""
-    if isinstance(error, BaseExceptionGroup):
-        for member in error.exceptions:
-            yield from leaves(member)
-    else:
-        yield error
 
 
 def distil(error: BaseException) -> BaseException:

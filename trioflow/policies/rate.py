@@ -87,7 +87,6 @@ class RateLimiter:
         """
         check_number("seconds", seconds, allowed="0 or more seconds", least="zero")
         self._paused_until = max(self._paused_until, trio.current_time() + seconds)
-        self._changed.set()
 
     def _ready_at(self, cost: float) -> float:
         filled_at = self._empty_at + min(cost, self._burst) * self._seconds_per_unit

@@ -16,8 +16,9 @@ import trio
 
 from trioflow._runtime.calls import call_plain, is_cancelled, stale
 from trioflow._runtime.emitter import Emitter
-from trioflow._runtime.groups import distil, holding, leaves, most_grave
+from trioflow._runtime.groups import distil, holding, most_grave
 from trioflow.config import ParallelConfig
+from trioflow.errors import leaves
 from trioflow.events import EventType
 from trioflow.policies import RateLimiter
 from trioflow.policies._attempts import current_on_retry
