@@ -138,6 +138,16 @@ def test_the_same_exception_from_several_items_keeps_every_index():
     assert [failure.index for failure in error.subgroup(ValueError).errors] == [0, 2]
 
 
+def test_an_exception_that_is_also_in_an_earlier_group_keeps_its_own_index():
+    shared = ValueError("shared")
+    group = ExceptionGroup("g", [shared, KeyError("k")])
+    error = parallel_error(group, shared)
+    matched, rest = error.split(lambda leaf: leaf is group)
+    assert [failure.index for failure in matched.errors] == [0]
+    assert [failure.index for failure in rest.errors] == [1]
+    assert [failure.index for failure in error.subgroup(ValueError).errors] == [0, 1]
+
+
 def test_derive_with_foreign_exceptions_is_a_plain_group():
     derived = parallel_error(ValueError("a")).derive([OSError("foreign")])
     assert type(derived) is ExceptionGroup

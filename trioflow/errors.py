@@ -130,16 +130,20 @@ def _matching(
     `split` and `subgroup` keep the order, so one walk over both finds each part's origin, also where several
     items raised the same exception object.
     """
-    remaining = iter(errors)
+    begin = 0
     for part in parts:
-        wanted = {id(leaf) for leaf in leaves(part)}
-        for failure in remaining:
-            if failure.error is part:
-                yield failure
-                break
-            if wanted <= {id(leaf) for leaf in leaves(failure.error)}:
-                yield TaskError(failure.index, failure.item, part, failure.attempts)
-                break
+        places = range(begin, len(errors))
+        whole = next((place for place in places if errors[place].error is part), None)
+        place = whole if whole is not None else next((p for p in places if _is_of(part, errors[p].error)), None)
+        if place is None:
+            return
+        failure = errors[place]
+        yield failure if place == whole else TaskError(failure.index, failure.item, part, failure.attempts)
+        begin = place + 1
+
+
+def _is_of(part: BaseException, group: BaseException) -> bool:
+    return {id(leaf) for leaf in leaves(part)} <= {id(leaf) for leaf in leaves(group)}
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:

@@ -140,6 +140,8 @@ class LiveValue(Protocol[V_co]):
     async def wait_value(self, value_or_predicate: object, *, held_for: float = 0) -> V_co:
         """Wait until the value equals `value_or_predicate`, or satisfies it where it is callable.
 
+        The end of the run does not end the wait.
+
         Args:
             value_or_predicate: a value to equal, or a function of the value.
             held_for: seconds for which it must stay so.
@@ -151,7 +153,7 @@ class LiveValue(Protocol[V_co]):
     def eventual_values(self, value_or_predicate: object = ..., held_for: float = 0) -> AsyncIterator[V_co]:
         """Iterate over the value now and each later one that matches; fast changes may be skipped.
 
-        The iteration does not end by itself: break out of it, or cancel the task that it runs in.
+        The iteration ends with the run.
 
         Cancellation: nothing is lost; iterate again.
         """

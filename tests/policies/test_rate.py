@@ -188,6 +188,23 @@ def test_a_limiter_can_be_made_outside_a_run():
     assert "100/s" in repr(limiter)
 
 
+def test_a_limiter_begins_anew_in_another_run():
+    limiter = RateLimiter(1)
+
+    async def use():
+        limiter.pause(0)
+        limiter.adjust(1000)
+        return trio.current_time()
+
+    async def use_again():
+        begun = trio.current_time()
+        await limiter.acquire()
+        return trio.current_time() - begun
+
+    trio.run(use, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert trio.run(use_again, clock=trio.testing.MockClock(autojump_threshold=0)) == 0
+
+
 @pytest.mark.parametrize("arguments", [{"rate": 0}, {"rate": 1, "per": 0}, {"rate": 1, "burst": -1}, {"rate": "x"}])
 def test_a_limiter_refuses_what_is_not_positive(arguments):
     with pytest.raises(ConfigError, match="must be a positive number"):

@@ -32,6 +32,8 @@ async def test_the_most_grave_of_several(stale):
     both = most_grave([stop, KeyboardInterrupt()])
     assert isinstance(both, BaseExceptionGroup)
     assert [type(leaf) for leaf in both.exceptions] == [SystemExit, KeyboardInterrupt]
+    twice = most_grave([BaseExceptionGroup("g", [KeyboardInterrupt(), KeyboardInterrupt()])])
+    assert isinstance(twice, BaseExceptionGroup), "what a user grouped stays grouped"
     other = most_grave([stop, SystemExit(4)])
     assert isinstance(other, BaseExceptionGroup)
 

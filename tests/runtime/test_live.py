@@ -1,5 +1,7 @@
 """Values to watch: computed when nobody listens, published once somebody does."""
 
+from contextlib import aclosing
+
 import pytest
 import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
@@ -14,15 +16,13 @@ class Box:
 
     def set(self, value):
         self.value = value
-        if self.live.listened:
-            self.live.publish()
+        self.live.publish()
 
 
 async def test_the_value_is_current_without_listeners():
     box = Box()
     box.set(3)
     assert box.live.value == 3
-    assert not box.live.listened
     assert repr(box.live) == "<Live 3>"
 
 
@@ -86,3 +86,26 @@ async def test_eventual_values_need_no_closing():
     box = Box()
     async for _ in box.live.eventual_values():
         break
+    async with aclosing(box.live.eventual_values()) as values:
+        with assert_checkpoints():
+            await anext(values)
+
+
+async def test_eventual_values_end_with_the_run_after_the_last_value():
+    box = Box()
+    seen, late = [], []
+
+    async def watch(into):
+        async for value in box.live.eventual_values():
+            into.append(value)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch, seen)
+        await wait_all_tasks_blocked()
+        box.set(1)
+        box.live.end()
+        nursery.start_soon(watch, late)
+    assert seen == [0, 1]
+    assert late == [1]
+    with assert_checkpoints(), pytest.raises(StopAsyncIteration):
+        await anext(box.live.eventual_values(99))

@@ -4,7 +4,15 @@ import functools
 
 import pytest
 
-from trioflow import ConfigError, NoopObserver, ParallelConfig, open_parallel, process_parallel
+from trioflow import (
+    CheckpointConfig,
+    ConfigError,
+    NoopObserver,
+    ParallelConfig,
+    open_parallel,
+    process_parallel,
+    with_timeout,
+)
 
 touched = []
 
@@ -17,6 +25,11 @@ async def work(item):
 def plain(item):
     touched.append(item)
     return item
+
+
+class AsyncObserver:
+    async def on_event(self, event):
+        pass
 
 
 class CallableObject:
@@ -38,6 +51,14 @@ def decorated(fn):
     return wrapper
 
 
+def async_around(fn):
+    @functools.wraps(fn)
+    async def wrapper(*args):
+        return fn(*args)
+
+    return wrapper
+
+
 async def async_progress(*args):
     pass
 
@@ -46,7 +67,6 @@ BAD = [
     ({"items": 3}, "items", "iterable"),
     ({"items": None}, "items", "iterable"),
     ({"processor": plain}, "processor", "async"),
-    ({"processor": lambda item: item}, "processor", "async"),
     ({"processor": print}, "processor", "async"),
     ({"processor": CallableObject}, "processor", "async"),
     ({"processor": CallableObject().plain}, "processor", "async"),
@@ -56,12 +76,15 @@ BAD = [
     ({"config": ParallelConfig(observer="nobody")}, "observer", "'loguru', 'noop'"),
     ({"observer": "noop"}, "observer", "on_event"),
     ({"observer": object()}, "observer", "on_event"),
+    ({"observer": NoopObserver}, "observer", "on_event"),
+    ({"observer": AsyncObserver()}, "observer", "plain method"),
     ({"progress": async_progress}, "progress", "plain function"),
     ({"progress": 3}, "progress", "plain function"),
     ({"run_id": ""}, "run_id", "non-empty"),
     ({"run_id": 3}, "run_id", "non-empty"),
     ({"store": object()}, "store", "no durable runs"),
     ({"key": str}, "key", "no durable runs"),
+    ({"config": ParallelConfig(checkpoint=CheckpointConfig())}, "config.checkpoint", "no durable runs"),
     ({"result_type": int}, "result_type", "no durable runs"),
 ]
 
@@ -102,11 +125,21 @@ def test_open_parallel_refuses_when_it_is_called(change, field, allowed):
         functools.partial(work),
         functools.partial(functools.partial(work)),
         decorated(work),
+        lambda item: work(item),
+        with_timeout(lambda item: work(item), 5),
+        async_around(plain),
     ],
 )
 async def test_every_form_of_an_async_function_is_a_processor(processor):
     result = await process_parallel([1, 2], processor, observer=NoopObserver())
     assert result.results == [1, 2]
+
+
+async def test_a_processor_that_was_called_is_refused_by_what_it_is():
+    coroutine = work(1)
+    with pytest.raises(ConfigError, match="not what calling it gives"):
+        await process_parallel([1], coroutine)
+    coroutine.close()
 
 
 async def test_a_refused_run_does_not_touch_its_source():
@@ -118,3 +151,11 @@ async def test_a_refused_run_does_not_touch_its_source():
     with pytest.raises(ConfigError):
         await process_parallel(source(), plain)
     assert touched == []
+
+
+async def test_a_lambda_that_gives_no_awaitable_is_refused_at_its_first_call():
+    started = []
+    config = ParallelConfig(max_workers=1, fail_fast=False, observer="noop")
+    with pytest.raises(ConfigError, match="processor must be an async function, or a lambda that gives"):
+        await process_parallel(range(5), lambda item: started.append(item), config=config)
+    assert started == [0]

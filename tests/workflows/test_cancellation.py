@@ -319,6 +319,49 @@ async def test_a_processor_that_swallows_cancellation_has_its_result_kept(autoju
     assert caught.value.result.unfinished == [4, 5, 6, 7, 8, 9]
 
 
+async def shielded(item):
+    with trio.CancelScope(shield=True):
+        await trio.sleep(1)
+    return item
+
+
+async def test_a_shielded_processor_starts_no_item_after_an_outer_cancellation(autojump_clock):
+    with trio.move_on_after(0.5):
+        async with open_parallel(range(100), shielded, config=FAIL_FAST) as run:
+            async for _ in run:
+                pass
+    assert run.result().results == [0, 1, 2, 3]
+    assert trio.current_time() < 2
+
+
+@pytest.mark.parametrize("swallow", [False, True])
+async def test_a_processor_that_ignores_cancellation_is_not_fed_after_the_timeout(swallow, autojump_clock):
+    async def stubborn(item):
+        try:
+            await trio.sleep(1)
+        except trio.Cancelled:
+            return item
+        return item
+
+    config = ParallelConfig(max_workers=2, fail_fast=False, timeout=0.5, observer="noop")
+    result = await process_parallel(range(20), stubborn if swallow else shielded, config=config)
+    # A worker that wakes in the very turn of the timeout may take up one more item before the news is out.
+    assert len(result.indices) <= 4
+    assert [failure.index for failure in result.errors] == list(range(len(result.indices), 20))
+    assert trio.current_time() < 3
+
+
+async def test_a_cancelled_that_an_observer_raises_out_of_the_blue_is_no_cancellation(stale):
+    class Stale:
+        def on_event(self, event):
+            if event.type == "parallel.start":
+                raise stale
+
+    with pytest.raises(RuntimeError) as caught:
+        await process_parallel(range(3), shielded, observer=Stale())
+    assert caught.value.__cause__ is stale
+
+
 # --- what is not an Exception
 
 

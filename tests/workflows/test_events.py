@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 import trio
+from loguru import logger
 
 import trioflow._runtime.emitter as emitter_module
 from trioflow import (
@@ -185,6 +186,25 @@ async def test_each_retry_is_told_and_counted(by, autojump_clock):
     assert end["attempts"] == 3
 
 
+async def test_a_retry_inside_the_processor_is_the_processors_own_business(autojump_clock):
+    heard = RecordingObserver()
+    answers = [ConnectionError("refused"), "ok"]
+
+    async def helper():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def work(item):
+        return await with_retry(helper)()
+
+    async with open_parallel(["x"], work, observer=heard) as run:
+        (outcome,) = [outcome async for outcome in run]
+    assert outcome.attempts == 1
+    assert not [event for event in heard.events if event.type == "task.retry"]
+
+
 async def test_with_noop_no_event_is_built(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("an event was built")
@@ -227,6 +247,28 @@ async def test_an_observer_that_raises_never_changes_the_outcome(log, autojump_c
     assert len(warnings) == 2
     assert "bad\\ndisk" in warnings[0]
     assert "full" in warnings[1]
+
+
+async def test_an_observer_that_changes_its_event_changes_nobody_elses():
+    class Vandal:
+        def on_event(self, event):
+            event.data.clear()
+
+    heard = RecordingObserver()
+    await process_parallel([2], odd_quick, observer=MultiObserver(Vandal(), heard))
+    assert heard.events[-1].data["items_processed"] == 1
+
+
+async def test_a_log_that_fails_never_changes_the_outcome():
+    def broken(message):
+        raise OSError("disk full")
+
+    sink = logger.add(broken, level="INFO", catch=False)
+    try:
+        result = await process_parallel([2], odd_quick)
+    finally:
+        logger.remove(sink)
+    assert result.results == [2]
 
 
 async def test_each_run_warns_anew_of_an_observer_that_raises(log):

@@ -208,8 +208,9 @@ async def test_progress_raising_stops_the_run_and_comes_out_bare(autojump_clock)
     def progress(completed, total, result):
         raise LookupError("display gone")
 
-    with pytest.raises(LookupError, match="display gone"):
+    with pytest.raises(LookupError, match="display gone") as caught:
         await process_parallel(range(10), work, config=FAIL_FAST, progress=progress)
+    assert any("raised by progress after 4 items pulled" in note for note in caught.value.__notes__)
     assert started == [0, 1, 2, 3]
     assert trio.current_time() < 50
 

@@ -423,6 +423,46 @@ async def test_several_consumers_share_the_outcomes(autojump_clock):
     assert sorted(taken) == list(range(50))
 
 
+async def test_all_consumers_wake_when_one_outcome_frees_several(autojump_clock):
+    taken = []
+
+    async def consume(run):
+        outcome = await anext(run)
+        taken.append(outcome.index)
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        async with open_parallel([2, 1, 1, 100], nap, config=FAIL_FAST, ordered=True) as run:
+            for _ in range(3):
+                nursery.start_soon(consume, run)
+            await trio.sleep(5)
+            assert sorted(taken) == [0, 1, 2]
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_ordered_stream_that_is_cancelled_yields_what_lies_behind_a_gap_in_order(autojump_clock):
+    for _ in range(5):
+        async with open_parallel([100, 3, 2, 1], nap, config=FAIL_FAST, ordered=True) as run:
+            await trio.sleep(5)
+            run.cancel()
+            assert [outcome.index async for outcome in run] == [1, 2, 3]
+
+
+async def test_progress_ends_with_the_run(autojump_clock):
+    seen = []
+
+    async def watch(run):
+        async for progress in run.progress.eventual_values():
+            seen.append(progress.completed)
+
+    async with open_parallel([1, 2], nap, config=FAIL_FAST) as run, trio.open_nursery() as nursery:
+        nursery.start_soon(watch, run)
+        async for _ in run:
+            pass
+    assert seen == [0, 1, 2]
+    assert [progress.completed async for progress in run.progress.eventual_values()] == [2]
+
+
 async def test_the_stream_can_be_read_after_the_block():
     async with open_parallel([0, 0], nap, config=FAIL_FAST) as run:
         await wait_all_tasks_blocked()

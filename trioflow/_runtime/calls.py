@@ -7,15 +7,30 @@ protection is lifted. The source and the processor are the user's, and so are sc
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 import trio
 
-__all__ = ("Counter", "await_next", "call_plain", "is_cancelled", "pull_next", "stale", "unprotected")
+from trioflow.config.checks import is_lambda
+
+__all__ = (
+    "Counter",
+    "NotAsyncError",
+    "await_next",
+    "call_plain",
+    "is_cancelled",
+    "pull_next",
+    "stale",
+    "unprotected",
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
 D = TypeVar("D")
+
+
+class NotAsyncError(BaseException):
+    """A lambda turned out not to give an awaitable: no failure of an item, but of the call that was given it."""
 
 
 class Counter(Protocol):
@@ -32,7 +47,15 @@ def unprotected(fn: Callable[[T], Awaitable[R]], counter: Counter) -> Callable[[
         counter.attempts += 1
         return await fn(argument)
 
-    return call
+    @trio.lowlevel.disable_ki_protection
+    async def call_lambda(argument: T) -> R:
+        counter.attempts += 1
+        awaitable: object = fn(argument)
+        if not isinstance(awaitable, Awaitable):
+            raise NotAsyncError(type(awaitable).__name__)
+        return cast("R", await awaitable)
+
+    return call_lambda if is_lambda(fn) else call
 
 
 @trio.lowlevel.disable_ki_protection

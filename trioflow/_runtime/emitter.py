@@ -46,13 +46,12 @@ class Emitter:
         self, type: EventType, data: dict[str, Any], private: Mapping[str, Any] | None = None
     ) -> None:
         """Tell the observers; `private` goes only to those who ask for data."""
-        event = Event(type, time.time(), self._source, self.run_id, data)
+        timestamp = time.time()
         for listener, wants_data in self._listeners:
-            heard = event
-            if wants_data and private:
-                heard = Event(type, event.timestamp, self._source, self.run_id, {**data, **private})
+            # Each hears its own copy: what one does to it is not what another hears.
+            told = {**data, **private} if wants_data and private else dict(data)
             try:
-                listener.on_event(heard)
+                listener.on_event(Event(type, timestamp, self._source, self.run_id, told))
             except Exception as error:  # noqa: BLE001 - an observer never changes a run's outcome
                 self._blame(listener, error)
 
@@ -65,7 +64,10 @@ class Emitter:
 
         name = type(listener).__name__
         cause = f"{type(error).__name__}: {describe_error(error)}"
-        logger.warning("observer {} failed in run {}: {}", name, one_line(self.run_id), one_line(cause))
+        try:
+            logger.warning("observer {} failed in run {}: {}", name, one_line(self.run_id), one_line(cause))
+        except Exception:  # noqa: BLE001 - the log itself fails: the count in the run's last event still tells
+            self.observer_failures += 1
 
 
 def _listeners(observer: Observer) -> Iterator[Observer]:

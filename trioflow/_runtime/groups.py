@@ -33,27 +33,28 @@ def distil(error: BaseException) -> BaseException:
         return error
     grave = [leaf for leaf in leaves(error) if _is_grave(leaf)]
     if grave:
-        return _one_or_group(grave)
+        return grave[0] if len(grave) == 1 else BaseExceptionGroup(error.message, grave)
     rest = error.split(trio.Cancelled)[1]
     return rest if rest is not None else next(leaves(error))
 
 
 def most_grave(faults: Sequence[BaseException]) -> BaseException | None:
-    """Return which of `faults` a run ends with: not an `Exception` > the first `Exception` > `Cancelled`."""
-    grave = [leaf for fault in faults for leaf in leaves(fault) if _is_grave(leaf)]
-    if grave:
-        return _one_or_group(grave)
+    """Return which of `faults` a run ends with: not an `Exception` > the first `Exception` > `Cancelled`.
+
+    Several that are not `Exception`s come out as a group, unless they say the same: one `SystemExit(3)` speaks
+    for those of all workers.
+    """
     distilled = [distil(fault) for fault in faults]
+    grave = [fault for fault in distilled if _is_grave(fault)]
+    if grave:
+        first = grave[0]
+        if all(type(other) is type(first) and other.args == first.args for other in grave):
+            return first
+        every = [leaf for fault in grave for leaf in leaves(fault)]
+        return BaseExceptionGroup("several tasks stopped the run", every)
     real = (fault for fault in distilled if isinstance(fault, Exception))
     return next(real, distilled[0] if distilled else None)
 
 
 def _is_grave(error: BaseException) -> bool:
     return not isinstance(error, Exception | trio.Cancelled)
-
-
-def _one_or_group(grave: Sequence[BaseException]) -> BaseException:
-    first = grave[0]
-    if all(type(other) is type(first) and other.args == first.args for other in grave):
-        return first
-    return BaseExceptionGroup("several tasks stopped the run", grave)

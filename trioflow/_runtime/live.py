@@ -5,7 +5,9 @@ then the value is computed when it is asked for.
 """
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Generic, Self, TypeVar, final
+from typing import Any, Generic, Self, TypeVar, cast, final
+
+import trio
 
 __all__ = ("Live",)
 
@@ -22,12 +24,13 @@ def _any_value(_: object) -> bool:
 class Live(Generic[V]):
     """A `LiveValue` of what `compute` returns; `publish` wakes those who wait for it."""
 
-    __slots__ = ("_compute", "_shared", "listened")
+    __slots__ = ("_compute", "_shared", "ended")
 
     def __init__(self, compute: Callable[[], V]) -> None:
         self._compute = compute
+        # Holds pairs of the value and whether it is the last, so that the end is a change like any other.
         self._shared: Any = None
-        self.listened = False
+        self.ended = False
 
     def __repr__(self) -> str:
         return f"<Live {self.value!r}>"
@@ -38,25 +41,32 @@ class Live(Generic[V]):
         return self._compute()
 
     def publish(self) -> None:
-        """Tell those who listen that the value has changed; needed only once `listened` is true."""
-        self._shared.value = self._compute()
+        """Tell those who listen, if any, that the value has changed."""
+        if self._shared is not None:
+            self._shared.value = (self._compute(), self.ended)
+
+    def end(self) -> None:
+        """Tell those who listen, if any, that the value does not change any more."""
+        self.ended = True
+        self.publish()
 
     async def wait_value(self, value_or_predicate: object, *, held_for: float = 0) -> V:
         """Wait until the value equals or satisfies `value_or_predicate`; see `LiveValue`."""
-        return await self._listen().wait_value(value_or_predicate, held_for=held_for)  # type: ignore[no-any-return]
+        matches = _matcher(value_or_predicate)
+        value, _ = await self._listen().wait_value(lambda pair: matches(pair[0]), held_for=held_for)
+        return cast("V", value)
 
     def eventual_values(
         self, value_or_predicate: object = _any_value, held_for: float = 0
     ) -> AsyncIterator[V]:
         """Iterate over the value now and later ones that match; see `LiveValue`."""
-        return _EventualValues(self, value_or_predicate, held_for)
+        return _EventualValues(self._listen(), _matcher(value_or_predicate), held_for)
 
     def _listen(self) -> Any:
         if self._shared is None:
             from trio_util import AsyncValue  # noqa: PLC0415 - loaded by those who listen
 
-            self._shared = AsyncValue(self._compute())
-            self.listened = True
+            self._shared = AsyncValue((self._compute(), self.ended))
         return self._shared
 
 
@@ -64,24 +74,38 @@ class Live(Generic[V]):
 class _EventualValues(Generic[V]):
     """The iterator of `Live.eventual_values`: an object, for trio-util's own is a generator to be closed."""
 
-    __slots__ = ("_held_for", "_last", "_live", "_matches")
+    __slots__ = ("_held_for", "_last", "_matches", "_shared")
 
-    def __init__(self, live: Live[V], value_or_predicate: Any, held_for: float) -> None:
-        self._live = live
+    def __init__(self, shared: Any, matches: Callable[[V], object], held_for: float) -> None:
+        self._shared = shared
+        self._matches = matches
         self._held_for = held_for
         self._last: object = _NOTHING
-        self._matches: Callable[[V], object] = (
-            value_or_predicate
-            if callable(value_or_predicate)
-            else lambda value: value == value_or_predicate
-        )
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> V:
-        self._last = value = await self._live.wait_value(self._is_next, held_for=self._held_for)
-        return value
+        value, _ = await self._shared.wait_value(
+            lambda pair: pair[1] or self._is_next(pair[0]), held_for=self._held_for
+        )
+        if not self._is_next(value):
+            raise StopAsyncIteration
+        self._last = value
+        return cast("V", value)
+
+    async def aclose(self) -> None:
+        """Do nothing: there is nothing to close; for `contextlib.aclosing`.
+
+        Cancellation: a checkpoint.
+        """
+        await trio.lowlevel.checkpoint()
 
     def _is_next(self, value: V) -> bool:
         return bool(value != self._last and self._matches(value))
+
+
+def _matcher(value_or_predicate: Any) -> Callable[[Any], object]:
+    if callable(value_or_predicate):
+        return value_or_predicate  # type: ignore[no-any-return]
+    return lambda value: value == value_or_predicate

@@ -8,6 +8,7 @@ import functools
 import inspect
 import math
 from collections.abc import Sequence
+from types import FunctionType
 from typing import Literal
 
 from trioflow.errors import ConfigError
@@ -22,12 +23,16 @@ __all__ = (
     "check_number",
     "check_seconds",
     "check_text",
+    "is_async",
+    "is_lambda",
 )
 
 
 def check_count(field: str, value: object, *, minimum: int, allowed: str) -> None:
     """Refuse what is not a whole number of at least `minimum`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError.refusing(field, value, f"a whole number, {allowed}")
+    if value < minimum:
         raise ConfigError.refusing(field, value, allowed)
 
 
@@ -81,27 +86,37 @@ def check_instance(field: str, value: object, kind: type, *, optional: bool = Fa
 
 
 def check_async(field: str, value: object) -> None:
-    """Refuse what is not an async function: calling it to find out would start the work."""
-    if not _is_async(value):
-        raise ConfigError.refusing(
-            field, value, "an async function (async def), or an object whose __call__ is one"
-        )
+    """Refuse what is not an async function: calling it to find out would start the work.
+
+    A lambda cannot say what its call gives; it passes, and the first call tells.
+    """
+    if inspect.iscoroutine(value):
+        raise ConfigError.refusing(field, value, "an async function itself, not what calling it gives")
+    if not is_async(value) and not is_lambda(value):
+        allowed = "an async function (async def; for a plain one, await trio.to_thread.run_sync in it)"
+        raise ConfigError.refusing(field, value, allowed)
 
 
 def check_callable(field: str, value: object, *, optional: bool = False) -> None:
     """Refuse what is not a plain function (`optional`: or None)."""
-    if (optional and value is None) or (callable(value) and not _is_async(value)):
+    if (optional and value is None) or (callable(value) and not is_async(value)):
         return
     allowed = "a plain function (def, not async def)"
     raise ConfigError.refusing(field, value, f"{allowed} or None" if optional else allowed)
 
 
-def _is_async(value: object) -> bool:
+def is_lambda(value: object) -> bool:
+    """Whether `value` is a lambda, whose call may give an awaitable though it is not an async function."""
+    return isinstance(value, FunctionType) and value.__code__.co_name == "<lambda>"
+
+
+def is_async(value: object) -> bool:
+    """Whether calling `value` gives a coroutine, as far as one can tell without calling it."""
     while isinstance(value, functools.partial):
         value = value.func
     if not callable(value):
         return False
     # Decorators that hand back a plain wrapper (openai's methods, for one) keep the async function behind it.
-    if inspect.iscoroutinefunction(inspect.unwrap(value)):
+    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(inspect.unwrap(value)):
         return True
     return not isinstance(value, type) and inspect.iscoroutinefunction(type(value).__call__)

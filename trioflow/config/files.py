@@ -44,12 +44,12 @@ def load_config(
         path = Path(path_or_bytes)
         name, content = str(path), path.read_bytes()
         chosen = format or _FORMATS.get(path.suffix.lower(), path.suffix.lstrip("."))
-    checks.check_choice("format", chosen, ("json", "toml", "yaml"))
     try:
+        checks.check_choice("format", chosen, ("json", "toml", "yaml"))
         decode = _decoder(chosen)
         _refuse_unknown(decode(content, Any), type, "$")
         settings: C = decode(content, type)
-    except (ConfigError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (ConfigError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _placed(name, error) from error
     return settings
 

@@ -6,7 +6,7 @@ who use it.
 
 from collections.abc import Callable
 
-from trioflow.config.checks import check_choice, check_text
+from trioflow.config.checks import check_choice, check_text, is_async
 from trioflow.errors import ConfigError
 from trioflow.events import Observer
 
@@ -38,8 +38,11 @@ def register_observer(name: str, observer: Observer) -> None:
 
 def check_observer(field: str, observer: object) -> None:
     """Refuse what is not an observer."""
-    if not isinstance(observer, Observer) or not callable(observer.on_event):
-        raise ConfigError.refusing(field, observer, "an observer, with a method on_event(event)")
+    on_event = getattr(observer, "on_event", None)
+    if isinstance(observer, type) or not callable(on_event):
+        raise ConfigError.refusing(field, observer, "an observer: an object with a method on_event(event)")
+    if is_async(on_event):
+        raise ConfigError.refusing(field, observer, "an observer whose on_event is a plain method, not async")
 
 
 def _loguru() -> Observer:

@@ -26,8 +26,8 @@ class RateLimiter:
     """Lets `rate` units start per `per` seconds, and up to `burst` at once after a pause.
 
     First come, first served. The bucket starts full. A cost above `burst` waits for a full bucket and leaves it
-    in debt, which later callers wait out. Runs that are given the same object share the rate; one object serves
-    one `trio.run`.
+    in debt, which later callers wait out. Runs that are given the same object share the rate. In another
+    `trio.run` it begins anew, with a full bucket, because Trio's clock does; two at a time cannot share it.
 
     Args:
         rate: units per `per` seconds.
@@ -43,6 +43,7 @@ class RateLimiter:
             check_number(field, value, allowed="a positive number")
         self._seconds_per_unit = per / rate
         self._burst = burst
+        self._token: trio.lowlevel.TrioToken | None = None
         self._empty_at = -math.inf
         self._paused_until = -math.inf
         self._queue = trio.StrictFIFOLock()
@@ -62,6 +63,7 @@ class RateLimiter:
         Cancellation: a cancelled call has taken nothing.
         """
         check_number("cost", cost, allowed="0 or more", least="zero")
+        self._follow_the_clock()
         async with self._queue:
             while (ready_at := self._ready_at(cost)) > trio.current_time():
                 self._changed = trio.Event()
@@ -76,6 +78,7 @@ class RateLimiter:
             ConfigError: `delta` is no number.
         """
         check_number("delta", delta, allowed="a finite number", least="any")
+        self._follow_the_clock()
         self._take(delta)
         self._changed.set()
 
@@ -86,7 +89,15 @@ class RateLimiter:
             ConfigError: `seconds` is negative or no number.
         """
         check_number("seconds", seconds, allowed="0 or more seconds", least="zero")
+        self._follow_the_clock()
         self._paused_until = max(self._paused_until, trio.current_time() + seconds)
+
+    def _follow_the_clock(self) -> None:
+        token = trio.lowlevel.current_trio_token()
+        if token is not self._token:
+            self._token = token
+            self._empty_at = self._paused_until = -math.inf
+            self._queue = trio.StrictFIFOLock()
 
     def _ready_at(self, cost: float) -> float:
         filled_at = self._empty_at + min(cost, self._burst) * self._seconds_per_unit

@@ -6,25 +6,32 @@ The first attempt runs without tenacity: its loop costs more than the rest of an
 import math
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
+from weakref import WeakKeyDictionary
 
 import trio
 
 from trioflow.config.checks import check_async, check_callable, check_instance
 from trioflow.config.structs import RetryConfig
 from trioflow.errors import ConfigError
-from trioflow.policies._attempts import OnRetry, current_on_retry
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-__all__ = ("retrying", "with_retry")
+__all__ = ("OnRetry", "RetryPlan", "retry_of", "with_retry")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _DEFAULT = RetryConfig()
+
+OnRetry = Callable[[int, float, Exception], None]
+"""Called with the number of the attempt that failed, the seconds until the next one, and the error."""
+
+_Made = tuple[Callable[..., Awaitable[Any]], "RetryPlan"]
+_made: WeakKeyDictionary[Callable[..., Any], _Made] = WeakKeyDictionary()
 
 
 def with_retry(
@@ -35,8 +42,8 @@ def with_retry(
 ) -> Callable[P, Awaitable[R]]:
     """Return `fn` repeated until it succeeds, fails with something else than `on`, or has had its attempts.
 
-    The last error comes out as it is. In a run, each retry counts as an attempt of the item and is told as a
-    `task.retry` event.
+    The last error comes out as it is. Where a run's processor was made by this function, each of its attempts
+    counts as one of the item, and each retry is told as a `task.retry` event.
 
     Args:
         fn: an async function.
@@ -55,71 +62,77 @@ def with_retry(
     check_callable("delay", delay, optional=True)
     _check_exception_types(on)
 
+    plan = RetryPlan(config, on, delay)
+
     @wraps(fn)
     async def retried(*args: P.args, **kwargs: P.kwargs) -> R:
-        return await retrying(lambda: fn(*args, **kwargs), config, on, delay, current_on_retry.get())
+        return await plan.run(lambda: fn(*args, **kwargs), None)
 
+    _made[retried] = (fn, plan)
     return retried
 
 
-async def retrying(
-    attempt: Callable[[], Awaitable[R]],
-    config: RetryConfig,
-    on: type[Exception] | tuple[type[Exception], ...],
-    delay: Callable[[Exception], float | None] | None,
-    on_retry: OnRetry | None,
-) -> R:
-    """Call `attempt` as `with_retry` says, and tell `on_retry` of each retry.
+@final
+@dataclass(frozen=True, slots=True)
+class RetryPlan:
+    """What is retried, how often and after which delays; see `with_retry`."""
 
-    Cancellation: passes through.
-    """
-    first_error: Exception
+    config: RetryConfig
+    on: type[Exception] | tuple[type[Exception], ...] = Exception
+    delay: Callable[[Exception], float | None] | None = None
+
+    async def run(self, attempt: Callable[[], Awaitable[R]], on_retry: OnRetry | None) -> R:
+        """Call `attempt` by this plan, and tell `on_retry` of each retry.
+
+        Cancellation: passes through.
+        """
+        replay: list[Exception] = []
+        try:
+            return await attempt()
+        except self.on as error:
+            replay.append(error)
+
+        async def first_from_memory() -> R:
+            if replay:
+                raise replay.pop()
+            return await attempt()
+
+        def tell(state: "RetryCallState") -> None:
+            if on_retry is not None:
+                on_retry(state.attempt_number, state.upcoming_sleep, _error_of(state))
+
+        import tenacity  # noqa: PLC0415 - only those who retry pay for it
+
+        loop = tenacity.AsyncRetrying(
+            sleep=trio.sleep,
+            stop=tenacity.stop_after_attempt(self.config.max_attempts),
+            wait=self._wait,
+            retry=tenacity.retry_if_exception_type(self.on),
+            before_sleep=tell,
+            reraise=True,
+        )
+        return await loop(first_from_memory)
+
+    def _wait(self, state: "RetryCallState") -> float:
+        config, attempt = self.config, state.attempt_number
+        wanted = None if self.delay is None else self.delay(_error_of(state))
+        if wanted is not None:
+            return max(0.0, wanted)
+        try:
+            grown = config.initial_delay * math.pow(config.multiplier, attempt - 1)
+        except OverflowError:
+            grown = config.max_delay
+        backoff = min(grown, config.max_delay)
+        return backoff * random.uniform(0.5, 1.0) if config.jitter else backoff  # noqa: S311 - spread, not secrecy
+
+
+def retry_of(fn: Callable[..., Any]) -> tuple[Callable[..., Awaitable[Any]], RetryPlan] | None:
+    """Return what `with_retry` made `fn` of, if it did: so a run can count and tell the attempts."""
     try:
-        return await attempt()
-    except on as error:
-        first_error = error
-    replay: list[Exception] = [first_error]
-
-    async def first_from_memory() -> R:
-        if replay:
-            raise replay.pop()
-        return await attempt()
-
-    def wait(state: "RetryCallState") -> float:
-        return _delay(config, state.attempt_number, _error_of(state), delay)
-
-    def tell(state: "RetryCallState") -> None:
-        if on_retry is not None:
-            on_retry(state.attempt_number, state.upcoming_sleep, _error_of(state))
-
-    import tenacity  # noqa: PLC0415 - only those who retry pay for it
-
-    loop = tenacity.AsyncRetrying(
-        sleep=trio.sleep,
-        stop=tenacity.stop_after_attempt(config.max_attempts),
-        wait=wait,
-        retry=tenacity.retry_if_exception_type(on),
-        before_sleep=tell,
-        reraise=True,
-    )
-    return await loop(first_from_memory)
-
-
-def _delay(
-    config: RetryConfig,
-    attempt: int,
-    error: Exception,
-    delay: Callable[[Exception], float | None] | None,
-) -> float:
-    wanted = delay(error) if delay is not None else None
-    if wanted is not None:
-        return max(0.0, wanted)
-    try:
-        grown = config.initial_delay * math.pow(config.multiplier, attempt - 1)
-    except OverflowError:
-        grown = config.max_delay
-    backoff = min(grown, config.max_delay)
-    return backoff * random.uniform(0.5, 1.0) if config.jitter else backoff  # noqa: S311 - spread, not secrecy
+        return _made.get(fn)
+    except TypeError:
+        # Neither hashable nor weakly referable: not a function of ours.
+        return None
 
 
 def _error_of(state: "RetryCallState") -> Exception:

@@ -56,7 +56,7 @@ class Outlet(Generic[T, R]):
                 self._ready.append(self._waiting.pop(self._next_index))
                 self._next_index += 1
         if self._ready and self.arrivals:
-            self.arrivals.unpark()
+            self.arrivals.unpark(count=len(self._ready))
 
     def take(self) -> TaskOutcome[T, R] | None:
         """Give the next finished item, or None where there is none yet."""
@@ -89,6 +89,7 @@ class Collector(Generic[T, R]):
         "_keep",
         "_results",
         "completed",
+        "ended",
         "exhausted",
         "failed",
         "live",
@@ -107,8 +108,10 @@ class Collector(Generic[T, R]):
         self.completed = 0
         self.failed = 0
         self.exhausted = False
+        self.ended = False
         self.unsettled: dict[int, T] = {}
-        self.live = Live(self._progress)
+        # Made for those who ask: it refers back to the ledger.
+        self.live: Live[Progress] | None = None
         self._expired = 0
         self._fail_fast = fail_fast
         self._keep = keep
@@ -143,7 +146,7 @@ class Collector(Generic[T, R]):
             self._results.append(result)
         if self.outlet is not None:
             self.outlet.put(TaskOutcome(index, item, result, None, attempts, duration))
-        if self.live.listened:
+        if self.live is not None:
             self.live.publish()
 
     def fail(self, index: int, error: Exception, attempts: int, duration: float) -> None:
@@ -158,6 +161,14 @@ class Collector(Generic[T, R]):
             self._expired += 1
             failure = TaskError(index, _item_at(items, index), trio.TooSlowError(message), 0)
             self._settle_failure(failure, 0.0)
+
+    def end(self) -> None:
+        """Say that no more outcomes come."""
+        self.ended = True
+        if self.live is not None:
+            self.live.end()
+        if self.outlet is not None:
+            self.outlet.end()
 
     def result(self) -> ParallelResult[T, R]:
         """Return the account as it stands."""
@@ -207,8 +218,16 @@ class Collector(Generic[T, R]):
         if consumer is not None:
             index, item, error, attempts = failure.index, failure.item, failure.error, failure.attempts
             consumer.put(TaskOutcome(index, item, None, error, attempts, duration))
-        if self.live.listened:
+        if self.live is not None:
             self.live.publish()
+
+    def watch(self) -> Live[Progress]:
+        """Return the live count of outcomes."""
+        if self.live is None:
+            self.live = Live(self._progress)
+            if self.ended:
+                self.live.end()
+        return self.live
 
     def _progress(self) -> Progress:
         return Progress(self.completed, self.failed, self.total)

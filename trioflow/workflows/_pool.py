@@ -10,20 +10,19 @@ own scopes and the outer ones are around it. See `docs/design/engine.md`.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar, final
+from typing import Any, Generic, TypeVar, final
 
 import trio
 
-from trioflow._runtime.calls import call_plain, is_cancelled, stale
+from trioflow._runtime.calls import NotAsyncError, call_plain, is_cancelled, stale
 from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.groups import distil, holding, most_grave
 from trioflow.config import ParallelConfig
-from trioflow.errors import leaves
+from trioflow.errors import ConfigError, leaves
 from trioflow.events import EventType
 from trioflow.policies import RateLimiter
-from trioflow.policies._attempts import current_on_retry
 from trioflow.workflows._collector import Collector
-from trioflow.workflows._source import FedSource, Source
+from trioflow.workflows._source import FedSource, Source, note_pulled
 from trioflow.workflows._verdict import ending, failure
 from trioflow.workflows._worker import IDLE, Worker
 
@@ -104,8 +103,7 @@ class Pool(Generic[T, R]):
         if self._timed_out:
             self.collector.expire(self._too_slow(), self._items)
         self._ended = True
-        if self.collector.outlet is not None:
-            self.collector.outlet.end()
+        self.collector.end()
 
     @trio.lowlevel.enable_ki_protection
     def stop(self) -> None:
@@ -122,6 +120,8 @@ class Pool(Generic[T, R]):
         """Weigh what went wrong, tell the end of the run, and return what the caller should raise."""
         self.collector.check()
         fault = most_grave(self.faults)
+        if isinstance(fault, trio.Cancelled) and not is_cancelled():
+            fault = stale(fault, "an observer or the body of the stream")
         if fault is None or isinstance(fault, trio.Cancelled):
             cancelled = fault is not None
             fault = failure(self.collector, fail_fast=self._config.fail_fast, cancelled=cancelled) or fault
@@ -135,16 +135,28 @@ class Pool(Generic[T, R]):
         if self._config.timeout is not None:
             self._scope.deadline = self._started + self._config.timeout
         with holding(wrapped), self._scope:
-            async with trio.open_nursery() as self._nursery:
-                if isinstance(self.source, FedSource):
-                    self._nursery.start_soon(self._feed, self.source, name="trioflow feeder")
-                for number in range(self._worker_count):
-                    self._start_worker(number)
+            async with trio.open_nursery() as watched:
+                watched.start_soon(self._watch, name="trioflow watch")
+                async with trio.open_nursery() as self._nursery:
+                    if isinstance(self.source, FedSource):
+                        self._nursery.start_soon(self._feed, self.source, name="trioflow feeder")
+                    for number in range(self._worker_count):
+                        self._start_worker(number)
+                watched.cancel_scope.cancel()
         faults = [leaf for fault in wrapped for leaf in leaves(fault)]
         if self.collector.finished:
             # Nothing was cut: let the caller have the result, and meet the cancellation at its next checkpoint.
             faults = [fault for fault in faults if not isinstance(fault, trio.Cancelled)]
         self.faults.extend(faults)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _watch(self) -> None:
+        """Take note of a cancellation for workers whose processors shield themselves from it, or swallow it."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._look_at_the_clock()
+            self.source.stop()
 
     def _start_worker(self, number: int) -> None:
         worker: Worker[T] = Worker(number, self._emitter, self.collector.total)
@@ -153,15 +165,14 @@ class Pool(Generic[T, R]):
     @trio.lowlevel.enable_ki_protection
     async def _work(self, worker: Worker[T]) -> None:
         attempt = worker.equip(self._processor, self._config, self._limiter)
-        current_on_retry.set(worker.count_retry)
         turn = 0
+        result: Any = None
         try:
             while self._take_up(worker) or await self._await_item(worker):
                 try:
                     result = await attempt(worker.item)
                 except Exception as error:  # noqa: BLE001 - the item's failure, reported as such
-                    # Without this frame, an error that a user keeps does not keep the whole run alive.
-                    self._fail(worker, error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
+                    self._fail(worker, error)
                 else:
                     self._succeed(worker, result)
                 turn = (turn + 1) % TURN
@@ -170,6 +181,10 @@ class Pool(Generic[T, R]):
         except BaseException as error:  # noqa: ASYNC103 - a Cancelled that belongs here is raised again
             if not self._derailed(worker, error):
                 raise
+        finally:
+            # The traceback of an error leads here: one that a user keeps must not keep the whole run alive.
+            result = None
+            del self, worker, attempt
 
     async def _await_item(self, worker: Worker[T]) -> bool:
         while not self.source.ended:
@@ -210,7 +225,11 @@ class Pool(Generic[T, R]):
         if self._telling:
             worker.tell_complete(index, duration, "ok", None, {"item": worker.item, "result": result})
         if self._progress is not None:
-            call_plain(self._progress, self.collector.completed, self.collector.total, result)
+            try:
+                call_plain(self._progress, self.collector.completed, self.collector.total, result)
+            except BaseException as error:
+                note_pulled(error, "progress", self.collector.pulled)
+                raise
 
     def _fail(self, worker: Worker[T], error: Exception) -> None:
         index, duration = worker.index, self._elapsed(worker)
@@ -218,7 +237,7 @@ class Pool(Generic[T, R]):
         self.collector.fail(index, error, worker.attempts, duration)
         if self._frees_room:
             self.source.room_freed()
-        if self._config.fail_fast and not self._timed_out:
+        if self._config.fail_fast:
             self.stop()
         if self._telling:
             worker.tell_complete(index, duration, "error", error, {"item": worker.item})
@@ -228,7 +247,12 @@ class Pool(Generic[T, R]):
         problem = distil(error)
         if isinstance(problem, trio.Cancelled):
             return self._cancelled(worker, problem)
-        if not isinstance(problem, Exception):
+        if isinstance(problem, NotAsyncError):
+            allowed = "an async function, or a lambda that gives an awaitable"
+            refusal = ConfigError.refusing("processor", self._processor, allowed)
+            self._break_off(refusal)
+            self._let_go(worker, "error", refusal)
+        elif not isinstance(problem, Exception):
             self._break_off(problem)
             self.on_abort()
             self._let_go(worker, "error", problem)

@@ -16,7 +16,7 @@ import trio
 from trioflow._runtime.calls import await_next, call_plain, pull_next
 from trioflow.workflows._collector import Collector
 
-__all__ = ("FedSource", "PulledSource", "Source", "open_source")
+__all__ = ("FedSource", "PulledSource", "Source", "note_pulled", "open_source")
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ class PulledSource(Generic[T]):
                 self._iterator = call_plain(iter, self._items)
             item = pull_next(self._iterator, _END)
         except BaseException as error:
-            _note(error, collector.pulled)
+            note_pulled(error, "the source of items", collector.pulled)
             self.stop()
             raise
         if item is _END:
@@ -186,7 +186,7 @@ class FedSource(Generic[T]):
                     self._feeding.deadline = trio.current_time() + CLOSE_DEADLINE
                     await self.aclose()
         except BaseException as error:
-            _note(error, self._collector.pulled)
+            note_pulled(error, "the source of items", self._collector.pulled)
             raise
         finally:
             self._parked.unpark_all()
@@ -231,6 +231,7 @@ class FedSource(Generic[T]):
 Source = PulledSource[T] | FedSource[T]
 
 
-def _note(error: BaseException, pulled_count: int) -> None:
+def note_pulled(error: BaseException, who: str, pulled: int) -> None:
+    """Say in a note on `error` who raised it, and how far the run had come."""
     if not isinstance(error, trio.Cancelled):
-        error.add_note(f"raised by the source of items after {pulled_count} items pulled")
+        error.add_note(f"raised by {who} after {pulled} items pulled")

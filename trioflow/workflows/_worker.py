@@ -9,7 +9,7 @@ from trioflow._text import describe_error
 from trioflow.config import ParallelConfig
 from trioflow.events import EventType
 from trioflow.policies import RateLimiter, with_rate_limit, with_timeout
-from trioflow.policies.retry import retrying
+from trioflow.policies.retry import RetryPlan, retry_of
 
 __all__ = ("IDLE", "Worker", "told")
 
@@ -51,31 +51,32 @@ class Worker(Generic[T]):
         config: ParallelConfig,
         limiter: RateLimiter | None,
     ) -> Callable[[T], Awaitable[R]]:
-        """Return `processor` with the config's policies: retry around rate around time limit."""
-        call = unprotected(processor, self)
+        """Return `processor` with the config's policies: retry around rate around time limit.
+
+        A processor that `with_retry` made is taken apart, so that each of its attempts is counted and told.
+        """
+        retry = retry_of(processor)
+        if retry is None:
+            call = unprotected(processor, self)
+        else:
+            call = self._retried(unprotected(retry[0], self), retry[1])
         if config.task_timeout is not None:
             call = with_timeout(call, config.task_timeout)
         if limiter is not None:
             call = with_rate_limit(call, limiter)
-        if config.retry is None:
-            return call
-        attempt, retry = call, config.retry
+        return call if config.retry is None else self._retried(call, RetryPlan(config.retry))
 
+    def _retried(self, call: Callable[[T], Awaitable[R]], plan: RetryPlan) -> Callable[[T], Awaitable[R]]:
         async def retried(item: T) -> R:
-            return await retrying(lambda: attempt(item), retry, Exception, None, self.tell_retry)
+            return await plan.run(lambda: call(item), self._tell_retry)
 
         return retried
-
-    def count_retry(self, attempt: int, delay: float, error: Exception) -> None:
-        """Take note of a retry inside the processor: of a `with_retry` that the user wrapped it in."""
-        self.tell_retry(attempt, delay, error)
-        self.attempts += 1
 
     def tell_start(self) -> None:
         """Tell that an item was taken up."""
         self._emitter.emit(EventType.WORKER_START, self._place(self.index), {"item": self.item})
 
-    def tell_retry(self, attempt: int, delay: float, error: Exception) -> None:
+    def _tell_retry(self, attempt: int, delay: float, error: Exception) -> None:
         """Tell that an attempt failed and the next one follows."""
         if self._emitter.active:
             data = self._place(self.index) | {"attempt": attempt, "delay": delay} | told(error)

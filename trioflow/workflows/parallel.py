@@ -191,7 +191,7 @@ class ParallelRun(Generic[T, R]):
     @property
     def progress(self) -> LiveValue[Progress]:
         """How far the run has come, now and to wait for."""
-        return self._pool.collector.live
+        return self._pool.collector.watch()
 
     def drain(self) -> None:
         """Pull no more items and let those in flight finish; never blocks.
@@ -243,6 +243,7 @@ def _open_pool(
         raise ConfigError.refusing("items", items, "iterable or async iterable")
     check_async("processor", processor)
     check_instance("config", config, ParallelConfig)
+    _refuse_durable(**{"config.checkpoint": config.checkpoint})
     if run_id is not None:
         check_text("run_id", run_id, "a non-empty string or None")
     if observer is None:
