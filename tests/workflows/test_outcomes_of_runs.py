@@ -1,6 +1,8 @@
 """The outcome table: what is returned and what is raised when items succeed, fail or never finish."""
 
+import gc
 import math
+import weakref
 
 import pytest
 import trio
@@ -446,3 +448,33 @@ async def test_open_parallel_under_collect_all_raises_nothing_even_if_all_failed
         outcomes = [outcome async for outcome in run]
     assert sorted(outcome.index for outcome in outcomes) == [0, 1, 2]
     assert not any(outcome.ok for outcome in outcomes)
+
+
+async def test_results_are_freed_with_the_last_reference_and_not_by_the_garbage_collector():
+    class Heavy:
+        pass
+
+    async def make(item):
+        if item == 4:
+            raise ValueError("boom")
+        return Heavy()
+
+    config = ParallelConfig(max_workers=1, observer="noop")
+    gc.collect()
+    gc.disable()
+    try:
+        result = await process_parallel(range(4), make, config=config)
+        alive = [weakref.ref(made) for made in result.results]
+        del result
+        async with open_parallel(range(4), make, config=config) as run:
+            outcome = await anext(run)
+        alive += [weakref.ref(made) for made in run.result().results]
+        del run, outcome
+        try:
+            await process_parallel(range(5), make, config=config)
+        except ParallelError as error:
+            alive += [weakref.ref(made) for made in error.result.results]
+        assert len(alive) > 8
+        assert [ref() for ref in alive if ref() is not None] == []
+    finally:
+        gc.enable()

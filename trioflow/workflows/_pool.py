@@ -2,11 +2,8 @@
 
 Every decision is one plain method (`_succeed`, `_fail`, `stop`, `_derailed`); the awaits stand around them, in
 `_work`. Workers never raise what went wrong: they record it, and `conclude` weighs it all once the tasks have
-ended. Only a `Cancelled` that belongs to the run or to a scope around it passes through them.
-
-A worker whose processor raised a `Cancelled` cannot tell by itself whether it was really cancelled, for the
-processor may have left a cancelled scope open in the worker's task. A fresh task (`_judge`) can: only the run's
-own scopes and the outer ones are around it. See `docs/design/engine.md`.
+ended. Only a `Cancelled` that belongs to the run or to a scope around it passes through them. See
+`docs/design/engine.md`.
 """
 
 from collections.abc import Awaitable, Callable
@@ -22,6 +19,7 @@ from trioflow.errors import ConfigError, leaves
 from trioflow.events import EventType
 from trioflow.policies import RateLimiter
 from trioflow.workflows._collector import Collector
+from trioflow.workflows._judge import Judge
 from trioflow.workflows._source import FedSource, Source, note_pulled
 from trioflow.workflows._verdict import ending, failure
 from trioflow.workflows._worker import IDLE, Worker
@@ -73,13 +71,11 @@ class Pool(Generic[T, R]):
         self._worker_count = worker_count
         self._progress = progress
         self._limiter = None if config.max_per_second is None else RateLimiter(config.max_per_second)
-        # Durations are for events and for the consumer's outcomes: nobody else pays for reading the clock.
-        self._timed = emitter.active or collector.outlet is not None
         self._telling = emitter.active
         self._frees_room = collector.outlet is None and isinstance(source, FedSource)
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery
-        self._suspects: list[tuple[Worker[T], BaseException]] = []
+        self._judge: Judge[T] = Judge()
         self._stopping = False
         self._ended = False
         self._timed_out = False
@@ -159,7 +155,7 @@ class Pool(Generic[T, R]):
             self.source.stop()
 
     def _start_worker(self, number: int) -> None:
-        worker: Worker[T] = Worker(number, self._emitter, self.collector.total)
+        worker: Worker[T] = Worker(number, self._emitter, self.collector)
         self._nursery.start_soon(self._work, worker, name=f"trioflow worker {number}")
 
     @trio.lowlevel.enable_ki_protection
@@ -168,7 +164,7 @@ class Pool(Generic[T, R]):
         turn = 0
         result: Any = None
         try:
-            while self._take_up(worker) or await self._await_item(worker):
+            while worker.take_up(self.source) or await self._await_item(worker):
                 try:
                     result = await attempt(worker.item)
                 except Exception as error:  # noqa: BLE001 - the item's failure, reported as such
@@ -189,7 +185,7 @@ class Pool(Generic[T, R]):
     async def _await_item(self, worker: Worker[T]) -> bool:
         while not self.source.ended:
             await self.source.wait()
-            if self._take_up(worker):
+            if worker.take_up(self.source):
                 return True
         return False
 
@@ -198,26 +194,14 @@ class Pool(Generic[T, R]):
         try:
             await source.feed()
         except BaseException as error:  # noqa: ASYNC103 - the same
-            if not self._derailed(Worker(-1, self._emitter, None), error):
+            if not self._derailed(Worker(-1, self._emitter, self.collector), error):
                 raise
 
     # What a worker decides: plain methods, each leaves the run's state consistent.
 
-    def _take_up(self, worker: Worker[T]) -> bool:
-        claimed = self.source.take()
-        if claimed is None:
-            return False
-        worker.index, worker.item = claimed
-        worker.attempts = 0
-        if self._timed:
-            worker.started = trio.current_time()
-        if self._telling:
-            worker.tell_start()
-        return True
-
     def _succeed(self, worker: Worker[T], result: R) -> None:
         index = worker.index
-        duration = self._elapsed(worker)
+        duration = worker.elapsed()
         worker.index = IDLE
         self.collector.succeed(index, result, worker.attempts, duration)
         if self._frees_room:
@@ -232,7 +216,7 @@ class Pool(Generic[T, R]):
                 raise
 
     def _fail(self, worker: Worker[T], error: Exception) -> None:
-        index, duration = worker.index, self._elapsed(worker)
+        index, duration = worker.index, worker.elapsed()
         worker.index = IDLE
         self.collector.fail(index, error, worker.attempts, duration)
         if self._frees_room:
@@ -251,11 +235,11 @@ class Pool(Generic[T, R]):
             allowed = "an async function, or a lambda that gives an awaitable"
             refusal = ConfigError.refusing("processor", self._processor, allowed)
             self._break_off(refusal)
-            self._let_go(worker, "error", refusal)
+            worker.let_go("error", refusal)
         elif not isinstance(problem, Exception):
             self._break_off(problem)
             self.on_abort()
-            self._let_go(worker, "error", problem)
+            worker.let_go("error", problem)
         elif worker.index == IDLE:
             self._break_off(problem)
         else:
@@ -267,22 +251,8 @@ class Pool(Generic[T, R]):
         if self._scope.cancel_called:
             self._dismiss(worker)
             return False
-        if not self._suspects:
-            self._nursery.start_soon(self._judge, name="trioflow judge")
-        self._suspects.append((worker, error))
+        self._judge.decide_soon(worker, error, self._nursery, self._dismiss, self._stray)
         return True
-
-    @trio.lowlevel.enable_ki_protection
-    async def _judge(self) -> None:
-        cancelled = is_cancelled()
-        suspects, self._suspects = self._suspects, []
-        for worker, error in suspects:
-            if cancelled:
-                self._dismiss(worker)
-            else:
-                self._stray(worker, error)
-        if cancelled:
-            await trio.lowlevel.checkpoint()
 
     def _dismiss(self, worker: Worker[T]) -> None:
         """Leave the item in hand unfinished, or failed where the run's time is up."""
@@ -290,7 +260,7 @@ class Pool(Generic[T, R]):
         if worker.index != IDLE and self._timed_out:
             self._fail(worker, trio.TooSlowError(self._too_slow()))
         else:
-            self._let_go(worker, "cancelled", None)
+            worker.let_go("cancelled", None)
 
     def _stray(self, worker: Worker[T], error: BaseException) -> None:
         """Report a `Cancelled` that nobody cancelled for: as the failure of the item in hand, else of the run."""
@@ -299,14 +269,6 @@ class Pool(Generic[T, R]):
         else:
             self._fail(worker, stale(error, f"the processor of item {worker.index}"))
             self._start_worker(worker.number)
-
-    def _let_go(self, worker: Worker[T], status: str, error: BaseException | None) -> None:
-        index, worker.index = worker.index, IDLE
-        if index != IDLE and self._telling:
-            worker.tell_complete(index, self._elapsed(worker), status, error, {"item": worker.item})
-
-    def _elapsed(self, worker: Worker[T]) -> float:
-        return trio.current_time() - worker.started if self._timed else 0.0
 
     def _break_off(self, fault: BaseException) -> None:
         self.faults.append(fault)

@@ -3,6 +3,8 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, TypeVar, final
 
+import trio
+
 from trioflow._runtime.calls import unprotected
 from trioflow._runtime.emitter import Emitter
 from trioflow._text import describe_error
@@ -10,6 +12,8 @@ from trioflow.config import ParallelConfig
 from trioflow.events import EventType
 from trioflow.policies import RateLimiter, with_rate_limit, with_timeout
 from trioflow.policies.retry import RetryPlan, retry_of
+from trioflow.workflows._collector import Collector
+from trioflow.workflows._source import Source
 
 __all__ = ("IDLE", "Worker", "told")
 
@@ -31,16 +35,19 @@ class Worker(Generic[T]):
         started: when it was taken up, by Trio's clock.
     """
 
-    __slots__ = ("_emitter", "_total", "attempts", "index", "item", "number", "started")
+    __slots__ = ("_emitter", "_telling", "_timed", "_total", "attempts", "index", "item", "number", "started")
 
-    def __init__(self, number: int, emitter: Emitter, total: int | None) -> None:
+    def __init__(self, number: int, emitter: Emitter, collector: Collector[T, Any]) -> None:
         self.number = number
         self.index = IDLE
         self.item: T = None  # type: ignore[assignment]  # set before it is read
         self.attempts = 0
         self.started = 0.0
         self._emitter = emitter
-        self._total = total
+        self._total = collector.total
+        self._telling = emitter.active
+        # Durations are for events and for the consumer's outcomes: nobody else pays for reading the clock.
+        self._timed = emitter.active or collector.outlet is not None
 
     def __repr__(self) -> str:
         return f"<Worker {self.number} with item {self.index}, attempt {self.attempts}>"
@@ -72,13 +79,32 @@ class Worker(Generic[T]):
 
         return retried
 
-    def tell_start(self) -> None:
-        """Tell that an item was taken up."""
-        self._emitter.emit(EventType.WORKER_START, self._place(self.index), {"item": self.item})
+    def take_up(self, source: Source[T]) -> bool:
+        """Take the next item in hand and tell so; False where there is none."""
+        claimed = source.take()
+        if claimed is None:
+            return False
+        self.index, self.item = claimed
+        self.attempts = 0
+        if self._timed:
+            self.started = trio.current_time()
+        if self._telling:
+            self._emitter.emit(EventType.WORKER_START, self._place(self.index), {"item": self.item})
+        return True
+
+    def elapsed(self) -> float:
+        """Return the seconds since the item was taken up; 0 where nobody wants to know."""
+        return trio.current_time() - self.started if self._timed else 0.0
+
+    def let_go(self, status: str, error: BaseException | None) -> None:
+        """Lay the item down without an outcome, if there is one in hand, and tell so."""
+        index, self.index = self.index, IDLE
+        if index != IDLE and self._telling:
+            self.tell_complete(index, self.elapsed(), status, error, {"item": self.item})
 
     def _tell_retry(self, attempt: int, delay: float, error: Exception) -> None:
         """Tell that an attempt failed and the next one follows."""
-        if self._emitter.active:
+        if self._telling:
             data = self._place(self.index) | {"attempt": attempt, "delay": delay} | told(error)
             self._emitter.emit(EventType.TASK_RETRY, data, {"item": self.item})
 
