@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
 import trioflow
+from trioflow.workflows._worker import Worker
 
 ROOT = Path(trioflow.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -24,3 +27,26 @@ def test_the_layout_comment_names_every_room():
     }
     missing = {room for room in rooms if f"   {room} " not in layout}
     assert not missing
+
+
+async def test_every_live_object_says_how_it_stands():
+    async def source():
+        yield 1
+        await trio.sleep_forever()
+
+    async def work(item):
+        await trio.sleep_forever()
+
+    heard = trioflow.RecordingObserver()
+    async with trioflow.open_parallel(source(), work, observer=heard) as run:
+        await wait_all_tasks_blocked()
+        pool = run._pool
+        assert "1 unsettled" in repr(run)
+        assert "open" in repr(pool.source)
+        assert "parallel" in repr(pool._emitter)
+        assert "0 to decide" in repr(pool._judge)
+        assert "0" in repr(pool.collector.watch())
+    async with trioflow.open_parallel([1], work, observer=heard) as run:
+        await wait_all_tasks_blocked()
+        assert "PulledSource" in repr(run._pool.source)
+        assert "attempt 0" in repr(Worker(3, run._pool._emitter, run._pool.collector))

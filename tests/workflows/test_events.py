@@ -17,6 +17,7 @@ from trioflow import (
     open_parallel,
     process_parallel,
     with_retry,
+    with_timeout,
 )
 
 COLLECT_ALL = ParallelConfig(max_workers=2, fail_fast=False)
@@ -184,6 +185,21 @@ async def test_each_retry_is_told_and_counted(by, autojump_clock):
     assert (retries[0]["error_type"], retries[0]["error_message"]) == ("ConnectionError", "refused")
     (end,) = [event.data for event in heard.events if event.type == "worker.complete"]
     assert end["attempts"] == 3
+
+
+async def test_a_retry_below_another_wrapper_is_not_taken_for_the_outermost(autojump_clock):
+    answers = [ConnectionError("refused"), "ok"]
+
+    async def ask(item):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    processor = with_timeout(with_retry(ask, RetryConfig(initial_delay=1)), 60)
+    async with open_parallel(["x"], processor, config=COLLECT_ALL) as run:
+        (outcome,) = [outcome async for outcome in run]
+    assert (outcome.result, outcome.attempts) == ("ok", 1)
 
 
 async def test_a_retry_inside_the_processor_is_the_processors_own_business(autojump_clock):

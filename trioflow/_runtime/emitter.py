@@ -7,6 +7,7 @@ once a run and counted; what is not an `Exception` passes through.
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, final
 
 from trioflow._text import describe_error, one_line
@@ -64,10 +65,9 @@ class Emitter:
 
         name = type(listener).__name__
         cause = f"{type(error).__name__}: {describe_error(error)}"
-        try:
+        # Where the log itself fails, the count in the run's last event still tells.
+        with suppress(Exception):
             logger.warning("observer {} failed in run {}: {}", name, one_line(self.run_id), one_line(cause))
-        except Exception:  # noqa: BLE001 - the log itself fails: the count in the run's last event still tells
-            self.observer_failures += 1
 
 
 def _listeners(observer: Observer) -> Iterator[Observer]:

@@ -8,6 +8,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import wraps
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 from weakref import WeakKeyDictionary
 
@@ -30,8 +31,7 @@ _DEFAULT = RetryConfig()
 OnRetry = Callable[[int, float, Exception], None]
 """Called with the number of the attempt that failed, the seconds until the next one, and the error."""
 
-_Made = tuple[Callable[..., Awaitable[Any]], "RetryPlan"]
-_made: WeakKeyDictionary[Callable[..., Any], _Made] = WeakKeyDictionary()
+_plans: WeakKeyDictionary[Callable[..., Any], "RetryPlan"] = WeakKeyDictionary()
 
 
 def with_retry(
@@ -61,14 +61,13 @@ def with_retry(
     check_instance("config", config, RetryConfig)
     check_callable("delay", delay, optional=True)
     _check_exception_types(on)
-
     plan = RetryPlan(config, on, delay)
 
     @wraps(fn)
     async def retried(*args: P.args, **kwargs: P.kwargs) -> R:
         return await plan.run(lambda: fn(*args, **kwargs), None)
 
-    _made[retried] = (fn, plan)
+    _plans[retried] = plan
     return retried
 
 
@@ -128,11 +127,8 @@ class RetryPlan:
 
 def retry_of(fn: Callable[..., Any]) -> tuple[Callable[..., Awaitable[Any]], RetryPlan] | None:
     """Return what `with_retry` made `fn` of, if it did: so a run can count and tell the attempts."""
-    try:
-        return _made.get(fn)
-    except TypeError:
-        # Neither hashable nor weakly referable: not a function of ours.
-        return None
+    plan = _plans.get(fn) if isinstance(fn, FunctionType) else None
+    return None if plan is None else (vars(fn)["__wrapped__"], plan)
 
 
 def _error_of(state: "RetryCallState") -> Exception:

@@ -170,6 +170,14 @@ class Collector(Generic[T, R]):
         if self.outlet is not None:
             self.outlet.end()
 
+    def watch(self) -> Live[Progress]:
+        """Return the live count of outcomes."""
+        if self.live is None:
+            self.live = Live(self._progress)
+            if self.ended:
+                self.live.end()
+        return self.live
+
     def result(self) -> ParallelResult[T, R]:
         """Return the account as it stands."""
         indices, results, failures = self._indices, self._results, self._failures
@@ -220,14 +228,6 @@ class Collector(Generic[T, R]):
             consumer.put(TaskOutcome(index, item, None, error, attempts, duration))
         if self.live is not None:
             self.live.publish()
-
-    def watch(self) -> Live[Progress]:
-        """Return the live count of outcomes."""
-        if self.live is None:
-            self.live = Live(self._progress)
-            if self.ended:
-                self.live.end()
-        return self.live
 
     def _progress(self) -> Progress:
         return Progress(self.completed, self.failed, self.total)

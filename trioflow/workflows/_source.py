@@ -23,6 +23,7 @@ T = TypeVar("T")
 CLOSE_DEADLINE = 5.0
 """Seconds that closing an async generator may take, cancelled or not."""
 
+
 class _End(Enum):
     """What `next` gives where nothing is left."""
 
