@@ -463,6 +463,12 @@ async def test_progress_ends_with_the_run(autojump_clock):
     assert [progress.completed async for progress in run.progress.eventual_values()] == [2]
 
 
+async def test_progress_that_is_asked_for_after_the_end_ends_at_once(autojump_clock):
+    async with open_parallel([1], nap, config=FAIL_FAST) as run:
+        await anext(run)
+    assert [progress.completed async for progress in run.progress.eventual_values()] == [1]
+
+
 async def test_the_stream_can_be_read_after_the_block():
     async with open_parallel([0, 0], nap, config=FAIL_FAST) as run:
         await wait_all_tasks_blocked()

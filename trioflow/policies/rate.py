@@ -97,7 +97,6 @@ class RateLimiter:
         if token is not self._token:
             self._token = token
             self._empty_at = self._paused_until = -math.inf
-            self._queue = trio.StrictFIFOLock()
 
     def _ready_at(self, cost: float) -> float:
         filled_at = self._empty_at + min(cost, self._burst) * self._seconds_per_unit

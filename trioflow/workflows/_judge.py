@@ -41,7 +41,7 @@ class Judge(Generic[T]):
         Args:
             worker: who ended.
             error: with what.
-            nursery: where the workers run; a true cancellation is raised there.
+            nursery: where the workers run; its other tasks let a true cancellation through.
             on_cancelled: told of each worker that was cancelled.
             on_stray: told of each one that was not, with what it raised.
         """
@@ -62,5 +62,3 @@ class Judge(Generic[T]):
                 on_cancelled(worker)
             else:
                 on_stray(worker, error)
-        if cancelled:
-            await trio.lowlevel.checkpoint()
