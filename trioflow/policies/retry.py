@@ -6,12 +6,12 @@ The first attempt runs without tenacity: its loop costs more than the rest of an
 import math
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import wraps
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
+import msgspec
 import trio
 
 from trioflow.config.checks import check_async, check_callable, check_instance
@@ -71,9 +71,7 @@ def with_retry(
     return retried
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class RetryPlan:
+class RetryPlan(msgspec.Struct, frozen=True):
     """What is retried, how often and after which delays; see `with_retry`."""
 
     config: RetryConfig
