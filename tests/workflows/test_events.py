@@ -91,7 +91,7 @@ async def test_events_carry_plain_values_that_encode(autojump_clock):
     heard = RecordingObserver()
     await process_parallel([object(), object()], unjsonable, config=COLLECT_ALL, observer=heard)
     for event in heard.events:
-        msgspec.json.encode(event)
+        assert msgspec.json.decode(msgspec.json.encode(event))["type"] == event.type
 
 
 async def unjsonable(item):
@@ -228,7 +228,8 @@ async def test_with_noop_no_event_is_built(monkeypatch):
     monkeypatch.setattr(emitter_module, "Event", refuse)
     for observer in (None, NoopObserver(), MultiObserver(), MultiObserver(NoopObserver(), MultiObserver())):
         config = ParallelConfig(observer="noop", retry=RetryConfig(max_attempts=2, initial_delay=0.001))
-        await process_parallel([0, 2], odd_quick, config=config, observer=observer)
+        result = await process_parallel([0, 2], odd_quick, config=config, observer=observer)
+        assert result.results == [0, 2]
 
 
 async def odd_quick(item):
