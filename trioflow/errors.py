@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 from trioflow._text import clip, describe_error, escape, one_line
-from trioflow.outcomes import ErrorReport, ParallelResult, TaskError, count_errors
+from trioflow.outcomes import ErrorCategory, ErrorReport, ParallelResult, TaskError, count_errors
 
-__all__ = ("ConfigError", "ParallelError", "TrioflowError", "leaves")
+__all__ = ("ConfigError", "ErrorCategory", "ErrorReport", "ParallelError", "TrioflowError", "leaves")
 
 CATEGORY_LIMIT = 10
 """Categories that the message of a `ParallelError` names; the report has them all."""
