@@ -1,7 +1,7 @@
 """The default observer: one log line for a run's start, one for its end, one warning a failure.
 
 Everything else goes to TRACE, which loguru drops unless a sink asks for it. loguru is imported when the first
-event comes, because that costs a fifth of what Trio does (`benchmarks/bench_import.py`).
+event comes, because that costs a fifth to a quarter of what Trio does (`benchmarks/bench_import.py`).
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,6 @@
 """Observers by name: what a config's `observer` field refers to.
 
-A name stands for a factory that runs on first use, so that an observer's libraries are imported only by those
-who use it.
+A name stands for a factory that runs on first use; the observers that ship import their libraries no sooner.
 """
 
 from collections.abc import Callable
@@ -9,6 +8,8 @@ from collections.abc import Callable
 from trioflow.config.checks import check_choice, check_text, is_async
 from trioflow.errors import ConfigError
 from trioflow.events import Observer
+from trioflow.observers.loguru import LoguruObserver
+from trioflow.observers.noop import NoopObserver
 
 __all__ = ("check_observer", "get_observer", "register_observer")
 
@@ -45,17 +46,5 @@ def check_observer(field: str, observer: object) -> None:
         raise ConfigError.refusing(field, observer, "an observer whose on_event is a plain method, not async")
 
 
-def _loguru() -> Observer:
-    from trioflow.observers.loguru import LoguruObserver  # noqa: PLC0415 - loaded on first use
-
-    return LoguruObserver()
-
-
-def _noop() -> Observer:
-    from trioflow.observers.noop import NoopObserver  # noqa: PLC0415 - loaded on first use
-
-    return NoopObserver()
-
-
-_factories: dict[str, Callable[[], Observer]] = {"loguru": _loguru, "noop": _noop}
+_factories: dict[str, Callable[[], Observer]] = {"loguru": LoguruObserver, "noop": NoopObserver}
 _observers: dict[str, Observer] = {}

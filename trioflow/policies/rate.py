@@ -13,7 +13,6 @@ from typing import ParamSpec, TypeVar, final
 import trio
 
 from trioflow.config.checks import check_async, check_instance, check_number
-from trioflow.errors import ConfigError
 
 __all__ = ("RateLimiter", "with_rate_limit")
 
@@ -141,10 +140,6 @@ def _price(cost: float | Callable[..., float] | None) -> Callable[..., float]:
     if callable(cost):
         return cost
     fixed = 1 if cost is None else cost
-    try:
-        check_number("cost", fixed, allowed="0 or more", least="zero")
-    except ConfigError as error:
-        raise ConfigError.refusing(
-            "cost", cost, "0 or more, a function of the call's arguments, or None (1)"
-        ) from error
+    allowed = "0 or more, a function of the call's arguments, or None (1)"
+    check_number("cost", fixed, allowed=allowed, least="zero")
     return lambda *_args, **_kwargs: fixed

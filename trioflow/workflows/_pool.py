@@ -77,7 +77,6 @@ class Pool(Generic[T, R]):
         self._nursery: trio.Nursery
         self._judge: Judge[T] = Judge()
         self._stopping = False
-        self._ended = False
         self._timed_out = False
         self._started = 0.0
 
@@ -98,13 +97,12 @@ class Pool(Generic[T, R]):
             await self.source.aclose()
         if self._timed_out:
             self.collector.expire(self._too_slow(), self._items)
-        self._ended = True
         self.collector.end()
 
     @trio.lowlevel.enable_ki_protection
     def stop(self) -> None:
         """Cancel what is in flight and start nothing more; after the end, do nothing."""
-        if self._stopping or self._ended:
+        if self._stopping or self.collector.ended:
             return
         self._look_at_the_clock()
         self._stopping = True
