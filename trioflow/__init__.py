@@ -8,8 +8,9 @@
 #   observers/     who listens, and the registry of names
 #   policies/      one call made safer: timeout, retry, rate
 #   _runtime/      the rules of every pattern: calls, groups, emitter, live values
-#   workflows/     many calls: parallel
-"""Structured fan-out for agent services on Trio, with an exact account of what succeeded, failed and why."""
+#   workflows/     many calls: parallel, chain, conditional
+#   graph/         calls that decide what comes next: state, edges, graph, nodes of patterns
+"""Structured workflows for agent services on Trio, with an exact account of what succeeded, failed and why."""
 
 from trioflow.config import (
     ChainConfig,
@@ -23,8 +24,36 @@ from trioflow.config import (
     merge,
     to_schema,
 )
-from trioflow.errors import ConfigError, ParallelError, TrioflowError
+from trioflow.errors import (
+    ChainError,
+    CheckpointConflictError,
+    CheckpointError,
+    CheckpointMismatchError,
+    CheckpointNotFoundError,
+    ConditionalError,
+    ConfigError,
+    ExecutionError,
+    GraphError,
+    ParallelError,
+    TrioflowError,
+)
 from trioflow.events import Event, EventType, Observer
+from trioflow.graph import (
+    GraphRun,
+    State,
+    StateGraph,
+    all_of,
+    always,
+    any_of,
+    chain_node,
+    conditional_node,
+    graph_node,
+    key_equals,
+    key_exists,
+    not_,
+    parallel_node,
+    pause,
+)
 from trioflow.observers import (
     LoguruObserver,
     MultiObserver,
@@ -34,8 +63,11 @@ from trioflow.observers import (
     register_observer,
 )
 from trioflow.outcomes import (
+    ChainResult,
     ErrorCategory,
     ErrorReport,
+    GraphResult,
+    GraphStep,
     LiveValue,
     ParallelResult,
     Progress,
@@ -43,18 +75,37 @@ from trioflow.outcomes import (
     TaskOutcome,
 )
 from trioflow.policies import RateLimiter, with_rate_limit, with_retry, with_timeout
-from trioflow.workflows import ParallelRun, open_parallel, process_parallel
+from trioflow.workflows import (
+    ParallelRun,
+    Routes,
+    open_parallel,
+    process_chain,
+    process_conditional,
+    process_parallel,
+)
 
 __all__ = (
     "ChainConfig",
+    "ChainError",
+    "ChainResult",
     "CheckpointConfig",
+    "CheckpointConflictError",
+    "CheckpointError",
+    "CheckpointMismatchError",
+    "CheckpointNotFoundError",
     "ConditionalConfig",
+    "ConditionalError",
     "ConfigError",
     "ErrorCategory",
     "ErrorReport",
     "Event",
     "EventType",
+    "ExecutionError",
     "GraphConfig",
+    "GraphError",
+    "GraphResult",
+    "GraphRun",
+    "GraphStep",
     "HubConfig",
     "LiveValue",
     "LoguruObserver",
@@ -69,13 +120,29 @@ __all__ = (
     "RateLimiter",
     "RecordingObserver",
     "RetryConfig",
+    "Routes",
+    "State",
+    "StateGraph",
     "TaskError",
     "TaskOutcome",
     "TrioflowError",
+    "all_of",
+    "always",
+    "any_of",
+    "chain_node",
+    "conditional_node",
     "get_observer",
+    "graph_node",
+    "key_equals",
+    "key_exists",
     "load_config",
     "merge",
+    "not_",
     "open_parallel",
+    "parallel_node",
+    "pause",
+    "process_chain",
+    "process_conditional",
     "process_parallel",
     "register_observer",
     "to_schema",

@@ -5,8 +5,12 @@ bidi control reorders one. Escaping keeps the text readable and keeps it on its 
 """
 
 import re
+from collections.abc import Iterable
 
-__all__ = ("clip", "describe_error", "escape", "escape_surrogates", "one_line")
+__all__ = ("clip", "describe_error", "escape", "escape_surrogates", "list_known", "one_line", "quote", "show")
+
+NAME_LIMIT = 10
+"""Known names that a message lists."""
 
 LINE_LIMIT = 200
 """Characters that a user's text may take in one message; longer text ends in an ellipsis."""
@@ -39,6 +43,33 @@ def clip(text: str, limit: int = LINE_LIMIT) -> str:
 def one_line(text: str) -> str:
     """Return `text` as it may stand in one log line: escaped, then clipped."""
     return clip(escape(text))
+
+
+def show(value: object) -> str:
+    """Return the `repr` of `value` as it may stand in one log line, or its type's name where it has none."""
+    try:
+        return one_line(repr(value))
+    except Exception:  # noqa: BLE001 - a broken __repr__ must not hide what the message is about
+        return f"<{type(value).__name__}>"
+
+
+def quote(name: object) -> str:
+    """Return a name as a message shows it: a string in quotation marks, anything else by its `repr`."""
+    return f"'{one_line(name)}'" if isinstance(name, str) else show(name)
+
+
+def list_known(name: object, known: Iterable[object]) -> str:
+    """Return the names that `name` might have been meant as: near misses first, then all, in brackets."""
+    import difflib  # noqa: PLC0415 - only a wrong name pays for it
+
+    names = list(known)
+    texts = [n for n in names if isinstance(n, str)]
+    near = difflib.get_close_matches(name, texts) if isinstance(name, str) else []
+    listed = ", ".join(quote(n) for n in names[:NAME_LIMIT]) or "none"
+    hidden = len(names) - NAME_LIMIT
+    more = f" and {hidden} more" if hidden > 0 else ""
+    guess = f"did you mean {' or '.join(quote(n) for n in near)}? " if near else ""
+    return f"({guess}known: {listed}{more})"
 
 
 def describe_error(error: BaseException) -> str:

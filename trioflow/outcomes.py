@@ -6,15 +6,18 @@ than keyword (`benchmarks/bench_engine.py`, question f).
 """
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 
 import msgspec
 
 from trioflow._text import describe_error, escape_surrogates
 
 __all__ = (
+    "ChainResult",
     "ErrorCategory",
     "ErrorReport",
+    "GraphResult",
+    "GraphStep",
     "LiveValue",
     "ParallelResult",
     "Progress",
@@ -25,6 +28,7 @@ __all__ = (
 
 T = TypeVar("T")
 R = TypeVar("R")
+S = TypeVar("S")
 V_co = TypeVar("V_co", covariant=True)
 
 
@@ -116,6 +120,47 @@ class ParallelResult(msgspec.Struct, Generic[T, R], frozen=True):
     def report(self) -> ErrorReport:
         """The failures counted by message: what `ParallelError.report` says, also where nothing was raised."""
         return count_errors(self.errors, self.total)
+
+
+class ChainResult(msgspec.Struct, Generic[S], frozen=True):
+    """What a chain came to."""
+
+    final: S
+    """The state after the last step; the initial one where there was no step."""
+    intermediate: list[S]
+    """The initial state and the state after each step, where the config captures them; else empty."""
+    steps: int
+    """How many steps were made."""
+
+
+class GraphStep(msgspec.Struct, Generic[S], frozen=True):
+    """One node that completed, as a stream of steps yields it."""
+
+    node: str
+    """The node's name."""
+    iteration: int
+    """Node attempts that the run has made so far, this one included; from 1."""
+    state: S
+    """What the node returned."""
+
+
+class GraphResult(msgspec.Struct, Generic[S], frozen=True):
+    """What a run of a graph came to."""
+
+    state: S
+    """The state after the exit point; of a paused run, the state that the node will see again."""
+    run_id: str
+    """The run's id: what `StateGraph.resume` takes."""
+    status: Literal["completed", "paused"]
+    """Whether the run reached an exit point, or waits to be resumed."""
+    exit_point: str | None
+    """The exit point that was reached; None where the run is paused."""
+    path: list[str]
+    """The nodes of this call in order, the last 1,000 of them; a paused node is one of them."""
+    iterations: int
+    """Node attempts of the whole run, failed ones and those before a pause included."""
+    pause: Any = None
+    """What was given to `pause`; None where the run completed."""
 
 
 class Progress(msgspec.Struct, frozen=True):

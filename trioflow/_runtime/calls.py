@@ -5,19 +5,25 @@ of its state; the user's code is not, so that a Ctrl-C ends a busy loop in it. T
 protection is lifted. The source and the processor are the user's, and so are scopes that they open.
 """
 
+import inspect
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, TypeVarTuple, cast
 
 import trio
 
 from trioflow.config.checks import is_lambda
 
 __all__ = (
+    "CLOSE_DEADLINE",
+    "TURN",
     "Counter",
     "NotAsyncError",
     "await_next",
+    "call_either",
     "call_plain",
+    "close_async",
+    "close_plain",
     "is_cancelled",
     "pull_next",
     "stale",
@@ -27,6 +33,13 @@ __all__ = (
 T = TypeVar("T")
 R = TypeVar("R")
 D = TypeVar("D")
+Ts = TypeVarTuple("Ts")
+
+TURN = 8
+"""Calls that a task may make in a row without a checkpoint of its own."""
+
+CLOSE_DEADLINE = 5.0
+"""Seconds that closing an async generator may take, cancelled or not."""
 
 
 class NotAsyncError(BaseException):
@@ -39,29 +52,57 @@ class Counter(Protocol):
     attempts: int
 
 
-def unprotected(fn: Callable[[T], Awaitable[R]], counter: Counter) -> Callable[[T], Awaitable[R]]:
-    """Return `fn` as the user's code runs: open to `KeyboardInterrupt`, each call counted by `counter`."""
+def unprotected(
+    fn: Callable[[*Ts], Awaitable[R]], counter: Counter, prepare: Callable[[Any], Any] | None = None
+) -> Callable[[*Ts], Awaitable[R]]:
+    """Return `fn` as the user's code runs: open to `KeyboardInterrupt`, each call counted by `counter`.
+
+    Args:
+        fn: what to call.
+        counter: who counts.
+        prepare: what each call does to each argument first; None is nothing.
+    """
+    called = _awaiting(fn) if is_lambda(fn) else fn
 
     @trio.lowlevel.disable_ki_protection
-    async def call(argument: T) -> R:
+    async def call(*args: *Ts) -> R:
         counter.attempts += 1
-        return await fn(argument)
+        return await called(*args)
 
     @trio.lowlevel.disable_ki_protection
-    async def call_lambda(argument: T) -> R:
+    async def call_prepared(*args: *Ts) -> R:
         counter.attempts += 1
-        awaitable: object = fn(argument)
+        return cast("R", await cast("Any", called)(*map(cast("Any", prepare), args)))
+
+    return call if prepare is None else call_prepared
+
+
+def _awaiting(fn: Callable[[*Ts], Awaitable[R]]) -> Callable[[*Ts], Awaitable[R]]:
+    async def call_lambda(*args: *Ts) -> R:
+        awaitable: object = fn(*args)
         if not isinstance(awaitable, Awaitable):
             raise NotAsyncError(type(awaitable).__name__)
         return cast("R", await awaitable)
 
-    return call_lambda if is_lambda(fn) else call
+    return call_lambda
 
 
 @trio.lowlevel.disable_ki_protection
 def call_plain(fn: Callable[..., R], *args: object) -> R:
     """Call a plain function of the user's, open to `KeyboardInterrupt`."""
     return fn(*args)
+
+
+@trio.lowlevel.disable_ki_protection
+async def call_either(fn: Callable[..., Awaitable[R] | R], *args: object) -> R:
+    """Call a function of the user's, plain or async, open to `KeyboardInterrupt`.
+
+    Cancellation: passes through; a checkpoint only where `fn` is one.
+    """
+    result: Any = fn(*args)
+    if isinstance(result, Awaitable):
+        result = await result
+    return cast("R", result)
 
 
 @trio.lowlevel.disable_ki_protection
@@ -74,6 +115,27 @@ def pull_next(iterator: Iterator[T], end: D) -> T | D:
 async def await_next(iterator: AsyncIterator[T]) -> T:
     """Return the user's next item, or raise `StopAsyncIteration`."""
     return await iterator.__anext__()
+
+
+def close_plain(source: object) -> None:
+    """Close `source` where it is a generator."""
+    if inspect.isgenerator(source):
+        call_plain(source.close)
+
+
+async def close_async(source: object) -> None:
+    """Close `source` where it is an async generator.
+
+    Cancellation: passes through to the generator.
+    """
+    if inspect.isasyncgen(source):
+        try:
+            await source.aclose()
+        except BaseExceptionGroup as group:
+            # A nursery that the generator holds open wraps the GeneratorExit that closes it.
+            rest: Any = group.split(GeneratorExit)[1]
+            if rest is not None:
+                raise rest from None
 
 
 def is_cancelled() -> bool:

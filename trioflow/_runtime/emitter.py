@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, final
 
+import trio
+
+from trioflow._runtime.pausing import Paused
 from trioflow._text import describe_error, one_line
 from trioflow.events import Event, EventType, Observer
 from trioflow.observers import MultiObserver, NoopObserver
 
-__all__ = ("Emitter",)
+__all__ = ("Emitter", "ending", "status_of", "told")
 
 
 @final
@@ -68,6 +71,31 @@ class Emitter:
         # Where the log itself fails, the count in the run's last event still tells.
         with suppress(Exception):
             logger.warning("observer {} failed in run {}: {}", name, one_line(self.run_id), one_line(cause))
+
+
+def status_of(fault: BaseException | None) -> str:
+    """Return how an event calls what ended with `fault`: a pause is no failure of what it cut short."""
+    if fault is None:
+        return "ok"
+    return "cancelled" if isinstance(fault, trio.Cancelled | Paused) else "error"
+
+
+def told(error: BaseException | None) -> dict[str, Any]:
+    """Return what an event says of `error`."""
+    if error is None:
+        return {"error_type": None, "error_message": None}
+    return {"error_type": type(error).__name__, "error_message": describe_error(error)}
+
+
+def ending(fault: BaseException | None, started: float) -> dict[str, Any]:
+    """Return what the event at the end of something says that ended with `fault`, having begun at `started`."""
+    status = status_of(fault)
+    return {
+        "status": status,
+        "error": status == "error",
+        **told(fault if status == "error" else None),
+        "duration": trio.current_time() - started,
+    }
 
 
 def _listeners(observer: Observer) -> Iterator[Observer]:

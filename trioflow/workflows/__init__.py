@@ -1,5 +1,14 @@
-"""Many calls: fanned out under bounded workers."""
+"""Many calls: fanned out under bounded workers, one after the other, or one chosen by a predicate."""
 
+from trioflow.workflows.chain import process_chain
+from trioflow.workflows.conditional import Routes, process_conditional
 from trioflow.workflows.parallel import ParallelRun, open_parallel, process_parallel
 
-__all__ = ("ParallelRun", "open_parallel", "process_parallel")
+__all__ = (
+    "ParallelRun",
+    "Routes",
+    "open_parallel",
+    "process_chain",
+    "process_conditional",
+    "process_parallel",
+)

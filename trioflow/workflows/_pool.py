@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar, final
 
 import trio
 
-from trioflow._runtime.calls import NotAsyncError, call_plain, is_cancelled, stale
-from trioflow._runtime.emitter import Emitter
+from trioflow._runtime.calls import TURN, NotAsyncError, call_plain, is_cancelled, stale
+from trioflow._runtime.emitter import Emitter, status_of
 from trioflow._runtime.groups import distil, holding, most_grave
 from trioflow.config import ParallelConfig
 from trioflow.errors import ConfigError, leaves
@@ -28,9 +28,6 @@ __all__ = ("Pool",)
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-TURN = 8
-"""Items that a worker may process in a row without a checkpoint of its own."""
 
 
 @final
@@ -237,7 +234,7 @@ class Pool(Generic[T, R]):
         elif not isinstance(problem, Exception):
             self._break_off(problem)
             self.on_abort()
-            worker.let_go("error", problem)
+            worker.let_go(status_of(problem), problem)
         elif worker.index == IDLE:
             self._break_off(problem)
         else:

@@ -5,7 +5,6 @@ only one task may wait for it, so a feeder pulls its items and workers take them
 only while fewer than `window` are held, and a generator is closed on every way out.
 """
 
-import inspect
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from enum import Enum
@@ -13,16 +12,19 @@ from typing import Any, Final, Generic, TypeVar, final
 
 import trio
 
-from trioflow._runtime.calls import await_next, call_plain, pull_next
+from trioflow._runtime.calls import (
+    CLOSE_DEADLINE,
+    await_next,
+    call_plain,
+    close_async,
+    close_plain,
+    pull_next,
+)
 from trioflow.workflows._collector import Collector
 
 __all__ = ("FedSource", "PulledSource", "Source", "note_pulled", "open_source")
 
 T = TypeVar("T")
-
-CLOSE_DEADLINE = 5.0
-"""Seconds that closing an async generator may take, cancelled or not."""
-
 
 class _End(Enum):
     """What `next` gives where nothing is left."""
@@ -102,9 +104,7 @@ class PulledSource(Generic[T]):
 
         Cancellation: not a checkpoint.
         """
-        source = self._items if self._iterator is None else self._iterator
-        if inspect.isgenerator(source):
-            call_plain(source.close)
+        close_plain(self._items if self._iterator is None else self._iterator)
 
 
 @final
@@ -197,15 +197,7 @@ class FedSource(Generic[T]):
 
         Cancellation: passes through to the generator.
         """
-        source: object = self._items if self._iterator is None else self._iterator
-        if inspect.isasyncgen(source):
-            try:
-                await source.aclose()
-            except BaseExceptionGroup as group:
-                # A nursery that the generator holds open wraps the GeneratorExit that closes it.
-                rest = group.split(GeneratorExit)[1]
-                if rest is not None:
-                    raise rest from None
+        await close_async(self._items if self._iterator is None else self._iterator)
 
     async def _pull_all(self) -> None:
         collector = self._collector

@@ -2,11 +2,9 @@
 
 from typing import Any
 
-import trio
-
+from trioflow._runtime.emitter import status_of, told
 from trioflow.errors import ParallelError
 from trioflow.workflows._collector import Collector
-from trioflow.workflows._worker import told
 
 __all__ = ("ending", "failure")
 
@@ -30,9 +28,7 @@ def failure(collector: Collector[Any, Any], *, fail_fast: bool, cancelled: bool)
 
 def ending(collector: Collector[Any, Any], fault: BaseException | None, *, cut_short: bool) -> dict[str, Any]:
     """Return what the last event says: status, counts and the error that comes out."""
-    status = "ok" if fault is None else "error"
-    if isinstance(fault, trio.Cancelled) or (fault is None and cut_short):
-        status = "cancelled"
+    status = "cancelled" if fault is None and cut_short else status_of(fault)
     return {
         "status": status,
         "items_processed": collector.completed,

@@ -5,17 +5,15 @@ from typing import Any, Generic, TypeVar, final
 
 import trio
 
-from trioflow._runtime.calls import unprotected
-from trioflow._runtime.emitter import Emitter
-from trioflow._text import describe_error
+from trioflow._runtime.attempts import equip
+from trioflow._runtime.emitter import Emitter, told
 from trioflow.config import ParallelConfig
 from trioflow.events import EventType
-from trioflow.policies import RateLimiter, with_rate_limit, with_timeout
-from trioflow.policies.retry import RetryPlan, retry_of
+from trioflow.policies import RateLimiter
 from trioflow.workflows._collector import Collector
 from trioflow.workflows._source import Source
 
-__all__ = ("IDLE", "Worker", "told")
+__all__ = ("IDLE", "Worker")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -58,26 +56,15 @@ class Worker(Generic[T]):
         config: ParallelConfig,
         limiter: RateLimiter | None,
     ) -> Callable[[T], Awaitable[R]]:
-        """Return `processor` with the config's policies: retry around rate around time limit.
-
-        A processor that `with_retry` made is taken apart, so that each of its attempts is counted and told.
-        """
-        retry = retry_of(processor)
-        if retry is None:
-            call = unprotected(processor, self)
-        else:
-            call = self._retried(unprotected(retry[0], self), retry[1])
-        if config.task_timeout is not None:
-            call = with_timeout(call, config.task_timeout)
-        if limiter is not None:
-            call = with_rate_limit(call, limiter)
-        return call if config.retry is None else self._retried(call, RetryPlan(config.retry))
-
-    def _retried(self, call: Callable[[T], Awaitable[R]], plan: RetryPlan) -> Callable[[T], Awaitable[R]]:
-        async def retried(item: T) -> R:
-            return await plan.run(lambda: call(item), self._tell_retry)
-
-        return retried
+        """Return `processor` with the config's policies, its attempts counted and told by this worker."""
+        return equip(
+            processor,
+            self,
+            task_timeout=config.task_timeout,
+            retry=config.retry,
+            on_retry=self._tell_retry,
+            limiter=limiter,
+        )
 
     def take_up(self, source: Source[T]) -> bool:
         """Take the next item in hand and tell so; False where there is none."""
@@ -127,10 +114,3 @@ class Worker(Generic[T]):
 
     def _place(self, index: int) -> dict[str, Any]:
         return {"worker_id": self.number, "item_index": index, "total_items": self._total}
-
-
-def told(error: BaseException | None) -> dict[str, Any]:
-    """Return what an event says of `error`."""
-    if error is None:
-        return {"error_type": None, "error_message": None}
-    return {"error_type": type(error).__name__, "error_message": describe_error(error)}

@@ -6,7 +6,7 @@ Both are faces of one engine (`_pool`): the first waits for its end, the second 
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sized
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Generic, Self, TypeVar, final
+from typing import Generic, Self, TypeVar, final
 
 import trio
 
@@ -18,12 +18,10 @@ from trioflow.config.checks import (
     check_callable,
     check_flag,
     check_instance,
-    check_text,
 )
-from trioflow.errors import ConfigError
 from trioflow.events import Observer
-from trioflow.observers.registry import check_observer, get_observer
 from trioflow.outcomes import LiveValue, ParallelResult, Progress, TaskOutcome
+from trioflow.workflows._arguments import check_items, choose_observer, refuse_durable
 from trioflow.workflows._collector import Collector, Outlet
 from trioflow.workflows._pool import Pool
 from trioflow.workflows._source import open_source
@@ -73,7 +71,7 @@ async def process_parallel(
     Cancellation: passes through, and what completed is lost to the caller; use `open_parallel` to keep it. An
     item that failed before under `fail_fast` comes out instead.
     """
-    _refuse_durable(store=store, key=key, result_type=result_type)
+    refuse_durable(store=store, key=key, result_type=result_type)
     check_callable("progress", progress, optional=True)
     pool = _open_pool(
         items, processor, config, observer=observer, run_id=run_id, outlet=None, progress=progress
@@ -134,7 +132,7 @@ def open_parallel(
 
     Cancellation: passes through; `ParallelRun.result` still tells what completed.
     """
-    _refuse_durable(store=store, key=key, result_type=result_type)
+    refuse_durable(store=store, key=key, result_type=result_type)
     check_flag("ordered", ordered)
     check_flag("keep_results", keep_results)
     outlet: Outlet[T, R] = Outlet(ordered=ordered)
@@ -239,16 +237,11 @@ def _open_pool(
     keep: bool = True,
 ) -> Pool[T, R]:
     """Check the arguments and put the parts of a run together; starts nothing."""
-    if not isinstance(items, Iterable | AsyncIterable):
-        raise ConfigError.refusing("items", items, "iterable or async iterable")
+    check_items(items)
     check_async("processor", processor)
     check_instance("config", config, ParallelConfig)
-    _refuse_durable(**{"config.checkpoint": config.checkpoint})
-    if run_id is not None:
-        check_text("run_id", run_id, "a non-empty string or None")
-    if observer is None:
-        observer = get_observer(config.observer)
-    check_observer("observer", observer)
+    refuse_durable(**{"config.checkpoint": config.checkpoint})
+    observer = choose_observer(observer, config.observer, run_id)
     total = len(items) if isinstance(items, Sized) else None
     worker_count = _worker_count(config, total)
     window = worker_count + (config.buffer or worker_count)
@@ -278,9 +271,3 @@ def _usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _refuse_durable(**arguments: Any) -> None:
-    for name, value in arguments.items():
-        if value is not None:
-            raise ConfigError.refusing(name, value, "None: this version has no durable runs")

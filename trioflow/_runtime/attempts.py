@@ -1,0 +1,60 @@
+"""One call with its policies around it: retry around rate around time limit, each attempt counted."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, TypeVarTuple, cast
+
+from trioflow._runtime.calls import Counter, unprotected
+from trioflow.config import RetryConfig
+from trioflow.policies import RateLimiter, with_rate_limit, with_timeout
+from trioflow.policies.retry import OnRetry, RetryPlan, retry_of
+
+__all__ = ("equip",)
+
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
+
+def equip(
+    fn: Callable[[*Ts], Awaitable[R]],
+    counter: Counter,
+    *,
+    task_timeout: float | None,
+    retry: RetryConfig | None,
+    on_retry: OnRetry,
+    limiter: RateLimiter | None = None,
+    prepare: Callable[[Any], Any] | None = None,
+) -> Callable[[*Ts], Awaitable[R]]:
+    """Return the user's `fn` with the policies that a config names.
+
+    A function that `with_retry` made is taken apart, so that each of its attempts is counted and told.
+
+    Args:
+        fn: what to call.
+        counter: who counts the calls of it.
+        task_timeout: seconds for one attempt; None is no limit.
+        retry: when a failed attempt is repeated; None is never.
+        on_retry: told of each retry.
+        limiter: what each attempt pays to; None is nobody.
+        prepare: what each attempt does to each argument first; None is nothing.
+    """
+    call: Callable[[*Ts], Awaitable[R]]
+    own = retry_of(fn)
+    if own is None:
+        call = unprotected(fn, counter, prepare)
+    else:
+        once: Callable[[*Ts], Awaitable[R]] = unprotected(cast("Any", own[0]), counter, prepare)
+        call = _retried(once, own[1], on_retry)
+    if task_timeout is not None:
+        call = with_timeout(call, task_timeout)
+    if limiter is not None:
+        call = with_rate_limit(call, limiter)
+    return call if retry is None else _retried(call, RetryPlan(retry), on_retry)
+
+
+def _retried(
+    call: Callable[[*Ts], Awaitable[R]], plan: RetryPlan, on_retry: OnRetry
+) -> Callable[[*Ts], Awaitable[R]]:
+    async def retried(*args: *Ts) -> R:
+        return await plan.run(lambda: call(*args), on_retry)
+
+    return retried

@@ -1,0 +1,191 @@
+"""A run watched step by step: `open_run` hands out each step before the next node is called."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Generic, Self, TypeVar, final
+
+import trio
+
+from trioflow._runtime.calls import is_cancelled, stale
+from trioflow._runtime.groups import holding, most_grave
+from trioflow.graph._walk import Walk
+from trioflow.outcomes import GraphResult, GraphStep
+
+__all__ = ("GraphRun", "stepping")
+
+S = TypeVar("S")
+
+
+@final
+class Relay(Generic[S]):
+    """Between the task that walks and the block that iterates: one step, and whether the next one is wanted.
+
+    Attributes:
+        ended: whether no more steps will come.
+        fault: what the run failed with, until somebody has been told.
+        result: what the run came to.
+    """
+
+    __slots__ = ("_arrived", "_asked", "_step", "_wanted", "ended", "fault", "result")
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.fault: BaseException | None = None
+        self.result: GraphResult[S] | None = None
+        self._step: GraphStep[S] | None = None
+        self._wanted = False
+        self._asked = trio.lowlevel.ParkingLot()
+        self._arrived = trio.lowlevel.ParkingLot()
+
+    def __repr__(self) -> str:
+        return f"<Relay: {'ended' if self.ended else 'wanted' if self._wanted else 'waiting'}>"
+
+    async def ask(self) -> GraphStep[S] | None:
+        """Ask for the next step, and return it; None where the run has ended.
+
+        Cancellation: nothing was taken; the step that was asked for is kept for who asks next.
+        """
+        await trio.lowlevel.checkpoint()
+        while self._step is None and not self.ended:
+            self._wanted = True
+            self._asked.unpark_all()
+            await self._arrived.park()
+        step, self._step = self._step, None
+        return step
+
+    async def wait_until_wanted(self) -> None:
+        """Wait until somebody asks.
+
+        Cancellation: passes through.
+        """
+        while not self._wanted:
+            await self._asked.park()
+
+    async def hand_over(self, step: GraphStep[S], last: bool) -> None:  # noqa: FBT001 - called by position
+        """Hand out `step` and, unless it is the last, wait until the next one is wanted.
+
+        Cancellation: passes through; the step can still be taken.
+        """
+        self._step = step
+        self._wanted = False
+        self._arrived.unpark_all()
+        if not last:
+            await self.wait_until_wanted()
+
+    def end(self, result: GraphResult[S] | None, fault: BaseException | None) -> None:
+        """Take note of what the run came to."""
+        self.result, self.fault = result, fault
+        self.ended = True
+        self._arrived.unpark_all()
+
+    def take_fault(self) -> BaseException | None:
+        """Return what the run failed with, once."""
+        fault, self.fault = self.fault, None
+        return fault
+
+
+@final
+class GraphRun(Generic[S]):
+    """A run under way: an async iterator of `GraphStep`.
+
+    Made by `StateGraph.open_run` only.
+    """
+
+    __slots__ = ("_relay",)
+
+    _relay: Relay[S]
+
+    def __init__(self) -> None:
+        raise TypeError("a GraphRun is made by StateGraph.open_run")
+
+    @classmethod
+    def _create(cls, relay: Relay[S]) -> Self:
+        self = cls.__new__(cls)
+        self._relay = relay
+        return self
+
+    def __repr__(self) -> str:
+        return f"<GraphRun: {self._relay!r}>"
+
+    def __aiter__(self) -> Self:
+        return self
+
+    @trio.lowlevel.enable_ki_protection
+    async def __anext__(self) -> GraphStep[S]:
+        """Call the next node and return its step.
+
+        Raises:
+            ExecutionError: the run failed.
+
+        Cancellation: nothing was taken; the node goes on, and the next call returns its step.
+        """
+        step = await self._relay.ask()
+        if step is not None:
+            return step
+        fault = self._relay.take_fault()
+        if fault is None:
+            raise StopAsyncIteration
+        try:
+            raise fault
+        finally:
+            del fault
+
+    def result(self) -> GraphResult[S]:
+        """Return what the run came to, once the iteration has ended.
+
+        Raises:
+            RuntimeError: the run has not ended, failed, or was left before its end.
+        """
+        result = self._relay.result
+        if result is None:
+            why = "the run failed, or was left before its end" if self._relay.ended else "iterate to the end first"
+            raise RuntimeError(f"there is no result: {why}")
+        return result
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def stepping(
+    walk: Walk[S], conclude: Callable[[GraphResult[S]], GraphResult[S]]
+) -> AsyncIterator[GraphRun[S]]:
+    """Run `walk` while the block asks for its steps; `conclude` is told its result first."""
+    relay: Relay[S] = Relay()
+    walk.on_step = relay.hand_over
+    faults: list[BaseException] = []
+    with holding(faults):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_pump, walk, conclude, relay, nursery.cancel_scope, name="trioflow run")
+            with holding(faults):
+                yield GraphRun._create(relay)  # noqa: SLF001 - only made here
+            nursery.cancel_scope.cancel()
+    unheard = relay.take_fault()
+    if unheard is not None:
+        faults.append(unheard)
+    fault = most_grave(faults)
+    if isinstance(fault, trio.Cancelled) and not is_cancelled():
+        fault = stale(fault, "the body of the block")
+    faults.clear()
+    if fault is not None:
+        try:
+            raise fault
+        finally:
+            del fault, unheard, relay, walk
+
+
+@trio.lowlevel.enable_ki_protection
+async def _pump(
+    walk: Walk[S],
+    conclude: Callable[[GraphResult[S]], GraphResult[S]],
+    relay: Relay[S],
+    block: trio.CancelScope,
+) -> None:
+    faults: list[BaseException] = []
+    result: GraphResult[S] | None = None
+    with holding(faults):
+        await relay.wait_until_wanted()
+        result = conclude(await walk.execute())
+    fault = faults.pop() if faults else None
+    if fault is not None and not isinstance(fault, Exception):
+        block.cancel()
+    # The block is what was cancelled, or what is around it: each of them hears of it by itself.
+    relay.end(result, None if isinstance(fault, trio.Cancelled) else fault)

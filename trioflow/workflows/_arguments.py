@@ -1,0 +1,33 @@
+"""What the public functions of this room check alike, before any work starts."""
+
+from collections.abc import AsyncIterable, Iterable
+from typing import Any
+
+from trioflow.config.checks import check_text
+from trioflow.errors import ConfigError
+from trioflow.events import Observer
+from trioflow.observers.registry import check_observer, get_observer
+
+__all__ = ("check_items", "choose_observer", "refuse_durable")
+
+
+def check_items(items: object) -> None:
+    """Refuse what cannot be iterated over."""
+    if not isinstance(items, Iterable | AsyncIterable):
+        raise ConfigError.refusing("items", items, "iterable or async iterable")
+
+
+def choose_observer(given: Observer | None, name: str, run_id: str | None = None) -> Observer:
+    """Return the observer `given`, else the one of this `name`; refuse a `run_id` that is no id."""
+    if run_id is not None:
+        check_text("run_id", run_id, "a non-empty string or None")
+    observer = get_observer(name) if given is None else given
+    check_observer("observer", observer)
+    return observer
+
+
+def refuse_durable(**arguments: Any) -> None:
+    """Refuse what asks for a durable run."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ConfigError.refusing(name, value, "None: this version has no durable runs")

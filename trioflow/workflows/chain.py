@@ -1,0 +1,292 @@
+"""One call after the other: each step is given an item and the state that the step before it returned.
+
+The steps run in one task of their own (`_runtime/alone`), which pulls an item when the step before is done.
+"""
+
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from enum import Enum
+from typing import Any, Final, Generic, TypeVar, final
+
+import trio
+
+from trioflow._runtime.alone import run_alone
+from trioflow._runtime.attempts import equip
+from trioflow._runtime.calls import (
+    CLOSE_DEADLINE,
+    TURN,
+    NotAsyncError,
+    await_next,
+    call_plain,
+    close_async,
+    close_plain,
+    pull_next,
+    stale,
+)
+from trioflow._runtime.emitter import Emitter, ending, told
+from trioflow.config import ChainConfig
+from trioflow.config.checks import check_async, check_callable, check_instance
+from trioflow.errors import ChainError, ConfigError
+from trioflow.events import EventType, Observer
+from trioflow.outcomes import ChainResult
+from trioflow.workflows._arguments import check_items, choose_observer, refuse_durable
+from trioflow.workflows._source import note_pulled
+
+__all__ = ("process_chain",)
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+_DEFAULT = ChainConfig()
+
+
+async def process_chain(
+    items: Iterable[T] | AsyncIterable[T],
+    initial: S,
+    processor: Callable[[T, S], Awaitable[S]],
+    *,
+    config: ChainConfig = _DEFAULT,
+    progress: Callable[[int, int | None, S], object] | None = None,
+    observer: Observer | None = None,
+    store: None = None,
+    run_id: str | None = None,
+) -> ChainResult[S]:
+    """Call `processor` for each item in turn, with the state that the call before it returned.
+
+    The state is handed on as it is: a processor that changes it in place, instead of returning another one, also
+    changes what `ChainResult.intermediate` and `ChainError.state` hold.
+
+    Args:
+        items: the input, sync or async, finite or not; an item is pulled when the step before it is done.
+            Generators are closed on every way out, other iterators are left alone.
+        initial: the state that the first step is given.
+        processor: an async function of an item and the state that returns the next state.
+        config: time limit and retries of a step, and whether the states between are kept.
+        progress: a plain function called after each step with the number of steps made, the number of items
+            (None where the input has no length) and the state.
+        observer: who hears of the chain; None takes the one that `config` names.
+        store: reserved for durable runs, which this version does not have.
+        run_id: the id that the chain's events carry; None makes one.
+
+    Raises:
+        ConfigError: an argument cannot work; nothing was started.
+        ChainError: a step failed, from what the processor raised.
+        Exception: what `items` or `progress` raised, as it is.
+        BaseException: a `KeyboardInterrupt`, `SystemExit` or the like from the processor, bare.
+
+    Cancellation: passes through; the steps made are lost to the caller. A step that failed before comes out
+    instead.
+    """
+    check_items(items)
+    check_async("processor", processor)
+    check_instance("config", config, ChainConfig)
+    check_callable("progress", progress, optional=True)
+    refuse_durable(**{"store": store, "config.checkpoint": config.checkpoint})
+    emitter = Emitter(choose_observer(observer, config.observer, run_id), "chain", run_id)
+    chain = _Chain(items, initial, processor, config, emitter=emitter, progress=progress)
+    return await chain.execute()
+
+
+class _End(Enum):
+    """What `pull_next` gives where nothing is left."""
+
+    END = 0
+
+
+_END: Final = _End.END
+
+
+@final
+class _Chain(Generic[T, S]):
+    """One chain under way: its state, and the step in hand."""
+
+    def __init__(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        initial: S,
+        processor: Callable[[T, S], Awaitable[S]],
+        config: ChainConfig,
+        *,
+        emitter: Emitter,
+        progress: Callable[[int, int | None, S], object] | None,
+    ) -> None:
+        self.attempts = 0
+        self._items = items
+        self._state = initial
+        self._processor = processor
+        self._config = config
+        self._emitter = emitter
+        self._telling = emitter.active
+        self._progress = progress
+        self._total = len(items) if isinstance(items, Sized) else None
+        self._intermediate = [initial] if config.capture_intermediate_states else []
+        self._steps = 0
+        self._item: Any = _END
+        self._attempt: Callable[[T, S], Awaitable[S]]
+        self._started = self._step_started = 0.0
+
+    def __repr__(self) -> str:
+        return f"<chain at step {self._steps}{'' if self._item is _END else ', under way'}>"
+
+    @trio.lowlevel.enable_ki_protection
+    async def execute(self) -> ChainResult[S]:
+        """Run to the end.
+
+        Cancellation: passes through.
+        """
+        self._started = trio.current_time()
+        fault = await run_alone(self._walk, self._stray, "trioflow chain")
+        if isinstance(fault, NotAsyncError):
+            allowed = "an async function, or a lambda that gives an awaitable"
+            fault = ConfigError.refusing("processor", self._processor, allowed)
+        self._tell_end(fault)
+        if fault is not None:
+            try:
+                raise fault
+            finally:
+                del fault, self
+        return ChainResult(self._state, self._intermediate, self._steps)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _walk(self) -> None:
+        self._tell_start()
+        await trio.lowlevel.checkpoint()
+        self._attempt = equip(
+            self._processor,
+            self,
+            task_timeout=self._config.task_timeout,
+            retry=self._config.retry,
+            on_retry=self._tell_retry,
+        )
+        if isinstance(self._items, AsyncIterable):
+            await self._walk_async(self._items)
+        else:
+            await self._walk_plain(self._items)
+
+    async def _walk_plain(self, items: Iterable[T]) -> None:
+        source: object = items
+        try:
+            with self._blaming_source():
+                iterator: Iterator[T] = call_plain(iter, items)
+                source = iterator
+            while (item := self._pull(iterator)) is not _END:
+                await self._step(item)
+        finally:
+            with self._blaming_source():
+                close_plain(source)
+
+    async def _walk_async(self, items: AsyncIterable[T]) -> None:
+        source: object = items
+        # One scope around all that a generator does: scopes that it holds across a yield nest inside.
+        with trio.CancelScope() as pulling:
+            try:
+                with self._blaming_source():
+                    source = iterator = call_plain(items.__aiter__)
+                while (item := await self._await_item(iterator)) is not _END:
+                    await self._step(item)
+            finally:
+                pulling.shield = True
+                pulling.deadline = trio.current_time() + CLOSE_DEADLINE
+                with self._blaming_source():
+                    await close_async(source)
+
+    def _pull(self, iterator: Iterator[T]) -> T | _End:
+        try:
+            return pull_next(iterator, _END)
+        except Exception as error:
+            note_pulled(error, "the source of items", self._steps)
+            raise
+
+    async def _await_item(self, iterator: AsyncIterator[T]) -> T | _End:
+        with self._blaming_source():
+            try:
+                return await await_next(iterator)
+            except StopAsyncIteration:
+                return _END
+
+    @contextmanager
+    def _blaming_source(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            note_pulled(error, "the source of items", self._steps)
+            raise
+
+    async def _step(self, item: T) -> None:
+        self._begin(item)
+        try:
+            state = await self._attempt(item, self._state)
+        except Exception as error:
+            raise ChainError(self._steps, item, self._state) from error
+        self._complete(state)
+        if not self._steps % TURN:
+            await trio.lowlevel.checkpoint()
+
+    # What a step decides: plain methods, each leaves the chain's state consistent.
+
+    def _begin(self, item: T) -> None:
+        self._item = item
+        self.attempts = 0
+        if self._telling:
+            self._step_started = trio.current_time()
+            self._emitter.emit(EventType.STEP_START, self._place(), {"item": item, "state": self._state})
+
+    def _complete(self, state: S) -> None:
+        """Take note that the step in hand is done."""
+        place, item, self._item = self._place(), self._item, _END
+        self._state = state
+        self._steps += 1
+        if self._config.capture_intermediate_states:
+            self._intermediate.append(state)
+        if self._telling:
+            self._tell_step(place, None, {"item": item, "state": state})
+        if self._progress is not None:
+            try:
+                call_plain(self._progress, self._steps, self._total, state)
+            except Exception as error:
+                note_pulled(error, "progress", self._steps)
+                raise
+
+    def _stray(self, error: BaseException) -> BaseException:
+        """Return what a `Cancelled` that nobody cancelled for is reported as: the step in hand failed."""
+        if self._item is _END:
+            return stale(error, "the source of items, or an observer,")
+        failure = ChainError(self._steps, self._item, self._state)
+        failure.__cause__ = stale(error, f"the processor of step {self._steps}")
+        return failure
+
+    # What the chain tells.
+
+    def _place(self) -> dict[str, Any]:
+        return {"step_index": self._steps, "total_steps": self._total}
+
+    def _tell_start(self) -> None:
+        if self._telling:
+            data = {
+                "item_count": self._total,
+                "has_progress_callback": self._progress is not None,
+                "captures_intermediate_states": self._config.capture_intermediate_states,
+            }
+            self._emitter.emit(EventType.CHAIN_START, data, {"state": self._state})
+
+    def _tell_retry(self, attempt: int, delay: float, error: Exception) -> None:
+        if self._telling:
+            data = self._place() | {"attempt": attempt, "delay": delay} | told(error)
+            self._emitter.emit(EventType.TASK_RETRY, data, {"item": self._item})
+
+    def _tell_step(
+        self, place: dict[str, Any], fault: BaseException | None, private: dict[str, Any]
+    ) -> None:
+        cause = fault.__cause__ if isinstance(fault, ChainError) else fault
+        data = place | ending(cause, self._step_started)
+        data["attempts"] = self.attempts
+        self._emitter.emit(EventType.STEP_COMPLETE, data, private)
+
+    def _tell_end(self, fault: BaseException | None) -> None:
+        if not self._telling:
+            return
+        if self._item is not _END:
+            self._tell_step(self._place(), fault, {"item": self._item, "state": self._state})
+        data = {"steps_completed": self._steps} | ending(fault, self._started)
+        data["observer_failures"] = self._emitter.observer_failures
+        self._emitter.emit(EventType.CHAIN_COMPLETE, data, {"state": self._state})
