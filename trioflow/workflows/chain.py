@@ -3,26 +3,14 @@
 The steps run in one task of their own (`_runtime/alone`), which pulls an item when the step before is done.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
-from enum import Enum
-from typing import Any, Final, Generic, TypeVar, final
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sized
+from typing import Any, Generic, TypeVar, final
 
 import trio
 
 from trioflow._runtime.alone import run_alone
 from trioflow._runtime.attempts import equip
-from trioflow._runtime.calls import (
-    CLOSE_DEADLINE,
-    TURN,
-    NotAsyncError,
-    await_next,
-    call_plain,
-    close_async,
-    close_plain,
-    pull_next,
-    stale,
-)
+from trioflow._runtime.calls import TURN, NotAsyncError, call_plain, stale
 from trioflow._runtime.emitter import Emitter, ending, told
 from trioflow.config import ChainConfig
 from trioflow.config.checks import check_async, check_callable, check_instance
@@ -30,6 +18,7 @@ from trioflow.errors import ChainError, ConfigError
 from trioflow.events import EventType, Observer
 from trioflow.outcomes import ChainResult
 from trioflow.workflows._arguments import check_items, choose_observer, refuse_durable
+from trioflow.workflows._each import Each
 from trioflow.workflows._source import note_pulled
 
 __all__ = ("process_chain",)
@@ -87,13 +76,8 @@ async def process_chain(
     return await chain.execute()
 
 
-class _End(Enum):
-    """What `pull_next` gives where nothing is left."""
-
-    END = 0
-
-
-_END: Final = _End.END
+_IDLE: Any = object()
+"""What is in hand between two steps."""
 
 
 @final
@@ -121,12 +105,12 @@ class _Chain(Generic[T, S]):
         self._total = len(items) if isinstance(items, Sized) else None
         self._intermediate = [initial] if config.capture_intermediate_states else []
         self._steps = 0
-        self._item: Any = _END
+        self._item: Any = _IDLE
         self._attempt: Callable[[T, S], Awaitable[S]]
         self._started = self._step_started = 0.0
 
     def __repr__(self) -> str:
-        return f"<chain at step {self._steps}{'' if self._item is _END else ', under way'}>"
+        return f"<chain at step {self._steps}{'' if self._item is _IDLE else ', under way'}>"
 
     @trio.lowlevel.enable_ki_protection
     async def execute(self) -> ChainResult[S]:
@@ -158,59 +142,7 @@ class _Chain(Generic[T, S]):
             retry=self._config.retry,
             on_retry=self._tell_retry,
         )
-        if isinstance(self._items, AsyncIterable):
-            await self._walk_async(self._items)
-        else:
-            await self._walk_plain(self._items)
-
-    async def _walk_plain(self, items: Iterable[T]) -> None:
-        source: object = items
-        try:
-            with self._blaming_source():
-                iterator: Iterator[T] = call_plain(iter, items)
-                source = iterator
-            while (item := self._pull(iterator)) is not _END:
-                await self._step(item)
-        finally:
-            with self._blaming_source():
-                close_plain(source)
-
-    async def _walk_async(self, items: AsyncIterable[T]) -> None:
-        source: object = items
-        # One scope around all that a generator does: scopes that it holds across a yield nest inside.
-        with trio.CancelScope() as pulling:
-            try:
-                with self._blaming_source():
-                    source = iterator = call_plain(items.__aiter__)
-                while (item := await self._await_item(iterator)) is not _END:
-                    await self._step(item)
-            finally:
-                pulling.shield = True
-                pulling.deadline = trio.current_time() + CLOSE_DEADLINE
-                with self._blaming_source():
-                    await close_async(source)
-
-    def _pull(self, iterator: Iterator[T]) -> T | _End:
-        try:
-            return pull_next(iterator, _END)
-        except Exception as error:
-            note_pulled(error, "the source of items", self._steps)
-            raise
-
-    async def _await_item(self, iterator: AsyncIterator[T]) -> T | _End:
-        with self._blaming_source():
-            try:
-                return await await_next(iterator)
-            except StopAsyncIteration:
-                return _END
-
-    @contextmanager
-    def _blaming_source(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            note_pulled(error, "the source of items", self._steps)
-            raise
+        await Each(self._items, self._step).run()
 
     async def _step(self, item: T) -> None:
         self._begin(item)
@@ -233,7 +165,7 @@ class _Chain(Generic[T, S]):
 
     def _complete(self, state: S) -> None:
         """Take note that the step in hand is done."""
-        place, item, self._item = self._place(), self._item, _END
+        place, item, self._item = self._place(), self._item, _IDLE
         self._state = state
         self._steps += 1
         if self._config.capture_intermediate_states:
@@ -249,7 +181,7 @@ class _Chain(Generic[T, S]):
 
     def _stray(self, error: BaseException) -> BaseException:
         """Return what a `Cancelled` that nobody cancelled for is reported as: the step in hand failed."""
-        if self._item is _END:
+        if self._item is _IDLE:
             return stale(error, "the source of items, or an observer,")
         failure = ChainError(self._steps, self._item, self._state)
         failure.__cause__ = stale(error, f"the processor of step {self._steps}")
@@ -285,7 +217,7 @@ class _Chain(Generic[T, S]):
     def _tell_end(self, fault: BaseException | None) -> None:
         if not self._telling:
             return
-        if self._item is not _END:
+        if self._item is not _IDLE:
             self._tell_step(self._place(), fault, {"item": self._item, "state": self._state})
         data = {"steps_completed": self._steps} | ending(fault, self._started)
         data["observer_failures"] = self._emitter.observer_failures
