@@ -181,7 +181,7 @@ class GraphError(ConfigError):
     def __init__(self, graph: str, faults: Sequence[str]) -> None:
         super().__init__(f"graph '{one_line(graph)}' cannot work: {'; '.join(faults)}")
         self.graph = graph
-        self.faults = list(faults)
+        self.faults: list[str] = list(faults)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.graph, self.faults)
@@ -209,7 +209,7 @@ class ExecutionError(_PlacedError):
         super().__init__(node, state, path)
         self.node = node
         self.state = state
-        self.path = list(path)
+        self.path: list[str] = list(path)
         self.kind = kind
         self._reason = reason
 
