@@ -103,6 +103,38 @@ def test_a_graph_can_be_mended_and_validated_again():
     assert len(faults(graph)) == 2
 
 
+async def test_a_graph_can_grow_between_two_runs():
+    graph = make()
+    graph.add_node("a", same)
+    graph.set_entry_point("a")
+    graph.set_exit_point("a")
+    graph.set_exit_point("b")
+    with pytest.raises(GraphError):
+        await graph.execute(State())
+    graph.add_node("b", same)
+    graph.add_edge("a", "b")
+    with pytest.raises(GraphError, match="'b' cannot be reached"):
+        await graph.execute(State())
+
+    grown = make()
+    grown.add_node("a", same)
+    grown.set_entry_point("a")
+    grown.set_exit_point("c")
+    grown.add_node("c", same)
+    grown.add_edge("a", "c", lambda state: "far" not in state)
+    await grown.execute(State())
+    grown.add_node("d", same)
+    grown.add_edge("a", "d")
+    grown.add_edge("d", "c")
+    assert (await grown.execute(State(far=1))).path == ["a", "d", "c"]
+    grown.set_exit_point("d")
+    assert (await grown.execute(State(far=1))).path == ["a", "d"]
+    grown.add_edge("c", "a")
+    grown.add_node("e", same)
+    with pytest.raises(GraphError, match="'e'"):
+        await grown.execute(State())
+
+
 async def test_running_a_graph_with_faults_calls_nothing():
     graph = make()
 

@@ -436,6 +436,16 @@ async def test_a_pause_may_come_from_a_task_of_the_node(line):
     assert (await line(node).execute(State())).status == "paused"
 
 
+async def test_several_tasks_of_a_node_may_pause_at_once(line):
+    async def node(state):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, state)
+            nursery.start_soon(ask, state)
+        return state
+
+    assert (await line(node).execute(State())).pause == {"question": "go on?"}
+
+
 async def test_the_limit_of_iterations_survives_a_resume(line):
     graph = line(more, ask, names=["a", "ask"], max_iterations=3)
     paused = await graph.execute(State(), run_id="r")

@@ -123,14 +123,16 @@ async def test_several_tasks_may_share_the_steps(line, autojump_clock):
 
     seen = []
 
-    async def take(steps):
+    async def take(steps, who):
         async for step in steps:
-            seen.append(step.node)
+            seen.append((step.node, who))
+            await trio.sleep(0.5)
 
-    async with line(slow, slow, slow, names=list("abc")).open_run(State()) as steps, trio.open_nursery() as nursery:
-        nursery.start_soon(take, steps)
-        nursery.start_soon(take, steps)
-    assert seen == ["a", "b", "c"]
+    async with line(*[slow] * 4, names=list("abcd")).open_run(State()) as steps, trio.open_nursery() as nursery:
+        nursery.start_soon(take, steps, 1)
+        nursery.start_soon(take, steps, 2)
+    assert [node for node, who in seen] == ["a", "b", "c", "d"]
+    assert {who for node, who in seen} == {1, 2}
 
 
 async def test_leaving_early_cancels_the_node_in_hand_and_tells_so(line):
@@ -176,15 +178,25 @@ async def test_what_the_block_raises_comes_out_bare(line, raised):
     assert caught.value is raised
 
 
-async def test_what_is_no_exception_ends_the_block_at_once_and_bare(line):
+async def test_what_is_no_exception_ends_the_block_at_once_and_bare(line, autojump_clock):
     async def stop(state):
+        await trio.sleep(2)
         raise SystemExit(3)
 
     with pytest.raises(SystemExit):
         async with line(stop).open_run(State()) as steps:
-            with pytest.raises(trio.Cancelled) as caught:
+            with trio.move_on_after(1):
                 await anext(steps)
-            raise caught.value
+            await trio.sleep_forever()
+
+
+async def test_the_run_ends_with_its_last_step_whether_more_is_asked_for_or_not(line):
+    observer = RecordingObserver()
+    async with line(more, observer=observer).open_run(State()) as steps:
+        await anext(steps)
+        await wait_all_tasks_blocked()
+        assert steps.result().status == "completed"
+    assert observer.events[-1].data["status"] == "ok"
 
 
 async def test_a_cancellation_from_outside_passes_through(line):

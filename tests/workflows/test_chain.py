@@ -1,6 +1,8 @@
 """Chains: each step sees the state of the one before, and a failure says where it happened."""
 
+import os
 import pickle
+import signal
 
 import pytest
 import trio
@@ -247,6 +249,25 @@ async def test_closing_a_generator_that_hangs_has_a_deadline(autojump_clock):
     assert trio.current_time() - started == pytest.approx(CLOSE_DEADLINE)
 
 
+async def test_closing_a_generator_is_shielded(autojump_clock):
+    closed = []
+
+    async def items():
+        try:
+            yield 1
+        finally:
+            await trio.sleep(1)
+            closed.append(1)
+
+    async def step(item, state):
+        await trio.sleep_forever()
+
+    with trio.move_on_after(3) as scope:
+        await process_chain(items(), 0, step, config=QUIET)
+    assert scope.cancelled_caught
+    assert closed == [1]
+
+
 async def test_an_iterator_that_is_no_generator_is_left_alone():
     numbers = iter([1, 2, 3])
 
@@ -345,6 +366,18 @@ async def test_what_is_no_exception_comes_out_bare(raised):
     assert caught.value is raised
 
 
+def test_ctrl_c_that_reaches_the_waiting_caller_comes_out_bare():
+    async def step(item, state):
+        await trio.to_thread.run_sync(os.kill, os.getpid(), signal.SIGINT)
+        await trio.sleep_forever()
+
+    async def main():
+        await process_chain([1], 0, step, config=QUIET)
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+
+
 async def test_a_group_that_a_step_raised_is_the_cause_as_it_is():
     async def step(item, state):
         raise ExceptionGroup("both", [ValueError(), KeyError()])
@@ -427,7 +460,8 @@ async def test_a_chain_tells_each_step_and_keeps_data_to_itself():
     assert end.data["steps_completed"] == 2
     assert end.data["status"] == "ok"
     assert end.data["observer_failures"] == 0
-    assert [e.data["step_index"] for e in observer.events if e.type == "step.complete"] == [0, 1]
+    ends = [event.data for event in observer.events if event.type == "step.complete"]
+    assert [(data["step_index"], data["attempts"]) for data in ends] == [(0, 1), (1, 1)]
 
     asking = RecordingObserver(include_data=True)
     await process_chain([10], 0, add, observer=asking)

@@ -189,6 +189,7 @@ async def test_the_part_that_fails_is_told_as_an_error(part, log):
     last = observer.events[-1]
     assert last.type == part
     assert last.data["error"] is True
+    assert last.data.get("default", False) is False
     assert last.data["error_type"] == ("LookupError" if part == "route.select" else "ValueError")
     assert len(log.at("WARNING")) == 1
 

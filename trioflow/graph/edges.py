@@ -78,7 +78,7 @@ def key_equals(key: str, value: object) -> Predicate[Any]:
 
     def holds(state: Any) -> bool:
         held = state.get(key, _MISSING) if isinstance(state, Mapping) else getattr(state, key, _MISSING)
-        return held is not _MISSING and bool(held == value)
+        return bool(held == value)
 
     return _named(holds, f"key_equals({show(key)}, {show(value)})")
 

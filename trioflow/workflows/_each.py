@@ -100,8 +100,6 @@ class Each(Generic[T]):
             pulling.deadline = trio.current_time() + CLOSE_DEADLINE
             with holding(self._closing), self._blaming():
                 await close_async(source)
-        # Only the deadline cancels behind the shield: the generator had its time.
-        self._closing = [fault for fault in self._closing if not isinstance(fault, trio.Cancelled)]
 
     def _pull(self, iterator: Iterator[T]) -> T | _End:
         try:
