@@ -66,5 +66,6 @@ def docs(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure the engine against its peers, as ratios in one run."""
     install(session, "bench")
-    session.run("python", "benchmarks/bench_engine.py", *session.posargs)
+    for question in ("engine", "graph", "state"):
+        session.run("python", f"benchmarks/bench_{question}.py", *session.posargs)
     session.run("python", "benchmarks/bench_import.py")

@@ -10,23 +10,19 @@ look at; microseconds are this machine's. With `--check` the exit status is 1 if
 import argparse
 import asyncio
 import gc
-import importlib.metadata
-import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import timeit
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 
 import peers
 import trio
+from measuring import MEBI, Contender, Limit, Role, Row, add_arguments, compare, positive, report
 
 from trioflow import ParallelConfig, ParallelError, RetryConfig, TaskOutcome, open_parallel, process_parallel
 
@@ -35,111 +31,11 @@ MANY_WORKERS = 1_000
 NAP = 0.01
 LONG_STREAM = 1_000_000
 SHORT_STREAM = 20_000
-MICRO = 1e6
-MEBI = 1 << 20
 
 OURS = "process_parallel"
 LEGEND = """\
 ratio: how much longer process_parallel takes than a floor, and
 a peer or a variant than the first line of its table"""
-
-
-# Lines of the table.
-
-
-class Role(StrEnum):
-    """What a contender is to `process_parallel`, and so which way its ratio goes."""
-
-    OURS = ""
-    FLOOR = "floor"
-    PEER = "peer"
-    VARIANT = "variant"
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What a ratio or a value must keep to."""
-
-    bound: float
-    at_least: bool = False
-
-    def __str__(self) -> str:
-        return f"{'>=' if self.at_least else '<='} {self.bound:g}"
-
-    def holds(self, value: float) -> bool:
-        return value >= self.bound if self.at_least else value <= self.bound
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line: a value, None where it could not be measured, and what it should keep to."""
-
-    question: str
-    name: str
-    value: float | None
-    unit: str = "µs/item"
-    role: Role = Role.OURS
-    ratio: float | None = None
-    limit: Limit | None = None
-
-    @property
-    def missed(self) -> bool:
-        measured = self.value if self.ratio is None else self.ratio
-        return self.limit is not None and measured is not None and not self.limit.holds(measured)
-
-    @property
-    def verdict(self) -> str:
-        if self.value is None:
-            return "not installed"
-        if self.limit is None:
-            return ""
-        return "MISSED" if self.missed else "ok"
-
-    def cells(self) -> tuple[str, ...]:
-        return (
-            self.name,
-            self.role.value,
-            "-" if self.value is None else f"{self.value:.2f} {self.unit}",
-            "" if self.ratio is None else f"{self.ratio:.2f}x",
-            "" if self.limit is None else str(self.limit),
-            self.verdict,
-        )
-
-
-@dataclass(frozen=True)
-class Contender:
-    """Something to time: `measure` runs it once and returns seconds; None where it is not installed."""
-
-    name: str
-    measure: Callable[[], float] | None
-    role: Role
-    limit: Limit | None = None
-
-
-def compare(question: str, contenders: Sequence[Contender], *, items: int, repeat: int) -> list[Row]:
-    """Time the contenders in turns; the first one is what the others are compared with."""
-    best = best_of(contenders, repeat)
-    ours = best[contenders[0].name]
-    rows = []
-    for contender in contenders:
-        seconds = best.get(contender.name)
-        value = None if seconds is None else seconds / items * MICRO
-        ratio = None
-        if seconds is not None and contender.role is not Role.OURS:
-            ratio = ours / seconds if contender.role is Role.FLOOR else seconds / ours
-        limit = contender.limit
-        rows.append(Row(question, contender.name, value, role=contender.role, ratio=ratio, limit=limit))
-    return rows
-
-
-def best_of(contenders: Sequence[Contender], repeat: int) -> dict[str, float]:
-    best: dict[str, float] = {}
-    for _ in range(repeat):
-        for contender in contenders:
-            if contender.measure is not None:
-                gc.collect()
-                best[contender.name] = min(contender.measure(), best.get(contender.name, float("inf")))
-    return best
 
 
 # Processors and sources.
@@ -381,59 +277,16 @@ def ask_all(items: int, repeat: int) -> Iterable[list[Row]]:
     yield ask_outcome(items, repeat)
 
 
-def environment() -> dict[str, object]:
-    names = ["trio", *(["aiometer", "anyio"] if peers.HAS_AIOMETER else [])]
-    versions = {name: importlib.metadata.version(name) for name in names}
-    python = f"{platform.python_implementation()} {platform.python_version()}"
-    return {"python": python, **versions, "machine": platform.machine(), "cpus": os.cpu_count()}
-
-
-def print_table(rows: Sequence[Row]) -> None:
-    print(f"\n{rows[0].question}")
-    for row in rows:
-        name, role, value, ratio, limit, verdict = row.cells()
-        print(f"  {name:34}{role:8}{value:>18}{ratio:>10}{limit:>10}  {verdict}".rstrip())
-
-
-def write_json(file: Path, rows: Sequence[Row]) -> None:
-    told = [asdict(row) | {"verdict": row.verdict} for row in rows]
-    file.write_text(json.dumps({"environment": environment(), "rows": told}, indent=2) + "\n")
-
-
-def parse_arguments() -> argparse.Namespace:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=positive, default=20_000, help="items of questions a, b, e and f")
-    parser.add_argument("--repeat", type=positive, default=5, help="rounds; the best of each contender counts")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE too")
-    parser.add_argument("--check", action="store_true", help="exit with 1 if a limit is missed")
     parser.add_argument("--print-stream-peak", type=positive, help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {number}")
-    return number
-
-
-def main() -> int:
-    arguments = parse_arguments()
+    add_arguments(parser)
+    arguments = parser.parse_args()
     if arguments.print_stream_peak:
         print_stream_peak(arguments.print_stream_peak)
         return 0
-    print(", ".join(f"{name} {value}" for name, value in environment().items()))
-    print(LEGEND)
-    rows: list[Row] = []
-    for answer in ask_all(arguments.items, arguments.repeat):
-        print_table(answer)
-        rows += answer
-    if arguments.json:
-        write_json(arguments.json, rows)
-    limited = [row for row in rows if row.limit is not None and row.value is not None]
-    missed = [row for row in limited if row.missed]
-    print(f"\n{len(missed)} of the {len(limited)} limits that were measured are missed")
-    return 1 if arguments.check and missed else 0
+    return report(arguments, ask_all(arguments.items, arguments.repeat), LEGEND)
 
 
 if __name__ == "__main__":

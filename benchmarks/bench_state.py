@@ -1,0 +1,95 @@
+"""Of which map should `State` be made: a dict that is copied, or a persistent map?
+
+    python benchmarks/bench_state.py [--repeat 5] [--json FILE] [--check]
+
+For states of 5 to 10,000 names: setting one, reading one, and the memory of a thousand versions that are all kept.
+The persistent maps are those of `immutables` (a HAMT, as in CPython's contextvars) and `rpds` (Rust). Nothing is
+checked; the figures are behind a decision in `docs/design/graph.md`.
+"""
+
+import argparse
+import sys
+import timeit
+import tracemalloc
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from measuring import Contender, Role, Row, add_arguments, compare, is_installed, report
+
+from trioflow import State
+
+SIZES = (5, 20, 100, 1_000, 10_000)
+VERSIONS = 1_000
+CALLS = 5_000
+LEGEND = "ratio: how much longer, or larger, than State"
+
+
+def kinds(size: int) -> dict[str, tuple[Any, Callable[[Any, str, int], Any]] | None]:
+    """Return a map of `size` names of each kind, and how one of its names is set."""
+    values = {f"name{number}": number for number in range(size)}
+    found: dict[str, tuple[Any, Callable[[Any, str, int], Any]] | None] = {
+        "State (a dict)": (State(values), State.set),
+        "immutables.Map": None,
+        "rpds.HashTrieMap": None,
+    }
+    if is_installed("immutables"):
+        from immutables import Map  # noqa: PLC0415 - optional
+
+        found["immutables.Map"] = (Map(values), Map.set)
+    if is_installed("rpds-py"):
+        from rpds import HashTrieMap  # noqa: PLC0415 - optional
+
+        found["rpds.HashTrieMap"] = (HashTrieMap(values), HashTrieMap.insert)
+    return found
+
+
+def ask(what: str, size: int, repeat: int) -> list[Row]:
+    contenders = []
+    for name, kind in kinds(size).items():
+        measure = None
+        if kind is not None:
+            value, change = kind
+            call = (lambda v=value, c=change: c(v, "name3", -1)) if what == "set" else (lambda v=value: v["name3"])
+            measure = partial(timeit.timeit, call, number=CALLS)
+        contenders.append(Contender(name, measure, Role.PEER if contenders else Role.OURS))
+    return compare(f"{what} one name of {size:,}", contenders, items=CALLS, repeat=repeat)
+
+
+def memory_of(start: Any, change: Callable[[Any, str, int], Any]) -> float:
+    tracemalloc.start()
+    versions = [start]
+    for number in range(VERSIONS):
+        versions.append(change(versions[-1], f"name{number % len(start)}", -number))
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return used / VERSIONS / 1024
+
+
+def ask_memory(size: int) -> list[Row]:
+    rows: list[Row] = []
+    for name, kind in kinds(size).items():
+        used = None if kind is None else memory_of(*kind)
+        ratio = used / rows[0].value if rows and used is not None and rows[0].value else None
+        role = Role.PEER if rows else Role.OURS
+        question = f"memory of one version of {size:,} names, {VERSIONS:,} kept"
+        rows.append(Row(question, name, used, "KiB", role, ratio))
+    return rows
+
+
+def ask_all(repeat: int) -> Iterable[list[Row]]:
+    for size in SIZES:
+        yield ask("set", size, repeat)
+        yield ask("get", size, repeat)
+        yield ask_memory(size)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    arguments = parser.parse_args()
+    return report(arguments, ask_all(arguments.repeat), LEGEND)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
