@@ -96,7 +96,7 @@ class Counted(TypedDict):
 
 def langgraph() -> Callable[[], float]:
     from langgraph.graph import END  # noqa: PLC0415 - optional
-    from langgraph.graph import StateGraph as TheirGraph
+    from langgraph.graph import StateGraph as TheirGraph  # noqa: PLC0415 - optional
 
     async def their_more(state: Counted) -> Counted:
         return {"count": state["count"] + 1}
