@@ -17,3 +17,6 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 myst_heading_anchors = 3
 napoleon_google_docstring = True
+
+# `type[S]` in a signature finds the fields called `type`, too: Sphinx does not know which is meant.
+suppress_warnings = ["ref.python"]
