@@ -2,7 +2,7 @@
 #
 #   _text          user text made one safe, bounded log line
 #   outcomes       what became of each item, and of a run
-#   errors         what is raised: the TrioflowError tree
+#   errors/        what is raised: the TrioflowError tree
 #   config/        what a run is told: structs, checks, files
 #   events         what a run tells: Event, EventType, Observer
 #   observers/     who listens, and the registry of names

@@ -1,0 +1,39 @@
+"""What trioflow raises: one small tree under `TrioflowError`.
+
+What a user may want to catch has its own name. A message says what happened, to which item, step, node or run, and
+what to do next where there is something to do.
+"""
+
+from trioflow.errors.checkpoints import (
+    CheckpointConflictError,
+    CheckpointCorruptError,
+    CheckpointEncodeError,
+    CheckpointError,
+    CheckpointMismatchError,
+    CheckpointNotFoundError,
+    CheckpointStoreError,
+)
+from trioflow.errors.parallel import ParallelError, leaves
+from trioflow.errors.patterns import ChainError, ConditionalError, ExecutionError, GraphError
+from trioflow.errors.tree import ConfigError, TrioflowError
+from trioflow.outcomes import ErrorCategory, ErrorReport
+
+__all__ = (
+    "ChainError",
+    "CheckpointConflictError",
+    "CheckpointCorruptError",
+    "CheckpointEncodeError",
+    "CheckpointError",
+    "CheckpointMismatchError",
+    "CheckpointNotFoundError",
+    "CheckpointStoreError",
+    "ConditionalError",
+    "ConfigError",
+    "ErrorCategory",
+    "ErrorReport",
+    "ExecutionError",
+    "GraphError",
+    "ParallelError",
+    "TrioflowError",
+    "leaves",
+)

@@ -1,0 +1,122 @@
+"""Failures of the patterns that call one thing at a time: where it failed, and what the state was.
+
+What failed is the `__cause__`, and the message quotes it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from trioflow._text import describe_error, one_line, quote
+from trioflow.errors.tree import ConfigError, TrioflowError
+
+__all__ = ("ChainError", "ConditionalError", "ExecutionError", "GraphError")
+
+
+class _PlacedError(TrioflowError):
+    """A failure whose place the error names, and whose cause the message quotes."""
+
+    def __str__(self) -> str:
+        return f"{self._place()}: {self._what()}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions pickle without their cause, but here the message is the cause's.
+        return type(self), self.args, {**self.__dict__, "__cause__": self.__cause__}
+
+    def _place(self) -> str:
+        raise NotImplementedError
+
+    def _what(self) -> str:
+        return one_line(describe_error(self.__cause__)) if self.__cause__ is not None else "no cause is known"
+
+
+class ChainError(_PlacedError):
+    """A step of a chain failed; the `__cause__` is what the processor raised.
+
+    Attributes:
+        step_index: which step, from 0.
+        item: its item.
+        state: the last good state: what the step was given.
+    """
+
+    def __init__(self, step_index: int, item: Any, state: Any) -> None:
+        super().__init__(step_index, item, state)
+        self.step_index = step_index
+        self.item = item
+        self.state = state
+
+    def _place(self) -> str:
+        return f"chain failed at step {self.step_index}"
+
+
+class ConditionalError(_PlacedError):
+    """A predicate failed, gave a route that is not there, or the route's handler failed.
+
+    The `__cause__` is what was raised; a `LookupError` that names the known routes where the route is unknown.
+
+    Attributes:
+        route: what the predicate returned; None where it failed.
+        state: what it was asked about.
+    """
+
+    def __init__(self, route: Any, state: Any) -> None:
+        super().__init__(route, state)
+        self.route = route
+        self.state = state
+
+    def _place(self) -> str:
+        if self.route is None:
+            return "conditional routing failed"
+        return f"conditional routing failed for route {quote(self.route)}"
+
+
+class GraphError(ConfigError):
+    """A graph that cannot work: an argument that does not fit, or the faults that `validate` found.
+
+    Attributes:
+        graph: the graph's name.
+        faults: what is wrong, one sentence each.
+    """
+
+    def __init__(self, graph: str, faults: Sequence[str]) -> None:
+        super().__init__(f"graph '{one_line(graph)}' cannot work: {'; '.join(faults)}")
+        self.graph = graph
+        self.faults: list[str] = list(faults)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.graph, self.faults)
+
+
+class ExecutionError(_PlacedError):
+    """A run of a graph failed; the `__cause__` is what was raised, where something was.
+
+    Attributes:
+        node: where: the node that raised, whose edges failed or had no transition; at the limit, the next node.
+        state: the last good state; at a node that failed, what it was given.
+        path: the nodes of this call up to the failure, the last 1,000 of them.
+        kind: what failed.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        state: Any,
+        path: Sequence[str],
+        *,
+        kind: Literal["node", "predicate", "no transition", "max iterations"] = "node",
+        reason: str | None = None,
+    ) -> None:
+        super().__init__(node, state, path)
+        self.node = node
+        self.state = state
+        self.path: list[str] = list(path)
+        self.kind = kind
+        self._reason = reason
+
+    def _place(self) -> str:
+        return f"execution failed at node {one_line(self.node)}"
+
+    def _what(self) -> str:
+        said = [self._reason] if self._reason else []
+        if self.__cause__ is not None or not said:
+            said.append(super()._what())
+        return ": ".join(said)
