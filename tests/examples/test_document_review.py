@@ -1,4 +1,4 @@
-"""The review loop, run as its reader runs it: the path, the picture, and what a failure says."""
+"""The review loop, run as its reader runs it: it ends by a path that repeats, and a failure says where it was."""
 
 import os
 import re
@@ -10,13 +10,18 @@ from pathlib import Path
 import pytest
 import trio
 
-for package, version in (("openai", "1.63"), ("h11", None), ("rich", None)):
-    pytest.importorskip(package, version, "the example needs openai (1.63, for Trio), h11 and rich: demo group")
+for package, version in (("openai", "1.63"), ("h11", None)):
+    pytest.importorskip(package, version, "the demo needs openai (1.63, for Trio) and h11: demo group")
 
-from chat_server import FaultRates, open_chat_server  # noqa: E402 - needs h11
-from document_review import Review, build_graph, split, words  # noqa: E402 - needs openai
+from chat_server import FaultRates, open_chat_server, summarise  # noqa: E402 - needs h11
+from document_review import MOST_REVISIONS, REVIEWERS, TOPIC, Review, build_graph, cut  # noqa: E402 - needs openai
 
-from trioflow import ExecutionError  # noqa: E402 - beside the others
+from trioflow import ExecutionError  # noqa: E402 - after the examples, which may have to be skipped
+
+pytestmark = pytest.mark.timeout(60)
+
+NEVER = FaultRates(rate_limited=0, server_error=0, dropped=0, persistent=0)
+LOOP = r"draft -> review -> decide( -> revise -> review -> decide)* -> publish"
 
 
 def command(examples: Path, *options: object) -> list[str]:
@@ -28,110 +33,208 @@ def environment(**variables: str) -> dict[str, str]:
     return {**own, "PYTHONUTF8": "1", "NO_PROXY": "127.0.0.1", **variables}
 
 
-async def run_example(examples: Path, *options: object, **variables: str) -> tuple[int, str]:
-    done = await trio.run_process(
-        command(examples, *options),
-        env=environment(**variables),
-        capture_stdout=True,
+async def run_demo(examples: Path, *options: object, **variables: str) -> tuple[int, str, str]:
+    with trio.fail_after(40):
+        done = await trio.run_process(
+            command(examples, *options),
+            env=environment(**variables),
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+        )
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def path_in(output: str) -> str:
+    """Read the path; fails on output without one."""
+    line = re.search(r"^path: (.*?)\s*$", output, re.MULTILINE)
+    assert line, output
+    return line[1]
+
+
+def verdicts_in(output: str) -> list[tuple[str, str]]:
+    """Read who said what, over all rounds."""
+    return re.findall(r"^ +(\w+) +(approves|rejects|no verdict) +\S", output, re.MULTILINE)
+
+
+async def test_a_run_shows_the_graph_the_verdicts_the_path_and_the_text(examples):
+    status, output, errors = await run_demo(examples)
+
+    assert (status, errors) == (0, "")
+    picture, _, progress = output.partition("\n\n")
+    assert picture.startswith("flowchart TD")
+    for node in ("draft", "review", "decide", "revise", "publish"):
+        assert f'"{node}"' in picture
+    for predicate in ("approved", "out_of_revisions"):
+        assert f'|"{predicate}"|' in picture
+    path = path_in(progress)
+    assert re.fullmatch(LOOP, path)
+    assert [name for name, _ in verdicts_in(progress)] == list(REVIEWERS) * path.count("review")
+    assert progress.index("path: ") < progress.index('The "import" statement')
+
+
+async def test_a_seed_gives_its_output_again_and_another_seed_another_one(examples):
+    outputs: dict[int, list[str]] = {seed: [] for seed in range(6)}
+
+    async def run(seed: int) -> None:
+        status, output, errors = await run_demo(examples, "--seed", seed, "--faults", 0.3)
+        assert (status, errors) == (0, "")
+        outputs[seed].append(output)
+
+    async with trio.open_nursery() as nursery:
+        for seed in outputs:
+            nursery.start_soon(run, seed)
+            nursery.start_soon(run, seed)
+
+    for first, second in outputs.values():
+        assert first == second
+        assert re.fullmatch(LOOP, path_in(first))
+        assert path_in(first).count("revise") <= MOST_REVISIONS
+    firsts = [first for first, _ in outputs.values()]
+    assert len({tuple(verdicts_in(output)) for output in firsts}) > 1
+    assert any("no verdict" in output for output in firsts)
+
+
+async def test_without_faults_every_reviewer_gives_a_verdict(examples):
+    status, output, errors = await run_demo(examples, "--faults", 0)
+
+    assert (status, errors) == (0, "")
+    assert "no verdict" not in output
+    # the draft sums up a third of the text
+    assert ("coverage", "rejects") in verdicts_in(output)
+
+
+async def test_the_service_that_the_environment_names_is_used(examples):
+    async with open_chat_server(faults=NEVER, latency=0) as base_url:
+        variables = {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "test", "OPENAI_MODEL": "any-model"}
+        status, output, errors = await run_demo(examples, "--faults", 1, **variables)
+
+    # the local server would have failed
+    assert (status, errors) == (0, "")
+    assert path_in(output)
+
+
+async def test_a_service_that_always_fails_ends_it_with_one_line_that_names_the_node(examples):
+    status, output, errors = await run_demo(examples, "--faults", 1)
+
+    assert status == 1
+    assert "path: " not in output
+    assert re.fullmatch(r"document review: execution failed at node draft: \S.*\n", errors.replace("\r\n", "\n"))
+
+
+async def test_a_service_that_cannot_be_reached_ends_it_the_same_way(examples):
+    # nobody listens: the server is gone
+    async with open_chat_server() as base_url:
+        pass
+    status, _, errors = await run_demo(examples, OPENAI_BASE_URL=base_url, OPENAI_API_KEY="test")
+
+    assert status == 1
+    assert re.fullmatch(r"document review: execution failed at node draft: \S.*\n", errors.replace("\r\n", "\n"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to one process on Windows")
+@pytest.mark.parametrize("after", ["flowchart", "draft:", "review:"])
+async def test_ctrl_c_ends_it_without_a_traceback(examples, after):
+    output = b""
+    with trio.fail_after(40):
+        async with trio.open_nursery() as nursery:
+            process = await nursery.start(start_demo, command(examples))
+            interrupted = False
+            async for part in process.stdout:
+                output += part
+                if not interrupted and after.encode() in output:
+                    process.send_signal(signal.SIGINT)
+                    interrupted = True
+
+    assert process.returncode == 130
+    assert output.decode().endswith("document review: interrupted\n")
+    assert b"Traceback" not in output
+    assert b"path: " not in output
+
+
+async def start_demo(demo: list[str], *, task_status: trio.TaskStatus[trio.Process]) -> None:
+    await trio.run_process(
+        demo,
+        env=environment(),
+        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,
+        task_status=task_status,
     )
-    return done.returncode, done.stdout.decode()
 
 
-def path_in(output: str) -> list[str]:
-    found = re.search(r"^path: (.*)$", output, re.MULTILINE)
-    assert found, output
-    return found[1].split(" > ")
+@pytest.mark.parametrize("faults", [-0.1, 1.5, "nan", "many"])
+async def test_shares_that_are_none_are_refused(examples, faults):
+    status, _, errors = await run_demo(examples, f"--faults={faults}")
+
+    assert status == 2
+    assert "--faults" in errors
 
 
-async def test_it_shows_the_picture_and_goes_from_draft_to_publish(examples):
-    status, output = await run_example(examples)
-    assert status == 0, output
-    assert output.startswith("flowchart TD\n")
-    assert '-->|"must_be_revised"|' in output
-    path = path_in(output)
-    assert (path[0], path[-1]) == ("draft", "publish")
-    assert path.count("revise") == 1
-    assert "it says: " in output
+# The graph by itself, with a service that is a function.
 
 
-async def test_the_same_seed_takes_the_same_path_and_none_revises_more_than_twice(examples):
-    outputs = {}
-
-    async def keep(key, *options):
-        outputs[key] = await run_example(examples, *options)
-
-    async with trio.open_nursery() as nursery:
-        for topic, seed in (("exceptions", 1), ("raise", 3)):
-            for turn in range(2):
-                nursery.start_soon(keep, (topic, turn), "--topic", topic, "--seed", seed)
-    for topic in ("exceptions", "raise"):
-        status, output = outputs[topic, 0]
-        assert status == 0, output
-        assert outputs[topic, 0] == outputs[topic, 1]
-        assert path_in(output).count("revise") <= 2
-    assert path_in(outputs["exceptions", 0][1]).count("revise") == 2
+TEXT = "The first part.\n\nCats sleep all day.\n\nCats hunt at night.\n\nCats never bark."
 
 
-async def test_a_service_that_always_fails_ends_with_the_node_and_no_traceback(examples):
-    faults = FaultRates(server_error=1.0, rate_limited=0.0, dropped=0.0)
-    async with open_chat_server(faults=faults, latency=0) as base_url:
-        status, output = await run_example(examples, OPENAI_BASE_URL=base_url, OPENAI_API_KEY="local")
-    assert status == 1
-    assert output.splitlines()[-1].startswith("execution failed at node draft: ")
-    assert "Traceback" not in output
+async def test_a_reviewer_that_fails_gives_no_verdict_and_the_others_decide():
+    async def ask(prompt: str, text: str) -> str:
+        if text.startswith("For the review of coverage"):
+            raise OSError("no answer")
+        return "First, this." if text.startswith("For the review") else summarise(text)
+
+    result = await build_graph(ask).execute(cut(TEXT))
+
+    assert result.path == ["draft", "review", "decide", "publish"]
+    coverage, subject, style = result.state.verdicts
+    assert (coverage.reviewer, coverage.approves, coverage.reason) == ("coverage", None, "failed: OSError")
+    assert subject.approves is style.approves is True
 
 
-@pytest.mark.skipif(os.name == "nt", reason="SIGINT cannot be sent to one process on Windows")
-async def test_ctrl_c_ends_it_without_a_traceback(examples):
-    async with trio.open_nursery() as nursery:
-        process = await nursery.start(
-            lambda task_status: trio.run_process(
-                command(examples),
-                env=environment(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                check=False,
-                task_status=task_status,
-            )
-        )
-        output = b""
-        while b"flowchart" not in output:
-            output += await process.stdout.receive_some()
-        process.send_signal(signal.SIGINT)
-        async for chunk in process.stdout:
-            output += chunk
-    assert process.returncode == 130
-    assert b"Traceback" not in output
+async def test_a_draft_that_nobody_approves_is_published_after_the_last_revision():
+    async def ask(prompt: str, text: str) -> str:
+        return 40 * "wordless " + "." if text.startswith("For the review") else text.strip()
+
+    result = await build_graph(ask).execute(cut(TEXT))
+
+    assert result.state.approvals == 0
+    assert result.state.revisions == result.path.count("revise") == MOST_REVISIONS
+    # the title, and each part once, in its order
+    assert result.state.draft == TEXT
 
 
-async def test_reviewers_that_fail_have_no_verdict_and_the_others_decide():
-    calls = []
+async def test_the_reviser_is_told_what_the_reviewers_object_to():
+    prompts: list[str] = []
 
-    async def ask(instruction, text):
-        calls.append(text)
-        if "TWO" in text and "ONE" not in text:
-            raise OSError("reviewer down")
-        return "Words words words."
+    async def ask(prompt: str, text: str) -> str:
+        prompts.append(prompt)
+        return "Nothing." if text.startswith("For the review") else text
 
-    graph = build_graph(ask)
-    text = "Words words ONE. " + " " * 40 + "Words words TWO. " + " " * 40 + "Words words END."
-    result = await graph.execute(Review(text))
-    assert [verdict.part for verdict in result.state.verdicts] == ["beginning", "end"]
-    assert result.state.revisions == 0
+    result = await build_graph(ask).execute(cut(TEXT))
 
-    async def down(instruction, text):
-        if len(calls) > 8:
-            raise OSError("all down")
-        calls.append(text)
-        return "Draft."
-
-    calls[:] = [""] * 8
-    with pytest.raises(ExecutionError, match="node review: parallel execution failed: 3 items failed"):
-        await build_graph(down).execute(Review(text))
+    assert result.state.revisions
+    assert any("something else" in prompt for prompt in prompts)
 
 
-def test_text_is_split_into_sentences_and_words():
-    assert split("One. Two! Three?") == ["One.", "Two!", "Three?"]
-    assert words("The Graph walks.") == {"graph", "walks"}
+async def test_reviewers_that_all_fail_fail_the_node_of_the_reviews(autojump_clock):
+    async def ask(prompt: str, text: str) -> str:
+        if text.startswith("For the review"):
+            raise OSError("no answer")
+        return "A draft."
+
+    with pytest.raises(ExecutionError, match="at node review: .*3 items failed.*no answer") as caught:
+        await build_graph(ask).execute(cut(TEXT))
+
+    assert caught.value.path == ["draft", "review"]
+
+
+def test_the_topic_is_cut_between_paragraphs_into_parts_of_about_the_same_length():
+    from pydoc_data.topics import topics
+
+    state = cut(topics[TOPIC])
+
+    lengths = [len(part) for part in state.parts]
+    assert state == Review(state.title, state.parts)
+    assert len(lengths) == MOST_REVISIONS + 1
+    assert 2 * min(lengths) > max(lengths)
+    assert topics[TOPIC].strip().startswith(f"{state.title}\n{''.join(state.parts).rstrip()}")
