@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import gc
 import os
-import resource
 import subprocess
 import sys
 import timeit
@@ -22,7 +21,7 @@ from time import perf_counter
 
 import peers
 import trio
-from measuring import MEBI, Contender, Limit, Role, Row, add_arguments, compare, positive, report
+from measuring import MEBI, Contender, Limit, Role, Row, add_arguments, compare, peak_memory, positive, report
 
 from trioflow import ParallelConfig, ParallelError, RetryConfig, TaskOutcome, open_parallel, process_parallel
 
@@ -172,20 +171,6 @@ def print_stream_peak(count: int) -> None:
 
     trio.run(stream)
     print(peak_memory())
-
-
-def peak_memory() -> int:
-    """Return the most bytes that this process had resident.
-
-    Linux hands the parent's peak on to a child in `ru_maxrss`, which would hide any smaller growth.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def ask_fail_fast(repeat: int) -> list[Row]:

@@ -8,7 +8,6 @@ and an edge that leads back until a counter is full. With `--check` the exit sta
 
 import argparse
 import asyncio
-import resource
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterable
@@ -19,7 +18,19 @@ from typing import Any, TypedDict
 
 import msgspec
 import trio
-from measuring import MEBI, Contender, Limit, Role, Row, add_arguments, compare, is_installed, positive, report
+from measuring import (
+    MEBI,
+    Contender,
+    Limit,
+    Role,
+    Row,
+    add_arguments,
+    compare,
+    is_installed,
+    peak_memory,
+    positive,
+    report,
+)
 
 from trioflow import ChainConfig, GraphConfig, State, StateGraph, process_chain
 
@@ -187,8 +198,7 @@ def peak_after(steps: int) -> int:
 def print_peak(steps: int) -> None:
     graph = build(State, more, lambda state: state["count"] < steps // 2)
     trio.run(walked, graph, State(count=0), steps)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(peak if sys.platform == "darwin" else peak * 1024)
+    print(peak_memory())
 
 
 def ask_memory() -> list[Row]:

@@ -8,14 +8,16 @@ checked; the figures are behind a decision in `docs/design/graph.md`.
 """
 
 import argparse
+import gc
+import os
+import subprocess
 import sys
 import timeit
-import tracemalloc
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from measuring import Contender, Role, Row, add_arguments, compare, is_installed, report
+from measuring import Contender, Role, Row, add_arguments, allocated_memory, compare, is_installed, report
 
 from trioflow import State
 
@@ -50,26 +52,43 @@ def ask(what: str, size: int, repeat: int) -> list[Row]:
         measure = None
         if kind is not None:
             value, change = kind
-            call = (lambda v=value, c=change: c(v, "name3", -1)) if what == "set" else (lambda v=value: v["name3"])
-            measure = partial(timeit.timeit, call, number=CALLS)
+            call = 'change(value, "name3", -1)' if what == "set" else 'value["name3"]'
+            names = {"value": value, "change": change}
+            measure = partial(timeit.timeit, call, number=CALLS, globals=names)
         contenders.append(Contender(name, measure, Role.PEER if contenders else Role.OURS))
     return compare(f"{what} one name of {size:,}", contenders, items=CALLS, repeat=repeat)
 
 
-def memory_of(start: Any, change: Callable[[Any, str, int], Any]) -> float:
-    tracemalloc.start()
-    versions = [start]
+def memory_of_child(name: str, size: int) -> float:
+    """Return the KiB of a version, in a process of its own.
+
+    The allocator is asked, as `tracemalloc` does not see what Rust allocates.
+    """
+    command = [sys.executable, __file__, "--print-memory", name, str(size)]
+    environment = os.environ | {"PYTHONMALLOC": "malloc"}
+    done = subprocess.run(command, capture_output=True, check=True, text=True, env=environment)
+    return int(done.stdout) / VERSIONS / 1024
+
+
+def print_memory(name: str, size: int) -> None:
+    kind = kinds(size)[name]
+    if kind is None:
+        raise RuntimeError(f"{name} is not installed")
+    version, change = kind
+    names = [f"name{number % size}" for number in range(VERSIONS)]
+    values = [-number - 1 for number in range(VERSIONS)]
+    versions = [version] * (VERSIONS + 1)
+    gc.collect()
+    before = allocated_memory()
     for number in range(VERSIONS):
-        versions.append(change(versions[-1], f"name{number % len(start)}", -number))
-    used, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return used / VERSIONS / 1024
+        versions[number + 1] = change(versions[number], names[number], values[number])
+    print(allocated_memory() - before)
 
 
 def ask_memory(size: int) -> list[Row]:
     rows: list[Row] = []
     for name, kind in kinds(size).items():
-        used = None if kind is None else memory_of(*kind)
+        used = None if kind is None else memory_of_child(name, size)
         ratio = used / rows[0].value if rows and used is not None and rows[0].value else None
         role = Role.PEER if rows else Role.OURS
         question = f"memory of one version of {size:,} names, {VERSIONS:,} kept"
@@ -86,8 +105,13 @@ def ask_all(repeat: int) -> Iterable[list[Row]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--print-memory", nargs=2, metavar=("KIND", "SIZE"), help=argparse.SUPPRESS)
     add_arguments(parser)
     arguments = parser.parse_args()
+    if arguments.print_memory:
+        name, size = arguments.print_memory
+        print_memory(name, int(size))
+        return 0
     return report(arguments, ask_all(arguments.repeat), LEGEND)
 
 

@@ -1,12 +1,15 @@
 """Lines of a table of measurements: contenders that take turns, ratios, and limits that ratios must keep to."""
 
 import argparse
+import ctypes
 import gc
 import importlib.metadata
 import importlib.util
 import json
 import os
 import platform
+import resource
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -110,6 +113,60 @@ def best_of(contenders: Sequence[Contender], repeat: int) -> dict[str, float]:
                 gc.collect()
                 best[contender.name] = min(contender.measure(), best.get(contender.name, float("inf")))
     return best
+
+
+# Memory of this process.
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process had resident.
+
+    Linux hands the parent's peak on to a child in `ru_maxrss`, which would hide any smaller growth.
+    """
+    told = _told_by_linux("VmHWM:")
+    if told is not None:
+        return told
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class _MallInfo(ctypes.Structure):
+    _fields_ = [
+        ("arena", ctypes.c_size_t),
+        ("ordblks", ctypes.c_size_t),
+        ("smblks", ctypes.c_size_t),
+        ("hblks", ctypes.c_size_t),
+        ("hblkhd", ctypes.c_size_t),
+        ("usmblks", ctypes.c_size_t),
+        ("fsmblks", ctypes.c_size_t),
+        ("uordblks", ctypes.c_size_t),
+        ("fordblks", ctypes.c_size_t),
+        ("keepcost", ctypes.c_size_t),
+    ]
+
+
+def allocated_memory() -> int:
+    """Return the bytes that are allocated now, by Rust and C too.
+
+    `PYTHONMALLOC=malloc` has to be set, so that Python's objects count one by one. Where glibc's `mallinfo2` is
+    not to be had it is what is resident, which is too little where memory that had been freed is used again.
+    """
+    tell = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if tell is None:
+        resident = _told_by_linux("VmRSS:")
+        return peak_memory() if resident is None else resident
+    tell.restype = _MallInfo
+    info = tell()
+    return info.uordblks + info.hblkhd
+
+
+def _told_by_linux(field: str) -> int | None:
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith(field):
+                return int(line.split()[1]) * 1024
+    return None
 
 
 # The program.

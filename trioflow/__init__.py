@@ -6,12 +6,25 @@
 #   config/        what a run is told: structs, checks, files
 #   events         what a run tells: Event, EventType, Observer
 #   observers/     who listens, and the registry of names
+#   checkpoint/    what outlives the process: stores, codec, sessions
 #   policies/      one call made safer: timeout, retry, rate
 #   _runtime/      the rules of every pattern: calls, groups, emitter, live values
 #   workflows/     many calls: parallel, chain, conditional
+#   testing/       what users test with: a conformance suite for stores
+#   cli            the command line: `trioflow runs`, `python -m trioflow`
+#   __main__       the same
 #   graph/         calls that decide what comes next: state, edges, graph, nodes of patterns
 """Structured workflows for agent services on Trio, with an exact account of what succeeded, failed and why."""
 
+from trioflow.checkpoint import (
+    Checkpoint,
+    CheckpointInfo,
+    CheckpointStore,
+    MemoryStore,
+    RunInfo,
+    get_checkpoint_store,
+    register_checkpoint_store,
+)
 from trioflow.config import (
     ChainConfig,
     CheckpointConfig,
@@ -27,9 +40,12 @@ from trioflow.config import (
 from trioflow.errors import (
     ChainError,
     CheckpointConflictError,
+    CheckpointCorruptError,
+    CheckpointEncodeError,
     CheckpointError,
     CheckpointMismatchError,
     CheckpointNotFoundError,
+    CheckpointStoreError,
     ConditionalError,
     ConfigError,
     ExecutionError,
@@ -88,11 +104,17 @@ __all__ = (
     "ChainConfig",
     "ChainError",
     "ChainResult",
+    "Checkpoint",
     "CheckpointConfig",
     "CheckpointConflictError",
+    "CheckpointCorruptError",
+    "CheckpointEncodeError",
     "CheckpointError",
+    "CheckpointInfo",
     "CheckpointMismatchError",
     "CheckpointNotFoundError",
+    "CheckpointStore",
+    "CheckpointStoreError",
     "ConditionalConfig",
     "ConditionalError",
     "ConfigError",
@@ -109,6 +131,7 @@ __all__ = (
     "HubConfig",
     "LiveValue",
     "LoguruObserver",
+    "MemoryStore",
     "MultiObserver",
     "NoopObserver",
     "Observer",
@@ -121,6 +144,7 @@ __all__ = (
     "RecordingObserver",
     "RetryConfig",
     "Routes",
+    "RunInfo",
     "State",
     "StateGraph",
     "TaskError",
@@ -131,6 +155,7 @@ __all__ = (
     "any_of",
     "chain_node",
     "conditional_node",
+    "get_checkpoint_store",
     "get_observer",
     "graph_node",
     "key_equals",
@@ -144,6 +169,7 @@ __all__ = (
     "process_chain",
     "process_conditional",
     "process_parallel",
+    "register_checkpoint_store",
     "register_observer",
     "to_schema",
     "with_rate_limit",

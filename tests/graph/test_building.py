@@ -238,7 +238,7 @@ def test_other_kinds_of_state_are_refused(state_type):
         ({"config": GraphConfig(name="x", observer="nobody")}, "observer"),
         ({"observer": 5}, "observer"),
         ({"store": "memory"}, "store"),
-        ({"config": GraphConfig(name="x", checkpoint=CheckpointConfig(interval=1))}, "config.checkpoint"),
+        ({"config": GraphConfig(name="x", checkpoint=CheckpointConfig(interval=1, store="nowhere"))}, "store"),
     ],
 )
 def test_arguments_that_cannot_work_are_refused(options, field):

@@ -528,7 +528,7 @@ async def test_a_run_is_resumed_by_one_at_a_time(line):
         ({"run_id": ""}, "run_id must be"),
         ({"run_id": "r", "update": 5}, "update must be"),
         ({"run_id": "r", "update": same}, "update must be a plain function"),
-        ({"run_id": "r", "step": 1}, "step must be None"),
+        ({"run_id": "r", "step": -1}, "step must be"),
     ],
 )
 async def test_resume_refuses_bad_input(line, options, message):

@@ -7,6 +7,7 @@ import pytest
 from trioflow import (
     CheckpointConfig,
     ConfigError,
+    MemoryStore,
     NoopObserver,
     ParallelConfig,
     RecordingObserver,
@@ -83,10 +84,15 @@ BAD = [
     ({"progress": 3}, "progress", "plain function"),
     ({"run_id": ""}, "run_id", "non-empty"),
     ({"run_id": 3}, "run_id", "non-empty"),
-    ({"store": object()}, "store", "no durable runs"),
-    ({"key": str}, "key", "no durable runs"),
-    ({"config": ParallelConfig(checkpoint=CheckpointConfig())}, "config.checkpoint", "no durable runs"),
-    ({"result_type": int}, "result_type", "no durable runs"),
+    ({"store": object(), "run_id": "r"}, "store", "CheckpointStore"),
+    ({"store": MemoryStore()}, "run_id", "where a store is given"),
+    ({"store": MemoryStore(), "run_id": "a'b"}, "run_id", "printable"),
+    ({"store": MemoryStore(), "run_id": "../r"}, "run_id", "printable"),
+    ({"store": MemoryStore(), "run_id": "a\nb"}, "run_id", "printable"),
+    ({"store": MemoryStore(), "run_id": "a\0b"}, "run_id", "printable"),
+    ({"key": 5}, "key", "plain function"),
+    ({"config": ParallelConfig(checkpoint=CheckpointConfig(store="no")), "run_id": "r"}, "store", "known"),
+    ({"config": ParallelConfig(checkpoint=CheckpointConfig(store="ftp://x/y")), "run_id": "r"}, "store", "sqlite"),
 ]
 
 

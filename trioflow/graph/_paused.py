@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar, final
+from typing import Generic, NoReturn, TypeVar, final
 
 from trioflow._text import list_known, quote
 from trioflow.errors import (
@@ -52,12 +52,22 @@ class PausedRuns(Generic[S]):
                 message + quote(self._positions[run_id].node) + advice, run_id=run_id
             )
 
+    def refuse_step(self, run_id: str) -> NoReturn:
+        """Refuse to go back to an earlier step of a run: none is kept."""
+        message = f"no steps are kept of runs of graph {quote(self._graph)}: checkpointing is not enabled; "
+        advice = "set checkpoint.interval in its config, or give it a store"
+        raise CheckpointNotFoundError(message + advice, run_id=run_id)
+
     @contextmanager
     def resuming(self, run_id: str) -> Iterator[Position[S]]:
         """Give where the run paused, to one caller at a time."""
         if run_id not in self._positions:
             message = f"there is no paused run {quote(run_id)} of graph {quote(self._graph)} in this process "
-            raise CheckpointNotFoundError(message + list_known(run_id, self._positions), run_id=run_id)
+            advice = (
+                "; checkpointing is not enabled, so nothing else is kept: set checkpoint.interval in the graph's "
+                "config, or give it a store"
+            )
+            raise CheckpointNotFoundError(message + list_known(run_id, self._positions) + advice, run_id=run_id)
         if run_id in self._resuming:
             raise CheckpointConflictError(f"run {quote(run_id)} is being resumed already", run_id=run_id)
         self._resuming.add(run_id)

@@ -90,6 +90,19 @@ class Voice(Generic[S]):
             if holds:
                 self._emit(EventType.EDGE_TRANSITION, data)
 
+    def tell_saved(self, step: int, node: str, status: str, size: int) -> None:
+        """Tell that a checkpoint was saved."""
+        if self._telling:
+            data = {"step": step, "node": node, "run_status": status, "size": size}
+            self._emit(EventType.CHECKPOINT_SAVE, data)
+
+    def tell_resumed(self, step: int, node: str, status: str) -> None:
+        """Tell that the run goes on from a checkpoint that was loaded."""
+        if self._telling:
+            data = {"step": step, "node": node, "run_status": status}
+            self._emit(EventType.CHECKPOINT_LOAD, data)
+            self._emit(EventType.CHECKPOINT_RESUME, data)
+
     def tell_end(
         self, fault: BaseException | None, exit_point: str | None, iterations: int, path_length: int
     ) -> None:

@@ -18,6 +18,7 @@ from trioflow._runtime.calls import TURN, NotAsyncError, call_plain, stale
 from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.isolation import isolate
 from trioflow._runtime.pausing import Paused
+from trioflow._runtime.saver import Saver
 from trioflow._text import quote, show
 from trioflow.config import GraphConfig
 from trioflow.errors import ExecutionError, GraphError, leaves
@@ -57,6 +58,8 @@ class Position(msgspec.Struct, Generic[S], frozen=True):
     """What it will be given."""
     iterations: int = 0
     """Node attempts made so far."""
+    left: bool = False
+    """Whether the node is complete, so that its edges are next."""
 
 
 class _BudgetSpentError(BaseException):
@@ -69,6 +72,8 @@ class Walk(Generic[S]):
 
     Attributes:
         attempts: node attempts of the run so far, those before a pause included.
+        voice: who tells of the run.
+        saver: who keeps it; None is nobody.
         on_step: awaited with each step and whether it is the last, so that a stream can hold the run up.
     """
 
@@ -81,6 +86,8 @@ class Walk(Generic[S]):
         around: Surroundings,
     ) -> None:
         self.attempts = position.iterations
+        self.voice: Voice[S] = Voice(Emitter(around.observer, "graph", around.run_id), config)
+        self.saver: Saver[S] | None = None
         self.on_step: Callable[[GraphStep[S], bool], Awaitable[None]] | None = None
         self._plan = plan
         self._config = config
@@ -92,10 +99,15 @@ class Walk(Generic[S]):
         self._calls: dict[str, Callable[[S], Awaitable[S]]] = {}
         self._running = False
         self._exit_point: str | None = None
-        self._voice: Voice[S] = Voice(Emitter(around.observer, "graph", around.run_id), config)
+        self._left = position.left
 
     def __repr__(self) -> str:
         return f"<Walk of {self._config.name} at {self._node.name} after {self.attempts} attempts>"
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self._surroundings.run_id
 
     @property
     def position(self) -> Position[S]:
@@ -109,10 +121,12 @@ class Walk(Generic[S]):
         Cancellation: passes through; a run that reached its end returns all the same.
         """
         fault = self._weigh(await run_alone(self._walk, self._stray, f"trioflow graph {self._config.name}"))
+        if self.saver is not None:
+            fault = await self.saver.end(fault, self.attempts)
         paused = isinstance(fault, Paused)
         if self._running:
-            self._voice.tell_node(self._node, fault)
-        self._voice.tell_end(fault, self._exit_point, self.attempts, len(self._path))
+            self.voice.tell_node(self._node, fault)
+        self.voice.tell_end(fault, self._exit_point, self.attempts, len(self._path))
         if fault is not None and not isinstance(fault, Paused):
             try:
                 raise fault
@@ -128,23 +142,29 @@ class Walk(Generic[S]):
     @trio.lowlevel.enable_ki_protection
     async def _walk(self) -> None:
         surroundings.set(self._surroundings)
-        self._voice.tell_start(self._node.name, self.attempts, self._state)
+        self.voice.tell_start(self._node.name, self.attempts, self._state)
         await trio.lowlevel.checkpoint()
+        if self._left:
+            self._raise(self._go_on(self._node))
         turn = 0
         while self._exit_point is None:
+            # Before a step, not after: a run that has reached its end is never cancelled.
+            turn = (turn + 1) % TURN
+            if not turn:
+                await trio.lowlevel.checkpoint()
             node = self._enter()
             try:
                 state = await self._calls[node.name](self._state)
             except Exception as error:
                 raise self._failure() from error
             step = self._settle(node, state)
+            fault = None if node.is_exit else self._go_on(node)
+            if self.saver is not None:
+                following = self._node.name if fault is None and not node.is_exit else ""
+                await self.saver.completed(node.name, following, self.attempts, state)
             if self.on_step is not None:
                 await self.on_step(step, node.is_exit)
-            if not node.is_exit:
-                self._go_on(node)
-            turn = (turn + 1) % TURN
-            if not turn:
-                await trio.lowlevel.checkpoint()
+            self._raise(fault)
 
     # What a step decides: plain methods, each leaves the run's state consistent.
 
@@ -156,7 +176,7 @@ class Walk(Generic[S]):
             self._calls[node.name] = self._equip(node)
         self._path.append(node.name)
         self._running = True
-        self._voice.tell_enter(node.name, self.attempts + 1, self._state)
+        self.voice.tell_enter(node.name, self.attempts + 1, self._state)
         return node
 
     def _settle(self, node: PlannedNode[S], state: S) -> GraphStep[S]:
@@ -168,24 +188,34 @@ class Walk(Generic[S]):
         self._running = False
         if node.is_exit:
             self._exit_point = node.name
-        self._voice.tell_settled(node, before, state)
+        self.voice.tell_settled(node, before, state)
         return GraphStep(node.name, self.attempts, state)
 
-    def _go_on(self, node: PlannedNode[S]) -> None:
-        """Make the target of the first edge that may be taken the next node."""
+    def _go_on(self, node: PlannedNode[S]) -> ExecutionError | None:
+        """Make the target of the first edge that may be taken the next node, or return why none is."""
         for index, edge in enumerate(node.edges):
             try:
                 holds = edge.when is always or truth(call_plain(edge.when, self._state))
-            except Exception as error:
-                self._voice.tell_edge(edge, index, error, holds=False)
+            except Exception as error:  # noqa: BLE001 - the failure of the edge, reported as such
+                self.voice.tell_edge(edge, index, error, holds=False)
                 name = f" {quote(edge.name)}" if edge.name else ""
                 reason = f"the predicate{name} of the edge to {quote(edge.target)} failed"
-                raise self._failure("predicate", reason) from error
-            self._voice.tell_edge(edge, index, None, holds=holds)
+                failure = self._failure("predicate", reason)
+                failure.__cause__ = error
+                return failure
+            self.voice.tell_edge(edge, index, None, holds=holds)
             if holds:
                 self._node = self._plan.nodes[edge.target]
-                return
-        raise self._failure("no transition", f"no transition: of its edges ({len(node.edges)}) none may be taken")
+                return None
+        return self._failure("no transition", f"no transition: of its edges ({len(node.edges)}) none may be taken")
+
+    @staticmethod
+    def _raise(fault: ExecutionError | None) -> None:
+        if fault is not None:
+            try:
+                raise fault
+            finally:
+                del fault
 
     # How a run ends.
 
@@ -234,4 +264,4 @@ class Walk(Generic[S]):
     def _on_retry(self, attempt: int, delay: float, error: Exception) -> None:
         if self.attempts >= self._config.max_iterations:
             raise _BudgetSpentError from error
-        self._voice.tell_retry(self._node.name, attempt, delay, error)
+        self.voice.tell_retry(self._node.name, attempt, delay, error)

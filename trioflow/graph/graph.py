@@ -7,17 +7,22 @@ import dataclasses
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar, final, overload
+from typing import Any, TypeVar, cast, final, overload
 
 import msgspec
 
 from trioflow._runtime.calls import call_plain
 from trioflow._runtime.isolation import isolate
-from trioflow.config import CheckpointConfig, GraphConfig
-from trioflow.config.checks import check_callable, check_instance, check_text
+from trioflow._runtime.saver import Saver
+from trioflow.checkpoint.codec import Codec
+from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore
+from trioflow.checkpoint.session import check_run_id, choose_store, open_store
+from trioflow.config import GraphConfig
+from trioflow.config.checks import check_callable, check_count, check_instance, check_text
 from trioflow.errors import ConfigError
 from trioflow.events import Observer
 from trioflow.graph._definition import Definition
+from trioflow.graph._kept import find, state_codec
 from trioflow.graph._paused import PausedRuns
 from trioflow.graph._walk import Position, Surroundings, Walk
 from trioflow.graph.run import GraphRun, stepping
@@ -52,7 +57,8 @@ class StateGraph(Definition[S]):
         state_type: `State`, a `msgspec.Struct` or a dataclass; what each node is given and returns.
         observer: who hears of its runs; None takes the one that `config` names, or, in a node of another graph,
             that graph's.
-        store: reserved for durable runs, which this version does not have.
+        store: where runs are kept; None takes the store that `config.checkpoint` names, if its `interval` is not
+            0. A store that is given is the caller's to close.
 
     Raises:
         ConfigError: an argument cannot work.
@@ -60,12 +66,21 @@ class StateGraph(Definition[S]):
 
     @overload
     def __init__(
-        self: "StateGraph[State]", config: GraphConfig, *, observer: Observer | None = None, store: None = None
+        self: "StateGraph[State]",
+        config: GraphConfig,
+        *,
+        observer: Observer | None = None,
+        store: CheckpointStore | None = None,
     ) -> None: ...
 
     @overload
     def __init__(
-        self, config: GraphConfig, state_type: type[S], *, observer: Observer | None = None, store: None = None
+        self,
+        config: GraphConfig,
+        state_type: type[S],
+        *,
+        observer: Observer | None = None,
+        store: CheckpointStore | None = None,
     ) -> None: ...
 
     def __init__(
@@ -74,15 +89,13 @@ class StateGraph(Definition[S]):
         state_type: type[Any] = State,
         *,
         observer: Observer | None = None,
-        store: None = None,
+        store: CheckpointStore | None = None,
     ) -> None:
         check_instance("config", config, GraphConfig)
         _check_state_type(state_type)
         check_observer("observer", observer or get_observer(config.observer))
-        if store is not None:
-            raise ConfigError.refusing("store", store, "None: this version has no durable runs")
-        if config.checkpoint != CheckpointConfig():
-            raise ConfigError.refusing("config.checkpoint", config.checkpoint, "the default: no stores yet")
+        self._store = choose_store(store, config.checkpoint)
+        self._codec: Codec[S] = state_codec(state_type)
         super().__init__(config.name)
         self._config = config
         self._state_type: type[S] = state_type
@@ -107,8 +120,7 @@ class StateGraph(Definition[S]):
         Cancellation: passes through, and the steps made are lost to the caller; use `open_run` to keep them. A
         failure that happened before comes out instead, and a run that reached its end returns.
         """
-        walk = self._begin(state, run_id)
-        return self._conclude(walk, await walk.execute())
+        return await self._run(self._begin(state, run_id))
 
     def open_run(self, state: S, run_id: str | None = None) -> AbstractAsyncContextManager[GraphRun[S]]:
         """Open a run that is watched step by step.
@@ -136,62 +148,130 @@ class StateGraph(Definition[S]):
         Cancellation: passes through; the steps handed out are kept by who took them.
         """
         walk = self._begin(state, run_id)
-        return stepping(walk, lambda result: self._conclude(walk, result))
+        return stepping(walk, lambda: self._run(walk))
 
     async def resume(
-        self, run_id: str, *, step: None = None, update: Callable[[S], S] | None = None
+        self, run_id: str, *, step: int | None = None, update: Callable[[S], S] | None = None
     ) -> GraphResult[S]:
-        """Go on with a paused run: the node that paused runs again.
+        """Go on with a run: from where it paused, failed, was cancelled or was killed.
 
-        Paused runs are kept by the graph object, in memory, until they complete.
+        The node that had not completed runs again, from its beginning. A completed run that is still kept returns
+        its result, and nothing is run. Without checkpoints, only paused runs are kept: by the graph object, in
+        memory, until they complete.
 
         Args:
             run_id: the run's id.
-            step: reserved for durable runs, which this version does not have.
+            step: go on from after this step of it, as a new run with an id of its own; the old one stays as it is.
             update: a plain function that makes the state to go on with of the state that was kept, such as one
                 that puts an answer in.
 
         Raises:
-            CheckpointNotFoundError: there is no paused run of this id.
-            CheckpointConflictError: the run is being resumed already.
+            CheckpointNotFoundError: there is no such run, or no such step.
+            CheckpointMismatchError: it is another graph's run, or its node or state type is gone.
+            CheckpointConflictError: somebody else has claimed the run since; their steps count.
+            CheckpointCorruptError: what was kept is damaged.
+            CheckpointStoreError: the store cannot be read or written.
             ConfigError: an argument cannot work, or `update` returned no state.
-            Exception: what `update` raised, as it is; the run stays paused.
-            ExecutionError: as for `execute`; the run stays paused where it was.
+            Exception: what `update` raised, as it is; the run stays as it was.
+            ExecutionError: as for `execute`; the run can be resumed again.
 
-        Cancellation: passes through; the run stays paused where it was.
+        Cancellation: passes through; the run can be resumed again.
         """
         check_text("run_id", run_id)
         check_callable("update", update, optional=True)
         if step is not None:
-            raise ConfigError.refusing("step", step, "None: this version has no durable runs")
-        with self._paused.resuming(run_id) as position:
-            state = position.state
-            if update is not None:
-                state = call_plain(update, isolate(state))
-                self._check_state("what update returned", state)
-            walk = self._walk(msgspec.structs.replace(position, state=state), run_id, None)
-            return self._conclude(walk, await walk.execute())
+            check_count("step", step, minimum=0, allowed="0 or more, or None (the latest)")
+        plan = self._planned()
+        if self._store is None:
+            if step is not None:
+                self._paused.refuse_step(run_id)
+            with self._paused.resuming(run_id) as position:
+                return await self._run(self._walk(self._updated(position, update), run_id, None, durable=False))
+        check_run_id(run_id)
+        async with open_store(self._store) as store:
+            checkpoint = await find(store, run_id, step, self.name, plan)
+            if step is None and checkpoint.status == "completed":
+                return self._result_of(checkpoint)
+            new_id = run_id if step is None else uuid.uuid4().hex
+            return await self._go_on(store, checkpoint, new_id, step, update)
+
+    async def _go_on(
+        self,
+        store: CheckpointStore,
+        checkpoint: Checkpoint,
+        run_id: str,
+        step: int | None,
+        update: Callable[[S], S] | None,
+    ) -> GraphResult[S]:
+        """Claim `run_id`, and walk on from `checkpoint`.
+
+        Cancellation: passes through; the run can be resumed again.
+        """
+        position = self._updated(self._position_of(checkpoint), update)
+        walk = self._walk(position, run_id, None)
+        saver = cast("Saver[S]", walk.saver)
+        await saver.take_over(store, checkpoint, run_id)
+        if step is None:
+            # Whoever had the run may have saved a step before it was ours.
+            latest = await find(store, run_id, None, self.name, self._planned())
+            if latest != checkpoint:
+                return await self._go_on(store, latest, run_id, None, update)
+        if update is not None:
+            await saver.update(position.state)
+        walk.voice.tell_resumed(checkpoint.step, position.node, checkpoint.status)
+        return await walk.execute()
+
+    def _position_of(self, checkpoint: Checkpoint) -> Position[S]:
+        state = self._codec.decode(checkpoint.state)
+        left = not checkpoint.next_node
+        return Position(checkpoint.next_node or checkpoint.node, state, checkpoint.iterations, left)
+
+    def _updated(self, position: Position[S], update: Callable[[S], S] | None) -> Position[S]:
+        if update is None:
+            return position
+        state = call_plain(update, isolate(position.state))
+        self._check_state("what update returned", state)
+        return msgspec.structs.replace(position, state=state)
+
+    def _result_of(self, checkpoint: Checkpoint) -> GraphResult[S]:
+        state = self._codec.decode(checkpoint.state)
+        return GraphResult(state, checkpoint.run_id, "completed", checkpoint.node, [], checkpoint.iterations)
 
     def _begin(self, state: S, run_id: str | None, around: Surroundings | None = None) -> Walk[S]:
         self._check_state("state", state)
         if run_id is not None:
             check_text("run_id", run_id, "a non-empty string or None")
+            if self._store is not None:
+                check_run_id(run_id)
             self._paused.check_new(run_id)
-        return self._walk(Position(self._planned().entry, state), run_id, around)
+        return self._walk(Position(self._planned().entry, state), run_id, around, durable=around is None)
 
-    def _walk(self, position: Position[S], run_id: str | None, around: Surroundings | None) -> Walk[S]:
+    def _walk(
+        self, position: Position[S], run_id: str | None, around: Surroundings | None, *, durable: bool = True
+    ) -> Walk[S]:
         if around is None:
             observer = self._observer or get_observer(self._config.observer)
             around = Surroundings(run_id or uuid.uuid4().hex, observer)
-        return Walk(self._planned(), position, self._config, self._state_type, around)
+        walk = Walk(self._planned(), position, self._config, self._state_type, around)
+        if durable and self._store is not None:
+            walk.saver = Saver(self.name, self._codec, self._config.checkpoint, walk.voice.tell_saved)
+        return walk
 
-    def _conclude(self, walk: Walk[S], result: GraphResult[S]) -> GraphResult[S]:
-        """Keep a paused run, forget a completed one."""
-        if result.status == "paused":
-            self._paused.keep(result.run_id, walk.position)
-        else:
-            self._paused.forget(result.run_id)
-        return result
+    async def _run(self, walk: Walk[S]) -> GraphResult[S]:
+        """Run a walk that begins, or goes on in memory; keep a paused run, forget a completed one.
+
+        Cancellation: passes through.
+        """
+        if walk.saver is None or self._store is None:
+            result = await walk.execute()
+            if result.status == "paused":
+                self._paused.keep(result.run_id, walk.position)
+            else:
+                self._paused.forget(result.run_id)
+            return result
+        async with open_store(self._store) as store:
+            await walk.saver.begin(store, walk.run_id, walk.position.node, walk.position.state)
+            return await walk.execute()
 
     async def _execute_within(self, state: S, outer: Surroundings) -> GraphResult[S]:
         """Run as a node of another graph: under its run id, and for its observer where there is none of our own.

@@ -1,6 +1,6 @@
 """A run watched step by step: `open_run` hands out each step before the next node is called."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Generic, Self, TypeVar, final
 
@@ -79,15 +79,15 @@ class GraphRun(Generic[S]):
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def stepping(
-    walk: Walk[S], conclude: Callable[[GraphResult[S]], GraphResult[S]]
+    walk: Walk[S], run_walk: Callable[[], Awaitable[GraphResult[S]]]
 ) -> AsyncIterator[GraphRun[S]]:
-    """Run `walk` while the block asks for its steps; `conclude` is told its result first."""
+    """Run `walk`, by `run_walk`, while the block asks for its steps."""
     relay: Relay[S] = Relay()
     walk.on_step = relay.hand_over
     faults: list[BaseException] = []
     with holding(faults):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_pump, walk, conclude, relay, nursery.cancel_scope, name="trioflow run")
+            nursery.start_soon(_pump, run_walk, relay, nursery.cancel_scope, name="trioflow run")
             with holding(faults):
                 yield GraphRun._create(relay)  # noqa: SLF001 - only made here
             nursery.cancel_scope.cancel()
@@ -102,21 +102,18 @@ async def stepping(
         try:
             raise fault
         finally:
-            del fault, unheard, relay, walk
+            del fault, unheard, relay, walk, run_walk
 
 
 @trio.lowlevel.enable_ki_protection
 async def _pump(
-    walk: Walk[S],
-    conclude: Callable[[GraphResult[S]], GraphResult[S]],
-    relay: Relay[S],
-    block: trio.CancelScope,
+    run_walk: Callable[[], Awaitable[GraphResult[S]]], relay: Relay[S], block: trio.CancelScope
 ) -> None:
     faults: list[BaseException] = []
     result: GraphResult[S] | None = None
     with holding(faults):
         await relay.wait_until_wanted()
-        result = conclude(await walk.execute())
+        result = await run_walk()
     fault = faults.pop() if faults else None
     if fault is not None and not isinstance(fault, Exception):
         block.cancel()

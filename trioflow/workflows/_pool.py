@@ -14,11 +14,13 @@ import trio
 from trioflow._runtime.calls import TURN, NotAsyncError, call_plain, is_cancelled, stale
 from trioflow._runtime.emitter import Emitter, status_of
 from trioflow._runtime.groups import distil, holding, most_grave
+from trioflow.checkpoint.session import open_store
 from trioflow.config import ParallelConfig
-from trioflow.errors import ConfigError, leaves
+from trioflow.errors import CheckpointError, ConfigError, leaves
 from trioflow.events import EventType
 from trioflow.policies import RateLimiter
 from trioflow.workflows._collector import Collector
+from trioflow.workflows._journal import Journal, JournalFaultError
 from trioflow.workflows._judge import Judge
 from trioflow.workflows._source import FedSource, Source, note_pulled
 from trioflow.workflows._verdict import ending, failure
@@ -43,6 +45,7 @@ class Pool(Generic[T, R]):
         emitter: who tells.
         worker_count: how many workers.
         progress: called after each success; None is nobody.
+        journal: who keeps what succeeded; None is nobody.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Pool(Generic[T, R]):
         emitter: Emitter,
         worker_count: int,
         progress: Callable[[int, int | None, R], object] | None = None,
+        journal: Journal[T, R] | None = None,
     ) -> None:
         self.collector = collector
         self.source = source
@@ -67,6 +71,7 @@ class Pool(Generic[T, R]):
         self._emitter = emitter
         self._worker_count = worker_count
         self._progress = progress
+        self._journal = journal
         self._limiter = None if config.max_per_second is None else RateLimiter(config.max_per_second)
         self._telling = emitter.active
         self._frees_room = collector.outlet is None and isinstance(source, FedSource)
@@ -89,7 +94,10 @@ class Pool(Generic[T, R]):
         with holding(self.faults):
             self._tell_start()
             await trio.lowlevel.checkpoint()
-            await self._run_workers()
+            if self._journal is None:
+                await self._run_workers()
+            else:
+                await self._run_kept(self._journal)
         with holding(self.faults):
             await self.source.aclose()
         if self._timed_out:
@@ -121,6 +129,24 @@ class Pool(Generic[T, R]):
 
     # The workers.
 
+    async def _run_kept(self, journal: Journal[T, R]) -> None:
+        async with open_store(journal.store) as store:
+            await journal.open(store, self._items)
+            await self._run_workers()
+            with holding(self.faults):
+                journal.check_end(exhausted=self.collector.exhausted)
+            done = self.collector.finished and not self.collector.failed and not self.faults
+            problem = await journal.finish(done=done)
+            if problem is not None:
+                self.faults.append(problem)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _write_journal(self, journal: Journal[T, R]) -> None:
+        try:
+            await journal.write_until_cancelled()
+        except CheckpointError as error:
+            self._break_off(error)
+
     async def _run_workers(self) -> None:
         wrapped: list[BaseException] = []
         if self._config.timeout is not None:
@@ -128,6 +154,8 @@ class Pool(Generic[T, R]):
         with holding(wrapped), self._scope:
             async with trio.open_nursery() as watched:
                 watched.start_soon(self._watch, name="trioflow watch")
+                if self._journal is not None:
+                    watched.start_soon(self._write_journal, self._journal, name="trioflow journal")
                 async with trio.open_nursery() as self._nursery:
                     if isinstance(self.source, FedSource):
                         self._nursery.start_soon(self._feed, self.source, name="trioflow feeder")
@@ -156,6 +184,8 @@ class Pool(Generic[T, R]):
     @trio.lowlevel.enable_ki_protection
     async def _work(self, worker: Worker[T]) -> None:
         attempt = worker.equip(self._processor, self._config, self._limiter)
+        if self._journal is not None:
+            attempt = self._journal.around(attempt, worker)
         turn = 0
         result: Any = None
         try:
@@ -231,6 +261,9 @@ class Pool(Generic[T, R]):
             refusal = ConfigError.refusing("processor", self._processor, allowed)
             self._break_off(refusal)
             worker.let_go("error", refusal)
+        elif isinstance(problem, JournalFaultError) and problem.__cause__ is not None:
+            self._break_off(problem.__cause__)
+            worker.let_go("error", problem.__cause__)
         elif not isinstance(problem, Exception):
             self._break_off(problem)
             self.on_abort()

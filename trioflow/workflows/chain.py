@@ -10,14 +10,24 @@ import trio
 
 from trioflow._runtime.alone import run_alone
 from trioflow._runtime.attempts import equip
-from trioflow._runtime.calls import TURN, NotAsyncError, call_plain, stale
+from trioflow._runtime.calls import (
+    TURN,
+    NotAsyncError,
+    call_plain,
+    close_async,
+    close_plain,
+    stale,
+)
 from trioflow._runtime.emitter import Emitter, ending, told
-from trioflow.config import ChainConfig
+from trioflow.checkpoint.protocol import CheckpointStore
+from trioflow.checkpoint.session import open_store
+from trioflow.config import ChainConfig, CheckpointConfig
 from trioflow.config.checks import check_async, check_callable, check_instance
 from trioflow.errors import ChainError, ConfigError
 from trioflow.events import EventType, Observer
 from trioflow.outcomes import ChainResult
-from trioflow.workflows._arguments import check_items, choose_observer, refuse_durable
+from trioflow.workflows._arguments import check_items, choose_observer, choose_store_for
+from trioflow.workflows._chainlog import ChainLog
 from trioflow.workflows._each import Each
 from trioflow.workflows._source import note_pulled
 
@@ -37,7 +47,7 @@ async def process_chain(
     config: ChainConfig = _DEFAULT,
     progress: Callable[[int, int | None, S], object] | None = None,
     observer: Observer | None = None,
-    store: None = None,
+    store: CheckpointStore | None = None,
     run_id: str | None = None,
 ) -> ChainResult[S]:
     """Call `processor` for each item in turn, with the state that the call before it returned.
@@ -54,12 +64,19 @@ async def process_chain(
         progress: a plain function called after each step with the number of steps made, the number of items
             (None where the input has no length) and the state.
         observer: who hears of the chain; None takes the one that `config` names.
-        store: reserved for durable runs, which this version does not have.
-        run_id: the id that the chain's events carry; None makes one.
+        store: where a chain with a `run_id` is kept; None takes the store that `config.checkpoint` names, if its
+            `interval` is not 0. A store that is given is the caller's to close.
+        run_id: the id that the chain's events carry; None makes one. Where the chain is kept, calling again with
+            the same id and items goes on after the last step that was saved; what the result captures begins
+            there. One that completed and is still kept returns its result.
 
     Raises:
         ConfigError: an argument cannot work; nothing was started.
         ChainError: a step failed, from what the processor raised.
+        CheckpointMismatchError: what is kept under `run_id` had other items, or is no chain.
+        CheckpointEncodeError: an item or a state cannot be kept exactly.
+        CheckpointConflictError: somebody else goes on with this chain.
+        CheckpointStoreError: the store cannot be read or written.
         Exception: what `items` or `progress` raised, as it is.
         BaseException: a `KeyboardInterrupt`, `SystemExit` or the like from the processor, bare.
 
@@ -70,10 +87,14 @@ async def process_chain(
     check_async("processor", processor)
     check_instance("config", config, ChainConfig)
     check_callable("progress", progress, optional=True)
-    refuse_durable(**{"store": store, "config.checkpoint": config.checkpoint})
     emitter = Emitter(choose_observer(observer, config.observer, run_id), "chain", run_id)
+    kept_in = choose_store_for(run_id, store, config.checkpoint)
     chain = _Chain(items, initial, processor, config, emitter=emitter, progress=progress)
-    return await chain.execute()
+    if kept_in is None or run_id is None:
+        return await chain.execute()
+    async with open_store(kept_in) as opened:
+        await chain.keep(opened, run_id)
+        return await chain.execute()
 
 
 _IDLE: Any = object()
@@ -106,11 +127,26 @@ class _Chain(Generic[T, S]):
         self._intermediate = [initial] if config.capture_intermediate_states else []
         self._steps = 0
         self._item: Any = _IDLE
+        self._log: ChainLog[S] | None = None
         self._attempt: Callable[[T, S], Awaitable[S]]
         self._started = self._step_started = 0.0
 
     def __repr__(self) -> str:
         return f"<chain at step {self._steps}{'' if self._item is _IDLE else ', under way'}>"
+
+    async def keep(self, store: CheckpointStore, run_id: str) -> None:
+        """Keep the chain in `store`, and go on from what is kept there.
+
+        Cancellation: the run may have been claimed.
+        """
+        checkpoint = self._config.checkpoint or CheckpointConfig()
+        self._log = log = ChainLog(self._state, checkpoint, self._tell_saved)
+        self._steps, self._state = await log.open(store, run_id, self._state)
+        if self._intermediate:
+            self._intermediate = [self._state]
+        if log.resumed:
+            self._tell(EventType.CHECKPOINT_LOAD, {"step": self._steps})
+            self._tell(EventType.CHECKPOINT_RESUME, {"step": self._steps})
 
     @trio.lowlevel.enable_ki_protection
     async def execute(self) -> ChainResult[S]:
@@ -118,11 +154,17 @@ class _Chain(Generic[T, S]):
 
         Cancellation: passes through.
         """
+        if self._log is not None and self._log.completed:
+            close_plain(self._items)
+            await close_async(self._items)
+            return ChainResult(self._state, self._intermediate, self._steps)
         self._started = trio.current_time()
         fault = await run_alone(self._walk, self._stray, "trioflow chain")
         if isinstance(fault, NotAsyncError):
             allowed = "an async function, or a lambda that gives an awaitable"
             fault = ConfigError.refusing("processor", self._processor, allowed)
+        if self._log is not None:
+            fault = await self._log.saver.end(fault, self._steps)
         self._tell_end(fault)
         if fault is not None:
             try:
@@ -143,16 +185,23 @@ class _Chain(Generic[T, S]):
             on_retry=self._tell_retry,
         )
         await Each(self._items, self._step).run()
+        if self._log is not None:
+            self._log.check_end()
 
     async def _step(self, item: T) -> None:
+        if self._log is not None and self._log.skips(item):
+            return
+        if self._steps and not self._steps % TURN:
+            await trio.lowlevel.checkpoint()
         self._begin(item)
         try:
             state = await self._attempt(item, self._state)
         except Exception as error:
             raise ChainError(self._steps, item, self._state) from error
         self._complete(state)
-        if not self._steps % TURN:
-            await trio.lowlevel.checkpoint()
+        if self._log is not None:
+            await self._log.completed_step(self._steps, state)
+        self._tell_progress(state)
 
     # What a step decides: plain methods, each leaves the chain's state consistent.
 
@@ -172,6 +221,8 @@ class _Chain(Generic[T, S]):
             self._intermediate.append(state)
         if self._telling:
             self._tell_step(place, None, {"item": item, "state": state})
+
+    def _tell_progress(self, state: S) -> None:
         if self._progress is not None:
             try:
                 call_plain(self._progress, self._steps, self._total, state)
@@ -200,6 +251,14 @@ class _Chain(Generic[T, S]):
                 "captures_intermediate_states": self._config.capture_intermediate_states,
             }
             self._emitter.emit(EventType.CHAIN_START, data, {"state": self._state})
+
+    def _tell_saved(self, step: int, node: str, status: str, size: int) -> None:
+        del node
+        self._tell(EventType.CHECKPOINT_SAVE, {"step": step, "run_status": status, "size": size})
+
+    def _tell(self, type: EventType, data: dict[str, Any]) -> None:
+        if self._telling:
+            self._emitter.emit(type, data)
 
     def _tell_retry(self, attempt: int, delay: float, error: Exception) -> None:
         if self._telling:

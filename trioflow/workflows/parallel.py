@@ -12,6 +12,7 @@ import trio
 
 from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.groups import holding
+from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.config import ParallelConfig
 from trioflow.config.checks import (
     check_async,
@@ -21,8 +22,9 @@ from trioflow.config.checks import (
 )
 from trioflow.events import Observer
 from trioflow.outcomes import LiveValue, ParallelResult, Progress, TaskOutcome
-from trioflow.workflows._arguments import check_items, choose_observer, refuse_durable
+from trioflow.workflows._arguments import check_items, choose_observer
 from trioflow.workflows._collector import Collector, Outlet
+from trioflow.workflows._journal import open_journal
 from trioflow.workflows._pool import Pool
 from trioflow.workflows._source import open_source
 
@@ -41,10 +43,10 @@ async def process_parallel(
     config: ParallelConfig = _DEFAULT,
     progress: Callable[[int, int | None, R], object] | None = None,
     observer: Observer | None = None,
-    store: None = None,
+    store: CheckpointStore | None = None,
     run_id: str | None = None,
-    key: None = None,
-    result_type: None = None,
+    key: Callable[[T], str] | None = None,
+    result_type: type[R] | None = None,
 ) -> ParallelResult[T, R]:
     """Call `processor` for each item under bounded workers, and return what became of every one.
 
@@ -56,25 +58,41 @@ async def process_parallel(
         progress: a plain function called after each success with the number of successes, the number of items
             (None where the input has no length) and the result.
         observer: who hears of the run; None takes the one that `config` names.
-        store: reserved for durable runs, which this version does not have.
-        run_id: the id that the run's events carry; None makes one.
-        key: reserved for durable runs.
-        result_type: reserved for durable runs.
+        store: where a run with a `run_id` is kept; None takes the store that `config.checkpoint` names, if there
+            is one. A store that is given is the caller's to close.
+        run_id: the id that the run's events carry; None makes one. Where the run is kept, calling again with the
+            same id and items calls `processor` only for items that have not succeeded. A run that succeeded as
+            a whole is forgotten, unless `config.checkpoint.preserve` is true.
+        key: a plain function that names an item, so that items may come and go between two calls; without it an
+            item is known by its index and what it is.
+        result_type: the type that kept results come back as; None is plain data.
 
     Raises:
         ConfigError: an argument cannot work; nothing was started.
         ParallelError: under `fail_fast`, an item failed; without, every item failed. Items that did not finish
             within `config.timeout` fail with `trio.TooSlowError`.
+        CheckpointMismatchError: what is kept under `run_id` had other items.
+        CheckpointEncodeError: an item or a result cannot be kept exactly.
+        CheckpointConflictError: somebody else goes on with this run.
+        CheckpointStoreError: the store cannot be read or written.
         Exception: what `items` or `progress` raised, as it is; what was in flight is cancelled.
         BaseException: a `KeyboardInterrupt`, `SystemExit` or the like from the processor, bare.
 
     Cancellation: passes through, and what completed is lost to the caller; use `open_parallel` to keep it. An
     item that failed before under `fail_fast` comes out instead.
     """
-    refuse_durable(store=store, key=key, result_type=result_type)
     check_callable("progress", progress, optional=True)
     pool = _open_pool(
-        items, processor, config, observer=observer, run_id=run_id, outlet=None, progress=progress
+        items,
+        processor,
+        config,
+        observer=observer,
+        run_id=run_id,
+        outlet=None,
+        progress=progress,
+        store=store,
+        key=key,
+        result_type=result_type,
     )
     await pool.execute()
     fault = pool.conclude()
@@ -94,10 +112,10 @@ def open_parallel(
     ordered: bool = False,
     keep_results: bool = True,
     observer: Observer | None = None,
-    store: None = None,
+    store: CheckpointStore | None = None,
     run_id: str | None = None,
-    key: None = None,
-    result_type: None = None,
+    key: Callable[[T], str] | None = None,
+    result_type: type[R] | None = None,
 ) -> AbstractAsyncContextManager["ParallelRun[T, R]"]:
     """Open a run whose outcomes are handed out as they complete.
 
@@ -120,10 +138,10 @@ def open_parallel(
         keep_results: whether `ParallelRun.result` keeps outcomes that the block has taken; without, memory does
             not grow with the number of items.
         observer: as for `process_parallel`.
-        store: reserved for durable runs, which this version does not have.
+        store: as for `process_parallel`.
         run_id: as for `process_parallel`.
-        key: reserved for durable runs.
-        result_type: reserved for durable runs.
+        key: as for `process_parallel`.
+        result_type: as for `process_parallel`.
 
     Raises:
         ConfigError: an argument cannot work; nothing was started.
@@ -132,12 +150,20 @@ def open_parallel(
 
     Cancellation: passes through; `ParallelRun.result` still tells what completed.
     """
-    refuse_durable(store=store, key=key, result_type=result_type)
     check_flag("ordered", ordered)
     check_flag("keep_results", keep_results)
     outlet: Outlet[T, R] = Outlet(ordered=ordered)
     pool = _open_pool(
-        items, processor, config, observer=observer, run_id=run_id, outlet=outlet, keep=keep_results
+        items,
+        processor,
+        config,
+        observer=observer,
+        run_id=run_id,
+        outlet=outlet,
+        keep=keep_results,
+        store=store,
+        key=key,
+        result_type=result_type,
     )
     return _streaming(pool, ParallelRun._create(pool, outlet))  # noqa: SLF001 - only made here
 
@@ -235,16 +261,19 @@ def _open_pool(
     outlet: Outlet[T, R] | None,
     progress: Callable[[int, int | None, R], object] | None = None,
     keep: bool = True,
+    store: CheckpointStore | None,
+    key: Callable[[T], str] | None,
+    result_type: type[R] | None,
 ) -> Pool[T, R]:
     """Check the arguments and put the parts of a run together; starts nothing."""
     check_items(items)
     check_async("processor", processor)
     check_instance("config", config, ParallelConfig)
-    refuse_durable(**{"config.checkpoint": config.checkpoint})
     observer = choose_observer(observer, config.observer, run_id)
     total = len(items) if isinstance(items, Sized) else None
     worker_count = _worker_count(config, total)
     window = worker_count + (config.buffer or worker_count)
+    emitter = Emitter(observer, "parallel", run_id)
     collector = Collector(total, fail_fast=config.fail_fast, outlet=outlet, keep=keep)
     return Pool(
         items,
@@ -252,9 +281,18 @@ def _open_pool(
         config,
         collector=collector,
         source=open_source(items, collector, window),
-        emitter=Emitter(observer, "parallel", run_id),
+        emitter=emitter,
         worker_count=worker_count,
         progress=progress,
+        journal=open_journal(
+            run_id,
+            store,
+            config.checkpoint,
+            key=key,
+            result_type=result_type,
+            total=total,
+            emitter=emitter,
+        ),
     )
 
 

@@ -1,0 +1,460 @@
+"""Graphs that are kept: where they go on, what they refuse, and when what is written."""
+
+import dataclasses
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from trioflow import (
+    CheckpointConfig,
+    CheckpointConflictError,
+    CheckpointEncodeError,
+    CheckpointMismatchError,
+    CheckpointNotFoundError,
+    ConfigError,
+    ExecutionError,
+    GraphConfig,
+    MemoryStore,
+    RecordingObserver,
+    State,
+    StateGraph,
+    get_checkpoint_store,
+    pause,
+)
+
+
+class Calls(list):
+    """What was called, and what is to fail."""
+
+    def __init__(self):
+        super().__init__()
+        self.failing = set()
+
+    def node(self, name, change=None):
+        async def fn(state):
+            self.append(name)
+            if name in self.failing:
+                raise ValueError(f"{name} is down")
+            return state.set("path", [*state.get("path", []), name]) if change is None else change(state)
+
+        return fn
+
+
+@pytest.fixture
+def calls():
+    return Calls()
+
+
+def make(calls, names, store=None, *, interval=1, preserve=True, observer=None, name="kept", **settings):
+    checkpoint = CheckpointConfig(interval=interval, preserve=preserve)
+    config = GraphConfig(name=name, observer="noop", checkpoint=checkpoint, **settings)
+    graph = StateGraph(config, store=store, observer=observer)
+    for node in names:
+        graph.add_node(node, calls.node(node))
+    for source, target in zip(names, names[1:], strict=False):
+        graph.add_edge(source, target)
+    graph.set_entry_point(names[0])
+    graph.set_exit_point(names[-1])
+    return graph
+
+
+async def test_a_failed_run_goes_on_where_it_failed(store, calls):
+    graph = make(calls, "abc", store)
+    calls.failing = {"b"}
+    with pytest.raises(ExecutionError):
+        await graph.execute(State(), run_id="r")
+    assert (await store.load("r")).status == "failed"
+    calls.failing = set()
+    result = await graph.resume("r")
+    assert calls == ["a", "b", "b", "c"]
+    assert (result.state["path"], result.path, result.iterations) == (["a", "b", "c"], ["b", "c"], 4)
+    assert result.run_id == "r"
+
+
+async def test_a_cancelled_run_goes_on_where_it_was(store, calls):
+    async def slow(state):
+        calls.append("slow")
+        if calls.count("slow") == 1:
+            await trio.sleep_forever()
+        return state
+
+    graph = make(calls, "ab", store)
+    graph._nodes["b"] = slow
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(graph.execute, State(), "r")
+        with trio.move_on_after(30):
+            while "slow" not in calls:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert (await store.load("r")).status == "cancelled"
+    await graph.resume("r")
+    assert calls == ["a", "slow", "slow"]
+
+
+async def test_a_finished_run_that_is_kept_returns_its_result_and_runs_nothing(store, calls):
+    graph = make(calls, "ab", store)
+    first = await graph.execute(State(), run_id="r")
+    again = await graph.resume("r")
+    assert (again.state, again.status, again.exit_point, again.iterations) == (first.state, "completed", "b", 2)
+    assert calls == ["a", "b"]
+
+
+async def test_a_finished_run_is_forgotten_unless_it_is_to_be_kept(store, calls):
+    graph = make(calls, "ab", store, preserve=False)
+    await graph.execute(State(), run_id="r")
+    assert list(await store.list_runs()) == []
+    with pytest.raises(CheckpointNotFoundError, match="no run 'r'"):
+        await graph.resume("r")
+
+
+async def test_every_interval_th_step_is_written_and_the_last_one_at_the_end(store, calls):
+    graph = make(calls, "abcdefg", store, interval=3)
+    await graph.execute(State(), run_id="r")
+    assert [info.step for info in await store.history("r")] == [3, 6, 7]
+    calls.failing = {"e"}
+    with pytest.raises(ExecutionError):
+        await graph.execute(State(), run_id="f")
+    history = await store.history("f")
+    assert [(info.step, info.status, info.next_node) for info in history] == [(3, "running", "d"), (4, "failed", "e")]
+
+
+async def test_a_store_that_is_given_means_every_step(calls):
+    store = MemoryStore()
+    await make(calls, "abc", store, interval=0).execute(State(), run_id="r")
+    assert [info.step for info in await store.history("r")] == [1, 2, 3]
+
+
+async def test_interval_0_is_off(calls):
+    graph = make(calls, "ab", interval=0)
+    await graph.execute(State(), run_id="off-1")
+    with pytest.raises(CheckpointNotFoundError, match="checkpointing is not enabled"):
+        await graph.resume("off-1")
+    with pytest.raises(CheckpointNotFoundError, match="checkpointing is not enabled"):
+        await graph.resume("off-1", step=1)
+
+
+async def test_the_memory_store_is_shared_by_name(calls):
+    memory = get_checkpoint_store("memory")
+    calls.failing = {"b"}
+    with pytest.raises(ExecutionError):
+        await make(calls, "ab").execute(State(), run_id="shared-1")
+    calls.failing = set()
+    assert (await make(calls, "ab").resume("shared-1")).status == "completed"
+    await memory.delete("shared-1")
+
+
+async def test_a_pause_is_kept_and_answered_by_another_graph_object(store):
+    async def ask(state):
+        if "answer" not in state:
+            pause({"question": ["go on?"]})
+        return state
+
+    def build():
+        graph = StateGraph(GraphConfig(name="ask", observer="noop"), store=store)
+        graph.add_node("ask", ask)
+        graph.set_entry_point("ask")
+        graph.set_exit_point("ask")
+        return graph
+
+    paused = await build().execute(State(), run_id="r")
+    assert (paused.status, paused.pause) == ("paused", {"question": ["go on?"]})
+    assert (await store.load("r")).status == "paused"
+    again = await build().resume("r")
+    assert (again.status, again.iterations) == ("paused", 2)
+    done = await build().resume("r", update=lambda state: state.set("answer", 1))
+    assert (done.status, done.state, done.iterations) == ("completed", State(answer=1), 3)
+
+
+async def test_a_run_forks_from_an_earlier_step_into_a_new_run(store, calls):
+    graph = make(calls, "abcd", store)
+    original = await graph.execute(State(), run_id="r")
+    calls.clear()
+    fork = await graph.resume("r", step=2, update=lambda state: state.set("forked", True))
+    assert calls == ["c", "d"]
+    assert fork.run_id != "r"
+    assert fork.state == original.state.set("forked", True)
+    assert [info.step for info in await store.history(fork.run_id)] == [3, 4]
+    assert [info.step for info in await store.history("r")] == [1, 2, 3, 4]
+    with pytest.raises(CheckpointNotFoundError, match="no step 9"):
+        await graph.resume("r", step=9)
+
+
+async def test_the_budget_of_iterations_survives(store, calls):
+    graph = make(calls, "ab", store, max_iterations=3)
+    calls.failing = {"b"}
+    for path in (["a", "b"], ["b"], []):
+        with pytest.raises(ExecutionError) as caught:
+            await (graph.execute(State(), run_id="r") if path == ["a", "b"] else graph.resume("r"))
+        assert caught.value.path == path
+    assert caught.value.kind == "max iterations"
+
+
+async def test_a_run_id_that_is_there_cannot_be_begun_again(store, calls):
+    graph = make(calls, "ab", store)
+    await graph.execute(State(), run_id="r")
+    with pytest.raises(CheckpointMismatchError, match="run 'r' is there already, completed at step 2 of 'kept'"):
+        await graph.execute(State(), run_id="r")
+    with pytest.raises(CheckpointMismatchError):
+        async with graph.open_run(State(), run_id="r") as steps:
+            await anext(steps)
+    assert calls == ["a", "b"]
+
+
+async def test_another_graphs_run_is_refused(store, calls):
+    await make(calls, "ab", store).execute(State(), run_id="r")
+    with pytest.raises(CheckpointMismatchError, match="run 'r' is one of 'kept', not of graph 'other'"):
+        await make(calls, "ab", store, name="other").resume("r")
+
+
+async def test_a_vanished_node_is_named(store, calls):
+    calls.failing = {"judge"}
+    with pytest.raises(ExecutionError):
+        await make(calls, ["draft", "judge"], store).execute(State(), run_id="r")
+    with pytest.raises(CheckpointMismatchError, match="stands at node 'judge', which is not in graph 'kept' any more") as caught:
+        await make(calls, ["draft", "judges"], store).resume("r")
+    assert "did you mean 'judges'?" in str(caught.value)
+    assert "add a node of that name, or resume from another step" in str(caught.value)
+
+
+async def test_edges_that_failed_are_asked_again(store, calls):
+    answers = [ValueError("down"), True]
+
+    def ready(state):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    graph = make(calls, "ab", store)
+    graph._edges[0] = msgspec.structs.replace(graph._edges[0], when=ready)
+    with pytest.raises(ExecutionError, match="predicate"):
+        await graph.execute(State(), run_id="r")
+    result = await graph.resume("r")
+    assert calls == ["a", "b"]
+    assert result.path == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"a": [1, {2}]}, r"the set at \['x'\]\['a'\]\[1\]: it would not come back equal"),
+        ((1, 2), r"the tuple at \['x'\]"),
+        (float("nan"), r"the float at \['x'\]"),
+        (2**70, r"the int at \['x'\]"),
+        (object(), r"the object at \['x'\]"),
+    ],
+)
+async def test_a_state_that_cannot_be_kept_is_refused_and_the_step_before_stays(store, calls, value, message):
+    graph = make(calls, "ab", store)
+    graph._nodes["b"] = calls.node("b", lambda state: state.set("x", value))
+    with pytest.raises(CheckpointEncodeError, match=message):
+        await graph.execute(State(), run_id="r")
+    kept = await store.load("r")
+    assert (kept.step, kept.node, kept.next_node, kept.status) == (1, "a", "b", "failed")
+    with pytest.raises(CheckpointEncodeError):
+        await graph.execute(State(x=value), run_id="other")
+
+
+async def test_cycles_and_deep_nesting_are_refused(store, calls):
+    deep: list[Any] = []
+    for _ in range(10_000):
+        deep = [deep]
+    loop: list[Any] = []
+    loop.append(loop)
+    graph = make(calls, "a", store)
+    for value in (deep, loop):
+        with pytest.raises(CheckpointEncodeError):
+            await graph.execute(State(x=value), run_id="r")
+
+
+class Review(msgspec.Struct):
+    words: tuple[str, ...] = ()
+    scores: dict[str, float] = {}
+
+
+@dataclasses.dataclass
+class Sheet:
+    words: tuple[str, ...] = ()
+    inner: Review = dataclasses.field(default_factory=Review)
+
+
+@pytest.mark.parametrize("state", [Review(("a",), {"x": 0.5}), Sheet(("a",), Review(("b",)))])
+async def test_typed_states_come_back_as_their_type(store, state):
+    fail = [True]
+
+    async def node(given):
+        if fail[0]:
+            raise ValueError
+        return given
+
+    graph = StateGraph(GraphConfig(name="typed", observer="noop"), type(state), store=store)
+    graph.add_node("node", node)
+    graph.set_entry_point("node")
+    graph.set_exit_point("node")
+    with pytest.raises(ExecutionError):
+        await graph.execute(state, run_id="r")
+    fail[0] = False
+    assert (await graph.resume("r")).state == state
+
+
+async def test_a_state_type_that_changed_is_told(store, calls):
+    calls.failing = {"a"}
+    with pytest.raises(ExecutionError):
+        await make(calls, "a", store).execute(State(words=5), run_id="r")
+    graph = StateGraph(GraphConfig(name="kept", observer="noop"), Review, store=store)
+    graph.add_node("a", calls.node("a"))
+    graph.set_entry_point("a")
+    graph.set_exit_point("a")
+    with pytest.raises(CheckpointMismatchError, match="of another type now"):
+        await graph.resume("r")
+
+
+async def test_of_two_that_resume_one_run_one_wins(store):
+    started = trio.Event()
+    go_on = trio.Event()
+
+    async def node(state):
+        started.set()
+        await go_on.wait()
+        return state.set("n", state["n"] + 1)
+
+    def build(fn):
+        config = GraphConfig(name="race", observer="noop", checkpoint=CheckpointConfig(interval=1, preserve=True))
+        graph = StateGraph(config, store=store)
+        for name in ("a", "b"):
+            graph.add_node(name, fn)
+        graph.add_edge("a", "b")
+        graph.set_entry_point("a")
+        graph.set_exit_point("b")
+        return graph
+
+    async def ask(state):
+        if "answer" not in state:
+            pause()
+        return state
+
+    await build(ask).execute(State(n=0), run_id="r")
+    outcomes = []
+
+    async def resume():
+        try:
+            outcomes.append(await build(node).resume("r"))
+        except CheckpointConflictError as error:
+            outcomes.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(resume)
+        await started.wait()
+        nursery.start_soon(resume)
+        with trio.move_on_after(5):
+            while len((await store.history("r"))) and go_on.is_set() is False:
+                await trio.sleep(0.05)
+                go_on.set()
+        await wait_all_tasks_blocked()
+    kinds = sorted(type(outcome).__name__ for outcome in outcomes)
+    assert kinds == ["CheckpointConflictError", "GraphResult"]
+    assert (await store.load("r")).status == "completed"
+
+
+async def test_events_tell_what_is_kept(calls):
+    store = MemoryStore()
+    observer = RecordingObserver()
+    graph = make(calls, "ab", store, observer=observer)
+    calls.failing = {"b"}
+    with pytest.raises(ExecutionError):
+        await graph.execute(State(secret="hunter2"), run_id="r")
+    saves = [event.data for event in observer.events if event.type == "checkpoint.save"]
+    assert [(data["step"], data["run_status"]) for data in saves] == [(1, "running"), (1, "failed")]
+    calls.failing = set()
+    observer.clear()
+    await graph.resume("r")
+    assert [event.type.value for event in observer.events[:2]] == ["checkpoint.load", "checkpoint.resume"]
+    assert "hunter2" not in str([event.data for event in observer.events])
+
+
+@pytest.mark.parametrize("run_id", ["a'b", 'a"b', "a\0b", "../x", "a\nb", "", " a", "x" * 600, 5, "a\\b"])
+async def test_a_run_id_that_is_not_safe_is_refused(calls, run_id):
+    graph = make(calls, "a", MemoryStore())
+    for call in (lambda: graph.execute(State(), run_id=run_id), lambda: graph.resume(run_id)):
+        with pytest.raises(ConfigError) as caught:
+            await call()
+        assert caught.value.field == "run_id"
+    assert calls == []
+
+
+class Broken:
+    """A store whose saves fail."""
+
+    def __init__(self, error, *, hang=False):
+        self._store = MemoryStore()
+        self._error = error
+        self._hang = hang
+        self.closed = 0
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    async def save(self, checkpoint, epoch):
+        if self._hang:
+            await trio.sleep_forever()
+        raise self._error
+
+
+async def test_a_store_that_fails_at_the_end_is_noted_on_the_failure(calls):
+    from trioflow import CheckpointStoreError
+
+    graph = make(calls, "a", Broken(CheckpointStoreError("disk full")))
+    calls.failing = {"a"}
+    with pytest.raises(ExecutionError) as caught:
+        await graph.execute(State(), run_id="r")
+    assert caught.value.__notes__ == ["how the run ended was not saved: disk full"]
+    calls.failing = set()
+    with pytest.raises(CheckpointStoreError, match="disk full"):
+        await graph.execute(State(), run_id="s")
+
+
+async def test_saving_the_end_has_a_deadline(calls, autojump_clock):
+    graph = make(calls, "a", Broken(None, hang=True))
+    calls.failing = {"a"}
+    with pytest.raises(ExecutionError) as caught:
+        await graph.execute(State(), run_id="r")
+    assert caught.value.__notes__ == ["how the run ended was not saved: the end of the run could not be saved within 10 s"]
+    assert trio.current_time() == pytest.approx(10)
+
+
+async def test_a_large_state_does_not_block_the_loop(store, calls):
+    blob = "x" * (64 << 20)
+    longest = [0.0]
+
+    async def watch():
+        import time
+
+        while True:
+            before = time.perf_counter()
+            await trio.lowlevel.checkpoint()
+            longest[0] = max(longest[0], time.perf_counter() - before)
+
+    graph = make(calls, "ab", store)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await graph.execute(State(blob=blob), run_id="r")
+        nursery.cancel_scope.cancel()
+    assert (await graph.resume("r")).state["blob"] == blob
+    assert longest[0] < 1.0
+
+
+async def test_a_store_that_a_url_names_is_opened_and_closed_by_each_run(tmp_path, calls):
+    url = f"sqlite:///{tmp_path}/runs.db"
+    config = GraphConfig(name="url", observer="noop", checkpoint=CheckpointConfig(store=url, interval=1, preserve=True))
+    graph = StateGraph(config)
+    graph.add_node("a", calls.node("a"))
+    graph.set_entry_point("a")
+    graph.set_exit_point("a")
+    await graph.execute(State(), run_id="r")
+    assert (await graph.resume("r")).status == "completed"
+    assert not list(tmp_path.glob("*-wal"))
+    async with graph.open_run(State(), run_id="s") as steps:
+        assert [step.node async for step in steps] == ["a"]

@@ -1,0 +1,15 @@
+"""What outlives a process: checkpoints of runs, the stores that keep them, and their names."""
+
+from trioflow.checkpoint.memory import MemoryStore
+from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, CheckpointStore, RunInfo
+from trioflow.checkpoint.registry import get_checkpoint_store, register_checkpoint_store
+
+__all__ = (
+    "Checkpoint",
+    "CheckpointInfo",
+    "CheckpointStore",
+    "MemoryStore",
+    "RunInfo",
+    "get_checkpoint_store",
+    "register_checkpoint_store",
+)

@@ -1,0 +1,109 @@
+"""The form of the SQLite file: its tables, how an older one is made a newer one, and how a connection is set up.
+
+`PRAGMA user_version` is the version of the schema, and `application_id` says that the file is ours. Migrations run
+in one transaction with the change of the version; two processes that open one new file take turns.
+"""
+
+from collections.abc import Sequence
+
+import apsw
+
+from trioflow._text import quote
+from trioflow.errors import CheckpointStoreError
+
+__all__ = ("MIGRATIONS", "immediately", "prepare", "reading")
+
+APPLICATION_ID = 0x7472696F  # "trio"
+BUSY_TIMEOUT = 10_000
+"""Milliseconds that a write waits for those of other processes."""
+
+MIGRATIONS: Sequence[str] = (
+    """
+    CREATE TABLE epochs(id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER NOT NULL);
+    INSERT INTO epochs VALUES (1, 0);
+    CREATE TABLE runs(
+        number INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL UNIQUE, epoch INTEGER NOT NULL,
+        last_step INTEGER, items INTEGER NOT NULL, created_at REAL NOT NULL, updated_at REAL NOT NULL,
+        seal BLOB NOT NULL
+    );
+    CREATE TABLE checkpoints(
+        run INTEGER NOT NULL, step INTEGER NOT NULL, graph TEXT NOT NULL, node TEXT NOT NULL,
+        next_node TEXT NOT NULL, iterations INTEGER NOT NULL, status TEXT NOT NULL, created_at REAL NOT NULL,
+        version INTEGER NOT NULL, digest TEXT NOT NULL, info_seal BLOB NOT NULL, seal BLOB NOT NULL,
+        pause BLOB, state BLOB NOT NULL,
+        PRIMARY KEY (run, step)
+    );
+    CREATE TABLE items(
+        run INTEGER NOT NULL, key TEXT NOT NULL, seal BLOB NOT NULL, value BLOB NOT NULL,
+        PRIMARY KEY (run, key)
+    ) WITHOUT ROWID;
+    """,
+)
+"""What makes version n + 1 of version n."""
+
+
+def prepare(db: apsw.Connection, path: str, migrations: Sequence[str] = MIGRATIONS) -> None:
+    """Set `db` up: refuse what is not ours or newer, bring an older schema up to date, and make commits durable.
+
+    Raises:
+        CheckpointStoreError: the file is newer, of something else, or its commits cannot be made durable.
+    """
+    db.set_busy_timeout(BUSY_TIMEOUT)
+    _check(db, path, len(migrations))
+    # WAL with synchronous=FULL loses no commit to a power cut; NORMAL does. The mode is kept in the file.
+    db.pragma("journal_mode", "wal")
+    db.pragma("synchronous", "full")
+    if db.pragma("synchronous") != 2:
+        raise CheckpointStoreError(f"the store {quote(path)} cannot be made durable: synchronous is not FULL")
+    if _version(db) < len(migrations):
+        with immediately(db):
+            # Somebody else may have done it meanwhile.
+            for script in migrations[_version(db) :]:
+                db.execute(script)
+            db.execute(f"PRAGMA user_version = {len(migrations)}")
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+def _check(db: apsw.Connection, path: str, newest: int) -> None:
+    version = _version(db)
+    if version > newest:
+        raise CheckpointStoreError(
+            f"the store {quote(path)} has schema {version}, and this version of trioflow knows up to {newest}: "
+            "upgrade trioflow; the file was left as it is"
+        )
+    empty = version == 0 and not db.execute("SELECT count(*) FROM sqlite_schema").get
+    if not empty and db.pragma("application_id") != APPLICATION_ID:
+        raise CheckpointStoreError(
+            f"{quote(path)} is a SQLite database of something else: name another file; it was left as it is"
+        )
+
+
+def _version(db: apsw.Connection) -> int:
+    return int(db.pragma("user_version"))
+
+
+class _Transaction:
+    """A block that is one transaction, undone where it raises."""
+
+    def __init__(self, db: apsw.Connection, begin: str) -> None:
+        self._db = db
+        self._begin = begin
+
+    def __enter__(self) -> None:
+        self._db.execute(self._begin)
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        if kind is None:
+            self._db.execute("COMMIT")
+        elif self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+
+def immediately(db: apsw.Connection) -> _Transaction:
+    """Return a transaction that has the write lock from its first moment."""
+    return _Transaction(db, "BEGIN IMMEDIATE")
+
+
+def reading(db: apsw.Connection) -> _Transaction:
+    """Return a transaction that sees one state of the file."""
+    return _Transaction(db, "BEGIN")

@@ -1,0 +1,172 @@
+"""What a run leaves behind, and what a store has to do with it.
+
+A store keeps checkpoints of runs that go step by step, and items of runs that fan out. It knows nothing of what is
+in them. A run belongs to whoever claimed it last: its epoch is the latest, and what comes with an older one is
+refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol, runtime_checkable
+
+import msgspec
+
+__all__ = ("CHECKPOINT_VERSION", "Checkpoint", "CheckpointInfo", "CheckpointStore", "RunInfo", "RunStatus")
+
+RunStatus = Literal["running", "completed", "paused", "failed", "cancelled"]
+"""How a run stands after a step."""
+
+CHECKPOINT_VERSION = 1
+"""The form of a `Checkpoint`."""
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A run after one of its steps."""
+
+    run_id: str
+    """The run."""
+    graph: str
+    """The graph that it is a run of, or the kind of pattern."""
+    step: int
+    """How many steps were complete."""
+    node: str
+    """The node that completed last; empty before the first."""
+    next_node: str
+    """The node that is next; empty where there is none."""
+    iterations: int
+    """Node attempts so far."""
+    state: bytes
+    """The encoded state."""
+    status: RunStatus
+    """How the run stood."""
+    pause: bytes | None
+    """The encoded payload of a pause; None where there was none."""
+    created_at: float
+    """When it was made, in seconds since the epoch."""
+    version: int = CHECKPOINT_VERSION
+    """The form of this struct."""
+    digest: str = ""
+    """The hex SHA-256 of all other fields."""
+
+
+class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A checkpoint without its state, for a history."""
+
+    run_id: str
+    """The run."""
+    step: int
+    """How many steps were complete."""
+    node: str
+    """The node that completed last."""
+    next_node: str
+    """The node that is next."""
+    iterations: int
+    """Node attempts so far."""
+    status: RunStatus
+    """How the run stood."""
+    created_at: float
+    """When it was made, in seconds since the epoch."""
+
+
+class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that a store keeps something of."""
+
+    run_id: str
+    """The run."""
+    graph: str
+    """The graph that it is a run of, or the kind of pattern; empty where only items are kept."""
+    status: RunStatus
+    """How the run stood last."""
+    step: int
+    """How many steps were complete."""
+    items: int
+    """How many items are kept."""
+    created_at: float
+    """When the run was claimed first, in seconds since the epoch."""
+    updated_at: float
+    """When something of it was saved last."""
+
+
+@runtime_checkable
+class CheckpointStore(Protocol):
+    """Where runs are kept.
+
+    A store can be checked against `trioflow.testing.CheckpointStoreConformance`. Every method is a checkpoint, and
+    what it wrote survives a crash of the process once it has returned. What a method raises beside the errors
+    named here is a `CheckpointStoreError`.
+    """
+
+    async def claim(self, run_id: str) -> int:
+        """Make the caller the one who may save, and return its epoch: higher than any the store gave out before.
+
+        Cancellation: the run may have been claimed.
+        """
+        ...
+
+    async def save(self, checkpoint: Checkpoint, epoch: int) -> None:
+        """Keep `checkpoint`, in place of one of the same step.
+
+        Raises:
+            CheckpointConflictError: `epoch` is not the run's latest, or the run was deleted.
+
+        Cancellation: the checkpoint was kept whole, or not at all.
+        """
+        ...
+
+    async def load(self, run_id: str, step: int | None = None) -> Checkpoint:
+        """Return the checkpoint of `step`, or the latest.
+
+        Raises:
+            CheckpointNotFoundError: there is none.
+            CheckpointCorruptError: it is damaged.
+
+        Cancellation: nothing is changed.
+        """
+        ...
+
+    async def history(self, run_id: str) -> Sequence[CheckpointInfo]:
+        """Return what is kept of the run's steps, oldest first; nothing for a run that is not there.
+
+        Cancellation: nothing is changed.
+        """
+        ...
+
+    async def list_runs(self) -> Sequence[RunInfo]:
+        """Return the runs that something is kept of, in the order in which they were claimed first.
+
+        Cancellation: nothing is changed.
+        """
+        ...
+
+    async def delete(self, run_id: str) -> None:
+        """Forget the run; one that is not there makes no difference.
+
+        Cancellation: the run was forgotten whole, or not at all.
+        """
+        ...
+
+    async def save_items(self, run_id: str, epoch: int, batch: Sequence[tuple[str, bytes]]) -> None:
+        """Keep items by key, in place of former ones of the same keys; all of `batch`, or nothing.
+
+        Raises:
+            CheckpointConflictError: `epoch` is not the run's latest, or the run was deleted.
+
+        Cancellation: the batch was kept whole, or not at all.
+        """
+        ...
+
+    async def load_items(self, run_id: str) -> Mapping[str, bytes]:
+        """Return the items of the run by key; nothing for a run that is not there.
+
+        Raises:
+            CheckpointCorruptError: one is damaged.
+
+        Cancellation: nothing is changed.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of files and connections; closing again does nothing.
+
+        Cancellation: it is closed all the same.
+        """
+        ...

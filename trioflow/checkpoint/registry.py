@@ -1,0 +1,74 @@
+"""Stores by name and by URL: what a config's `store` field refers to."""
+
+from collections.abc import Callable
+from typing import Any
+
+from trioflow._text import list_known, show
+from trioflow.checkpoint.memory import MemoryStore
+from trioflow.checkpoint.protocol import CheckpointStore
+from trioflow.config.checks import check_text
+from trioflow.errors import ConfigError
+
+__all__ = ("check_store", "get_checkpoint_store", "is_url", "register_checkpoint_store")
+
+_METHODS = ("claim", "save", "load", "history", "list_runs", "delete", "save_items", "load_items", "aclose")
+
+
+def get_checkpoint_store(name_or_url: str) -> CheckpointStore:
+    """Return the store registered under a name, or a new one for a URL such as `sqlite:///runs.db`.
+
+    `sqlite:///` is followed by the path of the file: a relative one, or, with a fourth slash, an absolute one. The
+    file is opened when the store is first used; close it with `aclose`. Nothing is done that blocks.
+
+    Raises:
+        ConfigError: there is no such store; the message lists those there are.
+    """
+    check_text("store", name_or_url, "the name or URL of a checkpoint store")
+    if is_url(name_or_url):
+        scheme, _, rest = name_or_url.partition("://")
+        opener = _schemes.get(scheme)
+        if opener is None or not rest.startswith("/") or len(rest) == 1:
+            allowed = "a URL such as sqlite:///runs.db " + list_known(scheme, _schemes)
+            raise ConfigError.refusing("store", name_or_url, allowed)
+        return opener(rest[1:])
+    if name_or_url not in _stores:
+        known = list_known(name_or_url, _stores)
+        allowed = f"the name of a registered store {known} or a URL such as sqlite:///runs.db"
+        raise ConfigError.refusing("store", name_or_url, allowed)
+    return _stores[name_or_url]
+
+
+def register_checkpoint_store(name: str, store: CheckpointStore) -> None:
+    """Make `store` known as `name`, in place of what had that name before; it stays the caller's to close.
+
+    Raises:
+        ConfigError: `name` is empty or looks like a URL, or `store` is no store.
+    """
+    check_text("name", name)
+    if is_url(name):
+        raise ConfigError.refusing("name", name, "a name without ://")
+    check_store("store", store)
+    _stores[name] = store
+
+
+def check_store(field: str, store: Any) -> None:
+    """Refuse what is not a store."""
+    missing = [method for method in _METHODS if not callable(getattr(store, method, None))]
+    if missing or isinstance(store, type):
+        lacking = f"; {show(type(store).__name__)} has no {missing[0]}" if missing else ""
+        raise ConfigError.refusing(field, store, f"a CheckpointStore, or None{lacking}")
+
+
+def is_url(text: str) -> bool:
+    """Whether `text` is a URL and no name."""
+    return "://" in text
+
+
+def _open_sqlite(path: str) -> CheckpointStore:
+    from trioflow.checkpoint.sqlite import SqliteStore  # noqa: PLC0415 - apsw is for those who use it
+
+    return SqliteStore(path)
+
+
+_stores: dict[str, CheckpointStore] = {"memory": MemoryStore()}
+_schemes: dict[str, Callable[[str], CheckpointStore]] = {"sqlite": _open_sqlite}

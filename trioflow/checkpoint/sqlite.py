@@ -1,0 +1,188 @@
+"""Runs kept in a SQLite file: the embedded store, with nothing to install or to start.
+
+Every operation is one call in a worker thread, one at a time, and every write one transaction: nothing blocks the
+loop, a batch is whole or not there, and a cancellation waits for the call that is under way. See
+`docs/design/durability.md`.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NoReturn, Self, TypeVar, final
+
+import apsw
+import trio
+
+from trioflow._text import describe_error, one_line, quote
+from trioflow.checkpoint import _rows
+from trioflow.checkpoint._schema import prepare
+from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo
+from trioflow.errors import (
+    CheckpointCorruptError,
+    CheckpointError,
+    CheckpointStoreError,
+    ConfigError,
+)
+
+__all__ = ("SqliteStore",)
+
+R = TypeVar("R")
+
+_FAILURES = (apsw.Error, OSError, UnicodeError, ValueError, OverflowError, TypeError)
+
+_MEANINGS: dict[type[Exception], str] = {
+    apsw.NotADBError: "is not a SQLite database: name another file",
+    apsw.ReadOnlyError: "cannot be written: it is read-only",
+    apsw.BusyError: "is locked by another process for too long",
+    apsw.FullError: "cannot grow: the disk is full",
+    apsw.CantOpenError: "cannot be opened: see whether it is a file, and ours to write",
+}
+
+
+@final
+class SqliteStore:
+    """A `CheckpointStore` in the SQLite file `path`, opened when it is first used, and made if it is not there.
+
+    ::
+
+        async with SqliteStore("runs.db") as store:
+            await process_parallel(items, call, store=store, run_id="nightly")
+
+    Several processes may use one file at a time. What was saved survives a crash of the machine.
+
+    Args:
+        path: the file; its folder must be there.
+
+    Raises:
+        ConfigError: `path` is empty, or cannot be the name of a file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        name = path if isinstance(path, str) else os.fspath(path)
+        if not name.strip() or "\0" in name:
+            raise ConfigError.refusing("path", path, "the name of a file")
+        self._path = name
+        self._db: apsw.Connection | None = None
+        self._turns = trio.CapacityLimiter(1)
+
+    def __repr__(self) -> str:
+        return f"<SqliteStore {self._path}{'' if self._db is None else ', open'}>"
+
+    async def __aenter__(self) -> Self:
+        await trio.lowlevel.checkpoint()
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        await self.aclose()
+
+    async def claim(self, run_id: str) -> int:
+        """See `CheckpointStore.claim`.
+
+        Cancellation: the run may have been claimed.
+        """
+        return await self._call(_rows.claim, run_id)
+
+    async def save(self, checkpoint: Checkpoint, epoch: int) -> None:
+        """See `CheckpointStore.save`.
+
+        Cancellation: waits until it is kept.
+        """
+        await self._call(_rows.save, checkpoint, epoch)
+
+    async def load(self, run_id: str, step: int | None = None) -> Checkpoint:
+        """See `CheckpointStore.load`.
+
+        Cancellation: nothing is changed.
+        """
+        return await self._call(_rows.load, run_id, step)
+
+    async def history(self, run_id: str) -> Sequence[CheckpointInfo]:
+        """See `CheckpointStore.history`.
+
+        Cancellation: nothing is changed.
+        """
+        return await self._call(_rows.history, run_id)
+
+    async def list_runs(self) -> Sequence[RunInfo]:
+        """See `CheckpointStore.list_runs`.
+
+        Cancellation: nothing is changed.
+        """
+        return await self._call(_rows.list_runs)
+
+    async def delete(self, run_id: str) -> None:
+        """See `CheckpointStore.delete`.
+
+        Cancellation: waits until it is forgotten.
+        """
+        await self._call(_rows.delete, run_id)
+
+    async def save_items(self, run_id: str, epoch: int, batch: Sequence[tuple[str, bytes]]) -> None:
+        """See `CheckpointStore.save_items`.
+
+        Cancellation: waits until they are kept.
+        """
+        await self._call(_rows.save_items, run_id, epoch, batch)
+
+    async def load_items(self, run_id: str) -> dict[str, bytes]:
+        """See `CheckpointStore.load_items`.
+
+        Cancellation: nothing is changed.
+        """
+        return await self._call(_rows.load_items, run_id)
+
+    async def aclose(self) -> None:
+        """Close the file; it is opened again by its next use.
+
+        Cancellation: waits until it is closed.
+        """
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._close, limiter=self._turns)
+        await trio.lowlevel.checkpoint()
+
+    async def _call(self, operation: Callable[..., R], *args: object) -> R:
+        await trio.lowlevel.checkpoint()
+        # Behind the shield an operation that has begun is always heard of: a write is never of unknown fate.
+        with trio.CancelScope(shield=True) as behind:
+            return await trio.to_thread.run_sync(self._run, operation, *args, limiter=self._turns)
+        raise RuntimeError(f"nothing cancels {behind}")
+
+    def _run(self, operation: Callable[..., R], *args: object) -> R:
+        try:
+            if self._db is None:
+                self._db = self._open()
+            return operation(self._db, *args)
+        except CheckpointError:
+            raise
+        except _FAILURES as error:
+            self._raise_for(error)
+
+    def _open(self) -> apsw.Connection:
+        folder = Path(self._path).parent
+        if not folder.is_dir():
+            raise CheckpointStoreError(f"the folder {quote(str(folder))} of the store is not there: make it first")
+        db = apsw.Connection(self._path)
+        with ExitStack() as undo:
+            undo.callback(db.close)
+            prepare(db, self._path)
+            undo.pop_all()
+        return db
+
+    def _close(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            try:
+                db.close()
+            except _FAILURES as error:
+                self._raise_for(error)
+
+    def _raise_for(self, error: Exception) -> NoReturn:
+        """Let what SQLite raised come out as what it means."""
+        path, why = quote(self._path), one_line(describe_error(error))
+        if isinstance(error, apsw.CorruptError):
+            raise CheckpointCorruptError(f"the store {path} is damaged ({why}): restore a copy of it") from error
+        for kind, message in _MEANINGS.items():
+            if isinstance(error, kind):
+                raise CheckpointStoreError(f"the store {path} {message}") from error
+        raise CheckpointStoreError(f"the store {path} failed: {why}") from error
