@@ -24,7 +24,7 @@ from trioflow.checkpoint.registry import is_url
 from trioflow.checkpoint.session import load_verified, open_store
 from trioflow.errors import CheckpointNotFoundError, ConfigError, TrioflowError
 
-__all__ = ("main",)
+__all__ = ("delete", "history", "list_runs", "main", "prune", "show")
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _SHOWN = 2_000

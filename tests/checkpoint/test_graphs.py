@@ -1,12 +1,12 @@
 """Graphs that are kept: where they go on, what they refuse, and when what is written."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import msgspec
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
 
 from trioflow import (
     CheckpointConfig,
@@ -54,7 +54,7 @@ def make(calls, names, store=None, *, interval=1, preserve=True, observer=None, 
     graph = StateGraph(config, store=store, observer=observer)
     for node in names:
         graph.add_node(node, calls.node(node))
-    for source, target in zip(names, names[1:], strict=False):
+    for source, target in itertools.pairwise(names):
         graph.add_edge(source, target)
     graph.set_entry_point(names[0])
     graph.set_exit_point(names[-1])
@@ -75,8 +75,11 @@ async def test_a_failed_run_goes_on_where_it_failed(store, calls):
 
 
 async def test_a_cancelled_run_goes_on_where_it_was(store, calls):
+    reached = trio.Event()
+
     async def slow(state):
         calls.append("slow")
+        reached.set()
         if calls.count("slow") == 1:
             await trio.sleep_forever()
         return state
@@ -85,9 +88,7 @@ async def test_a_cancelled_run_goes_on_where_it_was(store, calls):
     graph._nodes["b"] = slow
     async with trio.open_nursery() as nursery:
         nursery.start_soon(graph.execute, State(), "r")
-        with trio.move_on_after(30):
-            while "slow" not in calls:
-                await trio.sleep(0.01)
+        await reached.wait()
         nursery.cancel_scope.cancel()
     assert (await store.load("r")).status == "cancelled"
     await graph.resume("r")
@@ -313,11 +314,11 @@ async def test_a_state_type_that_changed_is_told(store, calls):
 
 
 async def test_of_two_that_resume_one_run_one_wins(store):
-    started = trio.Event()
+    started, second = trio.Event(), trio.Event()
     go_on = trio.Event()
 
     async def node(state):
-        started.set()
+        (second if started.is_set() else started).set()
         await go_on.wait()
         return state.set("n", state["n"] + 1)
 
@@ -349,11 +350,8 @@ async def test_of_two_that_resume_one_run_one_wins(store):
         nursery.start_soon(resume)
         await started.wait()
         nursery.start_soon(resume)
-        with trio.move_on_after(5):
-            while len((await store.history("r"))) and go_on.is_set() is False:
-                await trio.sleep(0.05)
-                go_on.set()
-        await wait_all_tasks_blocked()
+        await second.wait()
+        go_on.set()
     kinds = sorted(type(outcome).__name__ for outcome in outcomes)
     assert kinds == ["CheckpointConflictError", "GraphResult"]
     assert (await store.load("r")).status == "completed"

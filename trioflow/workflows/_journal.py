@@ -133,9 +133,11 @@ class Journal(Generic[T, R]):
         if not self._kept:
             return
         self._tell(EventType.CHECKPOINT_LOAD, items=len(self._kept))
-        total = self._decode(next(iter(self._kept.values()))).total
-        if self._key is None and total != self._total:
-            raise self._mismatch(f"there were {_count(total)}, and now there are {_count(self._total)}")
+        first = self._decode(next(iter(self._kept.values())))
+        if self._key is None and not first.mark:
+            raise self._mismatch("they were named by key=")
+        if self._key is None and first.total != self._total:
+            raise self._mismatch(f"there were {_count(first.total)}, and now there are {_count(self._total)}")
         if self._key is None and isinstance(items, Sequence):
             for name in self._kept:
                 self._check(name, fingerprint(items[int(name)]))

@@ -1,0 +1,167 @@
+"""Chains that are kept: they go on after the last step that was saved."""
+
+import msgspec
+import pytest
+import trio
+
+from trioflow import (
+    ChainConfig,
+    ChainError,
+    CheckpointConfig,
+    CheckpointEncodeError,
+    CheckpointMismatchError,
+    RecordingObserver,
+    State,
+    process_chain,
+)
+
+
+def config(**settings):
+    checkpoint = CheckpointConfig(**{"interval": 1, "preserve": True, **settings})
+    return ChainConfig(observer="noop", checkpoint=checkpoint)
+
+
+class Steps(list):
+    def __init__(self):
+        super().__init__()
+        self.failing = set()
+
+    async def __call__(self, item, state):
+        self.append(item)
+        await trio.lowlevel.checkpoint()
+        if item in self.failing:
+            raise ValueError(f"{item} is down")
+        return [*state, item]
+
+
+@pytest.fixture
+def steps():
+    return Steps()
+
+
+async def test_a_failed_chain_goes_on_at_the_step_that_failed(store, steps):
+    steps.failing = {3}
+    with pytest.raises(ChainError, match="step 3: 3 is down") as caught:
+        await process_chain(range(6), [], steps, config=config(), store=store, run_id="c")
+    assert caught.value.state == [0, 1, 2]
+    steps.failing = set()
+    steps.clear()
+    told = []
+    result = await process_chain(
+        range(6), [], steps, config=config(), store=store, run_id="c", progress=lambda *args: told.append(args[:2])
+    )
+    assert steps == [3, 4, 5]
+    assert (result.final, result.steps) == ([0, 1, 2, 3, 4, 5], 6)
+    assert told == [(4, 6), (5, 6), (6, 6)]
+
+
+async def test_a_finished_chain_that_is_kept_runs_nothing(store, steps):
+    first = await process_chain(range(3), [], steps, config=config(), store=store, run_id="c")
+    steps.clear()
+    assert await process_chain(range(3), [], steps, config=config(), store=store, run_id="c") == first
+    assert steps == []
+
+
+async def test_a_finished_chain_is_forgotten_unless_it_is_to_be_kept(store, steps):
+    await process_chain(range(3), [], steps, config=config(preserve=False), store=store, run_id="c")
+    assert list(await store.list_runs()) == []
+
+
+async def test_a_cancelled_chain_goes_on_where_it_was(store):
+    made = []
+
+    async def step(item, state):
+        made.append(item)
+        if item == 2 and made.count(2) == 1:
+            await trio.sleep_forever()
+        return state + item
+
+    with trio.move_on_after(0.2) as scope:
+        await process_chain(range(4), 0, step, config=config(interval=100), store=store, run_id="c")
+    assert scope.cancelled_caught
+    assert (await process_chain(range(4), 0, step, config=config(), store=store, run_id="c")).final == 6
+    assert made == [0, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize("items", [[0, 1, 9, 3], [0, 1], []])
+async def test_other_items_are_refused_before_any_step(store, steps, items):
+    steps.failing = {3}
+    with pytest.raises(ChainError):
+        await process_chain(range(6), [], steps, config=config(), store=store, run_id="c")
+    steps.clear()
+    with pytest.raises(CheckpointMismatchError, match="the items of chain 'c' are not those"):
+        await process_chain(items, [], steps, config=config(), store=store, run_id="c")
+    assert steps == []
+
+
+async def test_a_run_that_is_no_chain_is_refused(store, steps):
+    from trioflow import GraphConfig, StateGraph, pause
+
+    async def node(state):
+        pause()
+
+    graph = StateGraph(GraphConfig(name="g", observer="noop"), store=store)
+    graph.add_node("node", node)
+    graph.set_entry_point("node")
+    graph.set_exit_point("node")
+    await graph.execute(State(), run_id="c")
+    with pytest.raises(CheckpointMismatchError, match="is one of 'g' and no chain"):
+        await process_chain(range(3), [], steps, config=config(), store=store, run_id="c")
+    await process_chain(range(3), [], steps, config=config(), store=store, run_id="d")
+    with pytest.raises(CheckpointMismatchError, match="is one of 'a chain'"):
+        await graph.resume("d")
+
+
+class Typed(msgspec.Struct):
+    words: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize("initial", [State(n=0), Typed(("a",)), {"n": 0}, "text", 5, None])
+async def test_states_come_back_as_their_type(store, initial):
+    fail = [True]
+
+    async def step(item, state):
+        if item == 1 and fail[0]:
+            raise ValueError
+        return state
+
+    with pytest.raises(ChainError):
+        await process_chain([0, 1], initial, step, config=config(), store=store, run_id="c")
+    fail[0] = False
+    result = await process_chain([0, 1], initial, step, config=config(), store=store, run_id="c")
+    assert result.final == initial
+    assert type(result.final) is type(initial)
+
+
+async def test_a_state_that_cannot_be_kept_is_refused(store):
+    async def step(item, state):
+        return {item}
+
+    with pytest.raises(CheckpointEncodeError, match="the state cannot be saved"):
+        await process_chain([1], [], step, config=config(), store=store, run_id="c")
+
+
+async def test_events_tell_what_is_kept(store, steps):
+    observer = RecordingObserver()
+    steps.failing = {1}
+    with pytest.raises(ChainError):
+        await process_chain(range(3), [], steps, config=config(), store=store, run_id="c", observer=observer)
+    saved = [(e.data["step"], e.data["run_status"]) for e in observer.events if e.type == "checkpoint.save"]
+    assert saved == [(1, "running"), (1, "failed")]
+    observer.clear()
+    steps.failing = set()
+    await process_chain(range(3), [], steps, config=config(), store=store, run_id="c", observer=observer)
+    types = [event.type.value for event in observer.events]
+    assert types[:3] == ["checkpoint.load", "checkpoint.resume", "chain.start"]
+
+
+async def test_captured_states_begin_where_the_chain_goes_on(store, steps):
+    capturing = ChainConfig(
+        observer="noop", capture_intermediate_states=True, checkpoint=CheckpointConfig(interval=1)
+    )
+    steps.failing = {1}
+    with pytest.raises(ChainError):
+        await process_chain(range(3), [], steps, config=capturing, store=store, run_id="c")
+    steps.failing = set()
+    result = await process_chain(range(3), [], steps, config=capturing, store=store, run_id="c")
+    assert result.intermediate == [[0], [0, 1], [0, 1, 2]]

@@ -1,0 +1,328 @@
+"""Fan-outs that are kept: what succeeded is not called again, whatever happened."""
+
+import msgspec
+import pytest
+import trio
+
+from trioflow import (
+    CheckpointConfig,
+    CheckpointConflictError,
+    CheckpointEncodeError,
+    CheckpointMismatchError,
+    CheckpointStoreError,
+    ConfigError,
+    MemoryStore,
+    ParallelConfig,
+    ParallelError,
+    RecordingObserver,
+    open_parallel,
+    process_parallel,
+)
+
+LENIENT = ParallelConfig(observer="noop", fail_fast=False, max_workers=4)
+KEPT = ParallelConfig(observer="noop", fail_fast=False, max_workers=4, checkpoint=CheckpointConfig(preserve=True))
+
+
+class Calls(list):
+    def __init__(self):
+        super().__init__()
+        self.failing = set()
+
+    async def __call__(self, item):
+        self.append(item)
+        await trio.lowlevel.checkpoint()
+        if item in self.failing:
+            raise ValueError(f"{item} is down")
+        return {"item": item}
+
+
+@pytest.fixture
+def calls():
+    return Calls()
+
+
+async def test_a_second_call_calls_only_what_did_not_succeed(store, calls):
+    calls.failing = {3, 7}
+    first = await process_parallel(range(10), calls, config=LENIENT, store=store, run_id="r")
+    assert len(first.errors) == 2
+    calls.clear()
+    calls.failing = {7}
+    second = await process_parallel(range(10), calls, config=LENIENT, store=store, run_id="r")
+    assert sorted(calls) == [3, 7]
+    assert second.indices == [0, 1, 2, 3, 4, 5, 6, 8, 9]
+    assert second.results[3] == {"item": 3}
+    calls.clear()
+    calls.failing = set()
+    third = await process_parallel(range(10), calls, config=LENIENT, store=store, run_id="r")
+    assert calls == [7]
+    assert third.results == [{"item": item} for item in range(10)]
+    assert list(await store.list_runs()) == []
+
+
+async def test_a_run_that_is_kept_executes_nothing_and_returns_the_same(store, calls):
+    first = await process_parallel(range(5), calls, config=KEPT, store=store, run_id="r")
+    calls.clear()
+    second = await process_parallel(range(5), calls, config=KEPT, store=store, run_id="r")
+    assert calls == []
+    assert second == first
+
+
+async def test_fail_fast_and_cancellation_keep_what_succeeded(store, calls):
+    calls.failing = {5}
+    config = ParallelConfig(observer="noop", max_workers=1)
+    with pytest.raises(ParallelError):
+        await process_parallel(range(10), calls, config=config, store=store, run_id="r")
+    assert len(await store.load_items("r")) == 5
+
+    async def slow(item):
+        if item == 3:
+            await trio.sleep_forever()
+        return item
+
+    with trio.move_on_after(0.2) as scope:
+        await process_parallel(range(10), slow, config=config, store=store, run_id="c")
+    assert scope.cancelled_caught
+    assert len(await store.load_items("c")) == 3
+
+
+async def test_leaving_a_stream_early_keeps_what_succeeded(store, calls):
+    async with open_parallel(range(100), calls, config=LENIENT, store=store, run_id="r") as run:
+        async for outcome in run:
+            if outcome.index >= 10:
+                break
+    kept = await store.load_items("r")
+    assert len(kept) >= 10
+    calls.clear()
+    async with open_parallel(range(100), calls, config=LENIENT, store=store, run_id="r") as run:
+        outcomes = [outcome async for outcome in run]
+    assert len(calls) == 100 - len(kept)
+    assert sorted(outcome.unwrap()["item"] for outcome in outcomes) == list(range(100))
+    assert {outcome.attempts for outcome in outcomes} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("items", "why"),
+    [
+        (range(11), "there were 10, and now there are 11"),
+        (range(9), "there were 10, and now there are 9"),
+        ([0, 1, 2, 99, 4, 5, 6, 7, 8, 9], "item 3 is another one"),
+    ],
+)
+async def test_other_items_are_refused_before_any_call(store, calls, items, why):
+    await process_parallel(range(10), calls, config=KEPT, store=store, run_id="r")
+    calls.clear()
+    with pytest.raises(CheckpointMismatchError, match=f"items of run 'r' are not those that it was begun with: {why}"):
+        await process_parallel(items, calls, config=KEPT, store=store, run_id="r")
+    assert calls == []
+    assert len(await store.load_items("r")) == 10
+
+
+async def numbers(*given):
+    for number in given:
+        yield number
+
+
+async def test_an_async_source_is_compared_as_it_is_pulled(store, calls):
+    await process_parallel(numbers(1, 2, 3), calls, config=KEPT, store=store, run_id="r")
+    calls.clear()
+    assert len((await process_parallel(numbers(1, 2, 3), calls, config=KEPT, store=store, run_id="r")).results) == 3
+    assert calls == []
+    with pytest.raises(CheckpointMismatchError, match="item 1 is another one"):
+        await process_parallel(numbers(1, 5, 3), calls, config=KEPT, store=store, run_id="r")
+    with pytest.raises(CheckpointMismatchError, match="there were 3 or more, and now there are 2"):
+        await process_parallel(numbers(1, 2), calls, config=KEPT, store=store, run_id="r")
+
+
+async def test_named_items_may_come_and_go(store, calls):
+    def key(item):
+        return f"item {item}"
+
+    await process_parallel([1, 2, 3], calls, config=KEPT, store=store, run_id="r", key=key)
+    calls.clear()
+    result = await process_parallel([3, 4, 1], calls, config=KEPT, store=store, run_id="r", key=key)
+    assert calls == [4]
+    assert result.results == [{"item": 3}, {"item": 4}, {"item": 1}]
+    with pytest.raises(CheckpointMismatchError, match="they were named by key="):
+        await process_parallel([1, 2, 3], calls, config=KEPT, store=store, run_id="r")
+    await process_parallel([1, 2, 3], calls, config=KEPT, store=store, run_id="i")
+    with pytest.raises(CheckpointMismatchError, match="it was begun without key="):
+        await process_parallel([1, 2, 3], calls, config=KEPT, store=store, run_id="i", key=str)
+
+
+@pytest.mark.parametrize(("key", "message"), [(lambda item: "same", "a name of one item only"), (lambda item: item, "a string")])
+async def test_a_key_names_each_item_by_a_string_of_its_own(calls, key, message):
+    with pytest.raises(ConfigError, match=message):
+        await process_parallel([1, 2], calls, config=LENIENT, store=MemoryStore(), run_id="r", key=key)
+
+
+class Answer(msgspec.Struct):
+    words: tuple[str, ...]
+
+
+async def test_results_come_back_as_their_type(store):
+    calls = []
+
+    async def answer(item):
+        calls.append(item)
+        return Answer((item,))
+
+    options = {"config": KEPT, "store": store, "run_id": "r", "result_type": Answer}
+    first = await process_parallel(["a", "b"], answer, **options)
+    second = await process_parallel(["a", "b"], answer, **options)
+    assert first == second
+    assert second.results == [Answer(("a",)), Answer(("b",))]
+    assert calls == ["a", "b"]
+
+
+async def test_a_result_that_cannot_be_kept_stops_the_run_bare(store):
+    async def answer(item):
+        return {item} if item == 2 else item
+
+    config = ParallelConfig(observer="noop", fail_fast=False, max_workers=1)
+    with pytest.raises(CheckpointEncodeError, match="a result cannot be saved: the set") as caught:
+        await process_parallel(range(5), answer, config=config, store=store, run_id="r")
+    assert caught.value.__notes__ == ["raised by the result of item 2"]
+    assert len(await store.load_items("r")) == 2
+
+
+async def test_an_item_that_has_no_form_as_data_needs_a_key(calls):
+    with pytest.raises(CheckpointEncodeError, match="give key="):
+        await process_parallel([object()], calls, config=LENIENT, store=MemoryStore(), run_id="r")
+
+
+async def test_somebody_else_who_claims_the_run_stops_this_one(store, autojump_clock):
+    async def slow(item):
+        if item == 1:
+            await store.claim("r")
+        await trio.sleep(1)
+        return item
+
+    config = ParallelConfig(observer="noop", max_workers=1)
+    with pytest.raises(CheckpointConflictError):
+        await process_parallel(range(100), slow, config=config, store=store, run_id="r")
+
+
+async def test_successes_are_written_within_the_interval(autojump_clock):
+    store = MemoryStore()
+    seen = []
+
+    async def slow(item):
+        await trio.sleep(1)
+        return item
+
+    async def look():
+        while True:
+            await trio.sleep(0.6)
+            seen.append(len(await store.load_items("r")))
+
+    checkpoint = CheckpointConfig(flush_interval=0.5, preserve=True)
+    config = ParallelConfig(observer="noop", max_workers=1, checkpoint=checkpoint)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        await process_parallel(range(5), slow, config=config, store=store, run_id="r")
+        nursery.cancel_scope.cancel()
+    # What had finished half a second before a look is there at the look.
+    assert len(seen) >= 6
+    assert all(count >= int(0.6 * number - 0.5 - 1e-6) for number, count in enumerate(seen, start=1))
+
+
+async def test_many_successes_are_written_at_once(monkeypatch):
+    from trioflow.workflows import _journal
+
+    monkeypatch.setattr(_journal, "BATCH", 10)
+    store = MemoryStore()
+    batches = []
+    save = store.save_items
+
+    class Watching:
+        def __getattr__(self, name):
+            return getattr(store, name)
+
+        async def save_items(self, run_id, epoch, batch):
+            batches.append(len(batch))
+            await save(run_id, epoch, batch)
+
+    async def work(item):
+        await trio.lowlevel.checkpoint()
+        return item
+
+    checkpoint = CheckpointConfig(flush_interval=1_000, preserve=True)
+    config = ParallelConfig(observer="noop", max_workers=2, checkpoint=checkpoint)
+    await process_parallel(range(100), work, config=config, store=Watching(), run_id="r")
+    assert len(batches) > 3
+    assert len(await store.load_items("r")) == 100
+
+
+async def test_workers_wait_while_too_much_waits_to_be_written(monkeypatch):
+    from trioflow.workflows import _journal
+
+    monkeypatch.setattr(_journal, "BATCH", 5)
+    monkeypatch.setattr(_journal, "MOST_PENDING", 10)
+    store = MemoryStore()
+    most = [0]
+    started = [0]
+
+    class Slow:
+        def __getattr__(self, name):
+            return getattr(store, name)
+
+        async def save_items(self, run_id, epoch, batch):
+            for _ in range(50):
+                await trio.lowlevel.checkpoint()
+            await store.save_items(run_id, epoch, batch)
+            most[0] = max(most[0], started[0] - len(await store.load_items("r")))
+
+    async def work(item):
+        started[0] += 1
+        await trio.lowlevel.checkpoint()
+        return item
+
+    config = ParallelConfig(observer="noop", max_workers=2, checkpoint=CheckpointConfig(preserve=True))
+    result = await process_parallel(range(200), work, config=config, store=Slow(), run_id="r")
+    assert len(result.results) == 200
+    assert most[0] <= 10 + 10 + 2
+
+
+async def test_a_store_that_fails_stops_the_run(calls):
+    class Broken:
+        def __init__(self):
+            self._store = MemoryStore()
+
+        def __getattr__(self, name):
+            return getattr(self._store, name)
+
+        async def save_items(self, run_id, epoch, batch):
+            await trio.lowlevel.checkpoint()
+            raise CheckpointStoreError("disk full")
+
+    with pytest.raises(CheckpointStoreError, match="disk full"):
+        await process_parallel(range(10), calls, config=KEPT, store=Broken(), run_id="r")
+
+
+async def test_events_tell_what_is_kept_and_recalled(store, calls):
+    observer = RecordingObserver()
+    calls.failing = {2}
+    await process_parallel(range(4), calls, config=LENIENT, store=store, run_id="r", observer=observer)
+    saved = [event.data["items"] for event in observer.events if event.type == "checkpoint.save"]
+    assert sum(saved) == 3
+    observer.clear()
+    calls.failing = set()
+    await process_parallel(range(4), calls, config=LENIENT, store=store, run_id="r", observer=observer)
+    types = [event.type.value for event in observer.events]
+    assert types[:3] == ["parallel.start", "checkpoint.load", "checkpoint.resume"]
+    attempts = {e.data["item_index"]: e.data["attempts"] for e in observer.events if e.type == "worker.complete"}
+    assert attempts == {0: 0, 1: 0, 2: 1, 3: 0}
+
+
+async def test_a_mismatch_is_told_as_the_end_of_a_run_that_began(store, calls):
+    await process_parallel(range(4), calls, config=KEPT, store=store, run_id="r")
+    observer = RecordingObserver()
+    with pytest.raises(CheckpointMismatchError):
+        await process_parallel(range(5), calls, config=KEPT, store=store, run_id="r", observer=observer)
+    assert (observer.events[0].type, observer.events[-1].type) == ("parallel.start", "parallel.complete")
+    assert observer.events[-1].data["error_type"] == "CheckpointMismatchError"
+
+
+async def test_a_run_without_an_id_is_not_kept(calls):
+    result = await process_parallel(range(3), calls, config=KEPT)
+    assert len(result.results) == 3
