@@ -357,6 +357,28 @@ async def test_of_two_that_resume_one_run_one_wins(store):
     assert (await store.load("r")).status == "completed"
 
 
+async def test_a_run_that_somebody_else_completes_meanwhile_returns_its_result(calls):
+    store = MemoryStore()
+    graph = make(calls, "ab", store)
+    calls.failing = {"b"}
+    with pytest.raises(ExecutionError):
+        await graph.execute(State(), run_id="r")
+    calls.failing = set()
+    claim = store.claim
+
+    class Racing:
+        def __getattr__(self, name):
+            return getattr(store, name)
+
+        async def claim(self, run_id):
+            await make(calls, "ab", store).resume("r")
+            return await claim(run_id)
+
+    result = await make(calls, "ab", Racing()).resume("r")
+    assert (result.status, result.exit_point, result.path) == ("completed", "b", [])
+    assert calls == ["a", "b", "b"]
+
+
 async def test_events_tell_what_is_kept(calls):
     store = MemoryStore()
     observer = RecordingObserver()

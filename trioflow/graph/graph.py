@@ -214,6 +214,8 @@ class StateGraph(Definition[S]):
         if step is None:
             # Whoever had the run may have saved a step before it was ours.
             latest = await find(store, run_id, None, self.name, self._planned())
+            if latest.status == "completed":
+                return self._result_of(latest)
             if latest != checkpoint:
                 return await self._go_on(store, latest, run_id, None, update)
         if update is not None:
