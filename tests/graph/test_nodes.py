@@ -209,6 +209,16 @@ async def test_an_inner_graph_keeps_an_observer_of_its_own(line):
     assert {event.run_id for event in own.events} == {"r"}
 
 
+async def test_an_inner_graph_that_names_another_observer_is_heeded(line):
+    observer = RecordingObserver()
+    inner = StateGraph(GraphConfig(name="inner", observer="noop"), Inner)
+    inner.add_node("work", increment)
+    inner.set_entry_point("work")
+    inner.set_exit_point("work")
+    await line(as_node(inner), names=["a"], observer=observer).execute(State(n=1))
+    assert {event.data["graph"] for event in observer.events} == {"test"}
+
+
 async def test_a_config_that_names_another_observer_is_heeded(line):
     observer = RecordingObserver()
     node = chain_node(add, items=[1], config=ChainConfig(observer="noop"))

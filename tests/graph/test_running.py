@@ -474,6 +474,20 @@ async def test_a_resumed_run_that_fails_stays_paused_where_it_was(line):
     assert result.path == ["ask", "node"]
 
 
+async def test_failed_resumes_count_towards_the_limit(line):
+    async def down(state):
+        raise ValueError("boom")
+
+    graph = line(ask, down, max_iterations=4)
+    await graph.execute(State(), run_id="r")
+    kinds = []
+    for _ in range(3):
+        with pytest.raises(ExecutionError) as caught:
+            await graph.resume("r", update=lambda state: state.set("answer", 1))
+        kinds.append((caught.value.kind, caught.value.node))
+    assert kinds == [("node", "down"), ("max iterations", "down"), ("max iterations", "ask")]
+
+
 async def test_what_is_kept_at_a_pause_is_nobody_elses(line):
     graph = line(ask)
     paused = await graph.execute(State(words=["kept"]), run_id="r")
@@ -559,4 +573,4 @@ async def test_the_memory_of_a_path_is_bounded(loop):
     graph = loop(more, again=below(3_000), max_iterations=10_000, observer=observer)
     result = await graph.execute(State())
     assert len(result.path) == 1_000
-    assert observer.events[-1].data["path_length"] == 1_000
+    assert observer.events[-1].data["path_length"] == 3_001

@@ -65,7 +65,7 @@ async def test_a_predicate_that_raises_leaves_no_route():
 
     with pytest.raises(ConditionalError) as caught:
         await choose(3, fails)
-    assert (caught.value.route, caught.value.state) == (None, 3)
+    assert (caught.value.route, caught.value.state, caught.value.kind) == (None, 3, "predicate")
     assert str(caught.value) == "conditional routing failed: boom"
     assert isinstance(caught.value.__cause__, ValueError)
 
@@ -73,7 +73,7 @@ async def test_a_predicate_that_raises_leaves_no_route():
 async def test_an_unknown_route_names_the_known_ones_and_near_misses():
     with pytest.raises(ConditionalError) as caught:
         await choose(3, lambda state: "doubel")
-    assert caught.value.route == "doubel"
+    assert (caught.value.route, caught.value.kind) == ("doubel", "route")
     assert str(caught.value) == (
         "conditional routing failed for route 'doubel': "
         "unknown route 'doubel' (did you mean 'double'? known: 'double', 'negate')"
@@ -92,7 +92,7 @@ async def test_a_handler_that_raises_leaves_its_route():
 
     with pytest.raises(ConditionalError) as caught:
         await choose(3, lambda state: "x\n", Routes({"x\n": fails}))
-    assert caught.value.route == "x\n"
+    assert (caught.value.route, caught.value.kind) == ("x\n", "handler")
     assert str(caught.value) == r"conditional routing failed for route 'x\n': boom"
 
 

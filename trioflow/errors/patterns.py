@@ -56,12 +56,16 @@ class ConditionalError(_PlacedError):
     Attributes:
         route: what the predicate returned; None where it failed.
         state: what it was asked about.
+        kind: what failed: the predicate, the choice of a handler, or the handler.
     """
 
-    def __init__(self, route: Any, state: Any) -> None:
+    def __init__(
+        self, route: Any, state: Any, *, kind: Literal["predicate", "route", "handler"] = "handler"
+    ) -> None:
         super().__init__(route, state)
         self.route = route
         self.state = state
+        self.kind = kind
 
     def _place(self) -> str:
         if self.route is None:

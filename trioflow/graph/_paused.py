@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Generic, NoReturn, TypeVar, final
 
+import msgspec
+
 from trioflow._text import list_known, quote
 from trioflow.errors import (
     CheckpointConflictError,
@@ -38,6 +40,11 @@ class PausedRuns(Generic[S]):
     def keep(self, run_id: str, position: Position[S]) -> None:
         """Keep where the run paused."""
         self._positions[run_id] = position
+
+    def spend(self, run_id: str, iterations: int) -> None:
+        """Take note of the attempts that the run has made, if it is still kept: they count at the next resume."""
+        if run_id in self._positions:
+            self._positions[run_id] = msgspec.structs.replace(self._positions[run_id], iterations=iterations)
 
     def forget(self, run_id: str) -> None:
         """Forget the run, if it is kept: it completed."""

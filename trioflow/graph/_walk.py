@@ -28,12 +28,16 @@ from trioflow.graph._voice import Voice
 from trioflow.graph.edges import always, truth
 from trioflow.outcomes import GraphResult, GraphStep
 
-__all__ = ("PATH_LIMIT", "Position", "Surroundings", "Walk", "surroundings")
+__all__ = ("DEFAULT_OBSERVER", "PATH_LIMIT", "Position", "Surroundings", "Walk", "surroundings")
 
 S = TypeVar("S")
 
 PATH_LIMIT = 1_000
 """Nodes that a path keeps, the last ones."""
+
+
+DEFAULT_OBSERVER = GraphConfig(name="default").observer
+"""The name that a config has which does not say who hears; in a node that is the graph's observer."""
 
 
 class Surroundings(msgspec.Struct, frozen=True):
@@ -97,6 +101,7 @@ class Walk(Generic[S]):
         self._state = position.state
         self._path: deque[str] = deque(maxlen=PATH_LIMIT)
         self._calls: dict[str, Callable[[S], Awaitable[S]]] = {}
+        self._entered = 0
         self._running = False
         self._exit_point: str | None = None
         self._left = position.left
@@ -121,12 +126,12 @@ class Walk(Generic[S]):
         Cancellation: passes through; a run that reached its end returns all the same.
         """
         fault = self._weigh(await run_alone(self._walk, self._stray, f"trioflow graph {self._config.name}"))
+        if self._running:
+            self.voice.tell_node(self._node, fault)
         if self.saver is not None:
             fault = await self.saver.end(fault, self.attempts)
         paused = isinstance(fault, Paused)
-        if self._running:
-            self.voice.tell_node(self._node, fault)
-        self.voice.tell_end(fault, self._exit_point, self.attempts, len(self._path))
+        self.voice.tell_end(fault, self._exit_point, self.attempts, self._entered)
         if fault is not None and not isinstance(fault, Paused):
             try:
                 raise fault
@@ -175,6 +180,7 @@ class Walk(Generic[S]):
         if node.name not in self._calls:
             self._calls[node.name] = self._equip(node)
         self._path.append(node.name)
+        self._entered += 1
         self._running = True
         self.voice.tell_enter(node.name, self.attempts + 1, self._state)
         return node

@@ -24,7 +24,7 @@ from trioflow.events import Observer
 from trioflow.graph._definition import Definition
 from trioflow.graph._kept import find, state_codec
 from trioflow.graph._paused import PausedRuns
-from trioflow.graph._walk import Position, Surroundings, Walk
+from trioflow.graph._walk import DEFAULT_OBSERVER, Position, Surroundings, Walk
 from trioflow.graph.run import GraphRun, stepping
 from trioflow.graph.state import State
 from trioflow.observers.registry import check_observer, get_observer
@@ -55,8 +55,8 @@ class StateGraph(Definition[S]):
     Args:
         config: the graph's name, limits, retries, and who hears of its runs.
         state_type: `State`, a `msgspec.Struct` or a dataclass; what each node is given and returns.
-        observer: who hears of its runs; None takes the one that `config` names, or, in a node of another graph,
-            that graph's.
+        observer: who hears of its runs; None takes the one that `config` names, or, in a node of another graph and
+            with the default name, that graph's.
         store: where runs are kept; None takes the store that `config.checkpoint` names, if its `interval` is not
             0. A store that is given is the caller's to close.
 
@@ -111,8 +111,11 @@ class StateGraph(Definition[S]):
 
         Raises:
             GraphError: the graph has faults; nothing was called.
-            ConfigError: `state` is not of the graph's type; nothing was called.
-            CheckpointMismatchError: there is a paused run of this id.
+            ConfigError: `state` is not of the graph's type, or `run_id` is not safe; nothing was called.
+            CheckpointMismatchError: there is a run of this id that is kept.
+            CheckpointEncodeError: a state cannot be kept exactly; the step before it still is.
+            CheckpointConflictError: somebody else has claimed the run since.
+            CheckpointStoreError: the store cannot be read or written.
             ExecutionError: a node failed (from what it raised), returned something else than a state, had no edge
                 that may be taken or a predicate that failed, or the run came to `max_iterations`.
             BaseException: a `KeyboardInterrupt`, `SystemExit` or the like from a node, bare.
@@ -186,7 +189,11 @@ class StateGraph(Definition[S]):
             if step is not None:
                 self._paused.refuse_step(run_id)
             with self._paused.resuming(run_id) as position:
-                return await self._run(self._walk(self._updated(position, update), run_id, None, durable=False))
+                walk = self._walk(self._updated(position, update), run_id, None, durable=False)
+                try:
+                    return await self._run(walk)
+                finally:
+                    self._paused.spend(run_id, walk.attempts)
         check_run_id(run_id)
         async with open_store(self._store) as store:
             checkpoint = await find(store, run_id, step, self.name, plan)
@@ -280,7 +287,8 @@ class StateGraph(Definition[S]):
 
         Cancellation: passes through.
         """
-        observer = self._observer or outer.observer
+        named = self._config.observer != DEFAULT_OBSERVER
+        observer = self._observer or (get_observer(self._config.observer) if named else outer.observer)
         return await self._begin(state, None, Surroundings(outer.run_id, observer)).execute()
 
     def _check_state(self, field: str, state: object) -> None:

@@ -15,7 +15,7 @@ from trioflow.config.checks import check_async, check_callable, check_instance
 from trioflow.errors import ConfigError
 from trioflow.events import Observer
 from trioflow.graph._plan import NodeFunction
-from trioflow.graph._walk import Surroundings, surroundings
+from trioflow.graph._walk import DEFAULT_OBSERVER, Surroundings, surroundings
 from trioflow.graph.graph import StateGraph
 from trioflow.observers.registry import get_observer
 from trioflow.outcomes import ParallelResult
@@ -193,5 +193,5 @@ def _voice(name: str) -> tuple[str | None, Observer]:
     around: Surroundings | None = surroundings.get(None)
     if around is None:
         return None, get_observer(name)
-    named = name != ChainConfig().observer
+    named = name != DEFAULT_OBSERVER
     return around.run_id, get_observer(name) if named else around.observer

@@ -115,7 +115,7 @@ class _Routing(Generic[S]):
         try:
             route = await call_either(self._predicate, self._state)
         except Exception as error:
-            raise ConditionalError(None, self._state) from error
+            raise ConditionalError(None, self._state, kind="predicate") from error
         self._route = route
         self._tell(None)
         self._begin(EventType.ROUTE_SELECT)
@@ -132,16 +132,17 @@ class _Routing(Generic[S]):
         try:
             handler = self._routes.handlers.get(route, self._routes.default)
         except Exception as error:
-            raise ConditionalError(route, self._state) from error
+            raise ConditionalError(route, self._state, kind="route") from error
         if handler is None:
             unknown = LookupError(f"unknown route {quote(route)} {list_known(route, self._routes.handlers)}")
-            raise ConditionalError(route, self._state) from unknown
+            raise ConditionalError(route, self._state, kind="route") from unknown
         return handler
 
     def _stray(self, error: BaseException) -> BaseException:
         """Return what a `Cancelled` that nobody cancelled for is reported as."""
-        who = "the predicate" if self._part is EventType.ROUTE_EVALUATE else f"the handler of {quote(self._route)}"
-        failure = ConditionalError(self._route, self._state)
+        asking = self._part is EventType.ROUTE_EVALUATE
+        who = "the predicate" if asking else f"the handler of {quote(self._route)}"
+        failure = ConditionalError(self._route, self._state, kind="predicate" if asking else "handler")
         failure.__cause__ = stale(error, who)
         return failure
 

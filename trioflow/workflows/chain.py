@@ -163,6 +163,8 @@ class _Chain(Generic[T, S]):
         if isinstance(fault, NotAsyncError):
             allowed = "an async function, or a lambda that gives an awaitable"
             fault = ConfigError.refusing("processor", self._processor, allowed)
+        if self._item is not _IDLE and self._telling:
+            self._tell_step(self._place(), fault, {"item": self._item, "state": self._state})
         if self._log is not None:
             fault = await self._log.saver.end(fault, self._steps)
         self._tell_end(fault)
@@ -276,8 +278,6 @@ class _Chain(Generic[T, S]):
     def _tell_end(self, fault: BaseException | None) -> None:
         if not self._telling:
             return
-        if self._item is not _IDLE:
-            self._tell_step(self._place(), fault, {"item": self._item, "state": self._state})
         data = {"steps_completed": self._steps} | ending(fault, self._started)
         data["observer_failures"] = self._emitter.observer_failures
         self._emitter.emit(EventType.CHAIN_COMPLETE, data, {"state": self._state})
