@@ -4,6 +4,7 @@ Every step is encoded, so that a state that cannot be kept is found at once; eve
 the last one when the run pauses, fails or is cancelled. Graphs and chains both have one.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, final
 
@@ -14,7 +15,7 @@ from trioflow._runtime.pausing import Paused
 from trioflow._text import describe_error, quote
 from trioflow.checkpoint.codec import Codec
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore, RunStatus
-from trioflow.checkpoint.session import SAVE_DEADLINE, Session, encode
+from trioflow.checkpoint.session import SAVE_DEADLINE, Session, encode, encode_large, is_large
 from trioflow.config import CheckpointConfig
 from trioflow.errors import (
     CheckpointConflictError,
@@ -30,7 +31,7 @@ S = TypeVar("S")
 _payloads: Codec[Any] = Codec(Any, what="the payload of pause()")
 
 
-class _Step(msgspec.Struct, frozen=True):
+class _Step(msgspec.Struct, frozen=True, gc=False):
     """The last step that can be gone on from."""
 
     step: int
@@ -96,6 +97,10 @@ class Saver(Generic[S]):
         Cancellation: the run may have been claimed.
         """
         self._session = await Session.claim(store, run_id)
+        self.stand_at(checkpoint)
+
+    def stand_at(self, checkpoint: Checkpoint) -> None:
+        """Go on from `checkpoint`."""
         self._last = _Step(checkpoint.step, checkpoint.node, checkpoint.next_node, checkpoint.state)
 
     async def update(self, state: S) -> None:
@@ -114,10 +119,13 @@ class Saver(Generic[S]):
 
         Cancellation: the step is saved whole, or not at all; `end` saves it then.
         """
-        data = await encode(self._codec, state)
-        self._last = _Step(self._last.step + 1, node, next_node, data)
-        if next_node and self._last.step % self._interval == 0:
-            await self._save("running", iterations, None)
+        plain = self._codec.plain(state)
+        data = await encode_large(self._codec, plain) if is_large(plain) else self._codec.encode_plain(plain)
+        step = self._last.step + 1
+        self._last = _Step(step, node, next_node, data)
+        if next_node and not step % self._interval:
+            await self._session.save(self._checkpoint("running", iterations, None))
+            self._tell(step, node, "running", len(data))
 
     async def end(self, fault: BaseException | None, iterations: int) -> BaseException | None:
         """Save how the run ended, or forget one that completed; return what it ends with now.
@@ -150,7 +158,13 @@ class Saver(Generic[S]):
 
     async def _save(self, status: RunStatus, iterations: int, pause: bytes | None) -> None:
         last = self._last
-        await self._session.save(
+        await self._session.save(self._checkpoint(status, iterations, pause))
+        self._tell(last.step, last.node, status, len(last.state))
+
+    def _checkpoint(self, status: RunStatus, iterations: int, pause: bytes | None) -> Checkpoint:
+        last = self._last
+        return Checkpoint(
+            run_id=self._session.run_id,
             graph=self._graph,
             step=last.step,
             node=last.node,
@@ -159,5 +173,5 @@ class Saver(Generic[S]):
             state=last.state,
             status=status,
             pause=pause,
+            created_at=time.time(),
         )
-        self._tell(last.step, last.node, status, len(last.state))

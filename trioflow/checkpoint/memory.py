@@ -54,10 +54,14 @@ class MemoryStore:
         Cancellation: nothing was kept.
         """
         await trio.lowlevel.checkpoint()
+        self.save_nowait(checkpoint, epoch)
+
+    def save_nowait(self, checkpoint: Checkpoint, epoch: int) -> None:
+        """Do what `save` does; never blocks."""
         run = self._claimed(checkpoint.run_id, epoch)
         run.steps[checkpoint.step] = checkpoint
         run.last = checkpoint.step
-        run.updated_at = time.time()
+        run.updated_at = checkpoint.created_at
 
     async def load(self, run_id: str, step: int | None = None) -> Checkpoint:
         """See `CheckpointStore.load`.

@@ -19,7 +19,7 @@ CHECKPOINT_VERSION = 1
 """The form of a `Checkpoint`."""
 
 
-class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A run after one of its steps."""
 
     run_id: str

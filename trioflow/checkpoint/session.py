@@ -3,7 +3,6 @@
 Encoding and hashing a large state take long, so they are done in a thread.
 """
 
-import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, final
@@ -13,12 +12,23 @@ import trio
 
 from trioflow._text import quote
 from trioflow.checkpoint.codec import Codec, sealed, verified
+from trioflow.checkpoint.memory import MemoryStore
 from trioflow.checkpoint.protocol import CHECKPOINT_VERSION, Checkpoint, CheckpointStore
 from trioflow.checkpoint.registry import check_store, get_checkpoint_store, is_url
 from trioflow.config import CheckpointConfig
 from trioflow.errors import CheckpointMismatchError, ConfigError
 
-__all__ = ("SAVE_DEADLINE", "Session", "check_run_id", "choose_store", "encode", "load_verified", "open_store")
+__all__ = (
+    "SAVE_DEADLINE",
+    "Session",
+    "check_run_id",
+    "choose_store",
+    "encode",
+    "encode_large",
+    "is_large",
+    "load_verified",
+    "open_store",
+)
 
 V = TypeVar("V")
 
@@ -95,12 +105,15 @@ async def load_verified(store: CheckpointStore, run_id: str, step: int | None = 
 class Session:
     """A run that is ours to save, until somebody else claims it."""
 
-    __slots__ = ("_epoch", "_store", "run_id")
+    __slots__ = ("_epoch", "_save_nowait", "_store", "run_id")
 
     def __init__(self, store: CheckpointStore, run_id: str, epoch: int) -> None:
-        self.run_id = run_id
+        self.run_id: str = run_id
         self._store = store
         self._epoch = epoch
+        # A run has checkpoints of its own; one more a step would double what memory costs. Not for a subclass:
+        # it may have a `save` of its own.
+        self._save_nowait = store.save_nowait if type(store) is MemoryStore else None
 
     def __repr__(self) -> str:
         return f"<Session of {self.run_id}, epoch {self._epoch}>"
@@ -113,8 +126,8 @@ class Session:
         """
         return cls(store, run_id, await store.claim(run_id))
 
-    async def save(self, **fields: Any) -> None:
-        """Save a checkpoint of these `fields`.
+    async def save(self, checkpoint: Checkpoint) -> None:
+        """Save a checkpoint, which is nobody else's yet: it is given its digest.
 
         Raises:
             CheckpointConflictError: somebody else has claimed the run.
@@ -122,12 +135,14 @@ class Session:
 
         Cancellation: the checkpoint was saved whole, or not at all.
         """
-        checkpoint = Checkpoint(run_id=self.run_id, created_at=time.time(), **fields)
         if len(checkpoint.state) < LARGE:
-            checkpoint = sealed(checkpoint)
+            sealed(checkpoint)
         else:
-            checkpoint = await trio.to_thread.run_sync(sealed, checkpoint)
-        await self._store.save(checkpoint, self._epoch)
+            await trio.to_thread.run_sync(sealed, checkpoint)
+        if self._save_nowait is None:
+            await self._store.save(checkpoint, self._epoch)
+        else:
+            self._save_nowait(checkpoint, self._epoch)
 
     async def save_items(self, batch: Sequence[tuple[str, bytes]]) -> None:
         """Save items.
@@ -167,15 +182,22 @@ async def encode(codec: Codec[V], value: V) -> bytes:
     Cancellation: not a checkpoint: what was paid for is encoded, and can be saved.
     """
     plain = codec.plain(value)
-    if not _is_large(plain):
-        return codec.encode_plain(plain)
+    return await encode_large(codec, plain) if is_large(plain) else codec.encode_plain(plain)
+
+
+async def encode_large(codec: Codec[V], plain: Any) -> bytes:
+    """Do in a thread what `encode` does, with what the codec makes of a value.
+
+    Cancellation: shielded: what was paid for is encoded, and can be saved.
+    """
     data = b""
     with trio.CancelScope(shield=True):
         data = await trio.to_thread.run_sync(codec.encode_plain, plain)
     return data  # noqa: RET504 - type checkers think that the scope might swallow an exception
 
 
-def _is_large(value: Any) -> bool:
+def is_large(value: Any) -> bool:
+    """Whether encoding `value` takes so long that a thread should do it."""
     room = LARGE
     ahead: list[Any] = []
     parts = _inside(value)

@@ -67,12 +67,12 @@ class ChainLog(Generic[S]):
             message = f"run {quote(run_id)} is one of {quote(checkpoint.graph)} and no chain: take another run_id"
             raise CheckpointMismatchError(message, run_id=run_id)
         self.resumed = True
-        self.completed = checkpoint.status == "completed"
-        if not self.completed:
+        if checkpoint.status != "completed":
             await self.saver.take_over(store, checkpoint, run_id)
             # Whoever had the run may have saved a step before it was ours.
             checkpoint = await load_verified(store, run_id)
-            await self.saver.take_over(store, checkpoint, run_id)
+            self.saver.stand_at(checkpoint)
+        self.completed = checkpoint.status == "completed"
         self._to_skip = checkpoint.step
         self._kept_mark = checkpoint.node
         return checkpoint.step, self._codec.decode(checkpoint.state)

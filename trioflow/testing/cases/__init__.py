@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial, update_wrapper
+from types import FunctionType
 from typing import Any
 
 from trioflow.testing.cases import ending, fencing, items, runs, steps
@@ -18,5 +19,5 @@ def all_cases() -> Iterator[tuple[str, Callable[[Any], Awaitable[None]]]]:
             if name in several:
                 for label, value in several[name].items():
                     yield f"{name}_{label}", update_wrapper(partial(check, value), check)
-            elif callable(check):
+            elif isinstance(check, FunctionType):
                 yield name, check

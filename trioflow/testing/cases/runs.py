@@ -93,7 +93,7 @@ async def times_of_a_run_go_forward(store: CheckpointStore) -> None:
     await store.save(checkpoint(step=2), epoch)
     second = (await store.list_runs())[0]
     check(first.created_at == second.created_at, "the time of its first claim changed")
-    check(first.created_at <= first.updated_at <= second.updated_at, "times go back")
+    check(first.updated_at <= second.updated_at, "times go back")
 
 
 async def delete_forgets_everything(store: CheckpointStore) -> None:

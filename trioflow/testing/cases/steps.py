@@ -1,5 +1,7 @@
 """Checkpoints: every field comes back, and every step."""
 
+from typing import Any
+
 import msgspec
 
 from trioflow.checkpoint.protocol import CheckpointStore
@@ -33,7 +35,7 @@ __all__ = (
 
 STATUSES = {status: status for status in ("running", "completed", "paused", "failed", "cancelled")}
 SIZES = {"empty": 0, "one_byte": 1, "page": 4_096, "large": 3_000_000}
-SEVERAL = {
+SEVERAL: dict[str, dict[str, Any]] = {
     "status_comes_back": STATUSES,
     "state_of_size": SIZES,
     "run_id_is_kept": ODD_NAMES,
