@@ -1,0 +1,171 @@
+"""What does it cost to keep a run: each step of a graph, and each item of a fan-out?
+
+    python benchmarks/bench_durable.py [--repeat 3] [--json FILE] [--check]
+
+Beside LangGraph with its SQLite saver, and beside the same run that is not kept. SQLite commits with
+`synchronous=FULL`, so its figures are this machine's disk as much as this library. With `--check` the exit status
+is 1 if a limit is missed.
+"""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import TypedDict
+
+import trio
+from measuring import Contender, Limit, Role, Row, add_arguments, compare, is_installed, report
+
+from trioflow import (
+    CheckpointConfig,
+    CheckpointStore,
+    GraphConfig,
+    MemoryStore,
+    ParallelConfig,
+    State,
+    StateGraph,
+    process_parallel,
+)
+from trioflow.checkpoint.sqlite import SqliteStore
+
+STEPS = 1_000
+ITEMS = 20_000
+MEMORY_MARGIN = 15.0
+ITEM_BOUND = 60.0
+LEGEND = "ratio: how much longer a peer or a variant takes than the first line of its table"
+
+Folder = Path
+
+
+def new_file(folder: Folder) -> str:
+    return str(folder / f"{len(list(folder.iterdir()))}.db")
+
+
+async def more(state: State) -> State:
+    return state.set("count", state["count"] + 1)
+
+
+async def same(state: State) -> State:
+    return state
+
+
+async def walk(store: CheckpointStore | None) -> float:
+    graph = StateGraph(GraphConfig(name="loop", observer="noop", max_iterations=10 * STEPS), store=store)
+    for name, fn in (("more", more), ("same", same), ("done", same)):
+        graph.add_node(name, fn)
+    graph.add_edge("more", "same")
+    graph.add_edge("same", "more", lambda state: state["count"] < STEPS // 2)
+    graph.add_edge("same", "done")
+    graph.set_entry_point("more")
+    graph.set_exit_point("done")
+    start = perf_counter()
+    await graph.execute(State(count=0), run_id="run")
+    return perf_counter() - start
+
+
+async def walk_sqlite(folder: Folder) -> float:
+    async with SqliteStore(new_file(folder)) as store:
+        return await walk(store)
+
+
+class Counted(TypedDict):
+    count: int
+
+
+def langgraph(folder: Folder) -> Callable[[], float]:
+    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver  # noqa: PLC0415 - optional
+    from langgraph.graph import END  # noqa: PLC0415 - optional
+    from langgraph.graph import StateGraph as TheirGraph  # noqa: PLC0415 - optional
+
+    async def their_more(state: Counted) -> Counted:
+        return {"count": state["count"] + 1}
+
+    async def their_same(_: Counted) -> dict[str, int]:
+        return {}
+
+    graph = TheirGraph(Counted)
+    graph.add_node("more", their_more)
+    graph.add_node("same", their_same)
+    graph.set_entry_point("more")
+    graph.add_edge("more", "same")
+    graph.add_conditional_edges("same", lambda state: "more" if state["count"] < STEPS // 2 else END)
+
+    async def run() -> float:
+        async with AsyncSqliteSaver.from_conn_string(new_file(folder)) as saver:
+            app = graph.compile(checkpointer=saver)
+            options = {"recursion_limit": 10 * STEPS, "configurable": {"thread_id": "run"}}
+            start = perf_counter()
+            await app.ainvoke({"count": 0}, options)
+            return perf_counter() - start
+
+    return lambda: asyncio.run(run())
+
+
+def ask_graph(folder: Folder, repeat: int) -> list[Row]:
+    installed = is_installed("langgraph") and is_installed("langgraph-checkpoint-sqlite")
+    contenders = [
+        Contender("SQLite, each step", partial(trio.run, walk_sqlite, folder), Role.OURS),
+        Contender("not kept", partial(trio.run, walk, None), Role.VARIANT),
+        Contender("in memory", lambda: trio.run(walk, MemoryStore()), Role.VARIANT),
+        Contender(
+            "LangGraph, AsyncSqliteSaver",
+            langgraph(folder) if installed else None,
+            Role.PEER,
+            Limit(3, at_least=True),
+        ),
+    ]
+    question = f"a. a loop of two trivial nodes, {STEPS:,} steps: a step"
+    rows = compare(question, contenders, items=STEPS, repeat=repeat)
+    values = {row.name: row.value or 0.0 for row in rows}
+    more_in_memory = values["in memory"] - values["not kept"]
+    margin = Row(question, "in memory, more than not kept", more_in_memory, limit=Limit(MEMORY_MARGIN))
+    return [*rows, margin]
+
+
+async def work(item: int) -> int:
+    await trio.lowlevel.checkpoint()
+    return item
+
+
+async def fan_out(store: CheckpointStore | None) -> float:
+    checkpoint = None if store is None else CheckpointConfig(preserve=True)
+    config = ParallelConfig(observer="noop", max_workers=16, checkpoint=checkpoint)
+    start = perf_counter()
+    await process_parallel(range(ITEMS), work, config=config, store=store, run_id=None if store is None else "run")
+    return perf_counter() - start
+
+
+async def fan_out_sqlite(folder: Folder) -> float:
+    async with SqliteStore(new_file(folder)) as store:
+        return await fan_out(store)
+
+
+def ask_fan_out(folder: Folder, repeat: int) -> list[Row]:
+    contenders = [
+        Contender("not kept", partial(trio.run, fan_out, None), Role.OURS),
+        Contender("in memory", lambda: trio.run(fan_out, MemoryStore()), Role.VARIANT),
+        Contender("SQLite", partial(trio.run, fan_out_sqlite, folder), Role.VARIANT, Limit(6)),
+    ]
+    rows = compare(f"b. a fan-out of {ITEMS:,} items: an item", contenders, items=ITEMS, repeat=repeat)
+    return [*rows, Row(rows[0].question, "SQLite, an item", rows[-1].value, limit=Limit(ITEM_BOUND))]
+
+
+def ask_all(folder: Folder, repeat: int) -> Iterable[list[Row]]:
+    yield ask_graph(folder, repeat)
+    yield ask_fan_out(folder, repeat)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        return report(arguments, ask_all(Path(folder), arguments.repeat), LEGEND)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
