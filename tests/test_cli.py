@@ -53,7 +53,7 @@ def test_list_shows_the_runs(url, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["run", "id", "graph", "status", "step", "items", "updated", "at"]
     assert lines[1].split()[:3] == ["letter-1", "letter", "paused"]
-    assert lines[2].split()[:3] == ["fan-1", "running", "0"]
+    assert lines[2].split()[:4] == ["fan-1", "a", "fan-out", "completed"]
     assert main(["runs", "list", "--store", url, "--json"]) == 0
     runs = json.loads(capsys.readouterr().out)
     assert [(run["run_id"], run["items"]) for run in runs] == [("letter-1", 0), ("fan-1", 3)]
@@ -69,13 +69,33 @@ def test_show_shows_the_state(url, capsys):
     assert json.loads(capsys.readouterr().out)["state"] == {"to": "Ada\n"}
 
 
+def test_show_shows_a_fan_out(url, capsys):
+    assert main(["runs", "show", "fan-1", "--store", url, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["graph"], shown["status"], shown["items"]) == ("a fan-out", "completed", 3)
+
+
+def test_show_shows_a_run_that_was_killed(tmp_path, capsys):
+    async def fill():
+        async with SqliteStore(tmp_path / "runs.db") as store:
+            await store.save_items("fan-2", await store.claim("fan-2"), [("a", b"")])
+
+    trio.run(fill)
+    url = f"sqlite:///{tmp_path}/runs.db"
+    assert main(["runs", "show", "fan-2", "--store", url]) == 0
+    assert "status:      running" in capsys.readouterr().out
+    assert main(["runs", "history", "fan-2", "--store", url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert main(["runs", "show", "fan-2", "--store", url, "--step", "1"]) == 1
+
+
 def test_history_shows_the_steps(url, capsys):
     assert main(["runs", "history", "letter-1", "--store", url]) == 0
     assert "paused" in capsys.readouterr().out
     assert main(["runs", "history", "letter-1", "--store", url, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["step"] == 0
     assert main(["runs", "history", "fan-1", "--store", url, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
+    assert [step["status"] for step in json.loads(capsys.readouterr().out)] == ["completed"]
 
 
 def test_delete_deletes_one_run(url, capsys):

@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 import trio
 
-from trioflow._text import one_line, quote
-from trioflow.checkpoint.protocol import CheckpointStore
+from trioflow._text import list_known, one_line, quote
+from trioflow.checkpoint.protocol import CheckpointStore, RunInfo
 from trioflow.checkpoint.registry import is_url
 from trioflow.checkpoint.session import load_verified, open_store
 from trioflow.errors import CheckpointNotFoundError, ConfigError, TrioflowError
@@ -80,10 +80,17 @@ def show(run_id: str, *, store: str, step: int | None = None, json: bool = False
         step: the step to show; the latest by default.
         json: print JSON instead of lines.
     """
-    found = _ask(store, lambda opened: load_verified(opened, run_id, step))
-    told = {name: getattr(found, name) for name in found.__struct_fields__ if name not in {"state", "pause"}}
-    told["state"] = _readable(found.state)
-    told["pause"] = None if found.pause is None else _readable(found.pause)
+
+    async def ask(opened: CheckpointStore) -> dict[str, Any]:
+        run = await _find(opened, run_id)
+        if step is None and not await opened.history(run_id):
+            return msgspec.structs.asdict(run)
+        found = await load_verified(opened, run_id, step)
+        pause = None if found.pause is None else _readable(found.pause)
+        told = {"items": run.items, "state": _readable(found.state), "pause": pause}
+        return msgspec.structs.asdict(found) | told
+
+    told = _ask(store, ask)
     if json:
         _print_json(told)
         return 0
@@ -102,10 +109,8 @@ def history(run_id: str, *, store: str, json: bool = False) -> int:
     """
 
     async def ask(opened: CheckpointStore) -> Sequence[Any]:
-        steps = await opened.history(run_id)
-        if not steps and run_id not in {run.run_id for run in await opened.list_runs()}:
-            raise CheckpointNotFoundError(f"there is no run {quote(run_id)} in this store", run_id=run_id)
-        return steps
+        await _find(opened, run_id)
+        return await opened.history(run_id)
 
     columns = ("step", "node", "next_node", "iterations", "status", "created_at")
     _print(_ask(store, ask), columns, as_json=json)
@@ -121,8 +126,7 @@ def delete(run_id: str, *, store: str) -> int:
     """
 
     async def ask(opened: CheckpointStore) -> None:
-        if run_id not in {run.run_id for run in await opened.list_runs()}:
-            raise CheckpointNotFoundError(f"there is no run {quote(run_id)} in this store", run_id=run_id)
+        await _find(opened, run_id)
         await opened.delete(run_id)
 
     _ask(store, ask)
@@ -166,6 +170,14 @@ def _ask(store: str, question: Callable[[CheckpointStore], Awaitable[Any]]) -> A
             return await question(opened)
 
     return trio.run(main)
+
+
+async def _find(store: CheckpointStore, run_id: str) -> RunInfo:
+    runs = {run.run_id: run for run in await store.list_runs()}
+    if run_id not in runs:
+        message = f"there is no run {quote(run_id)} in this store {list_known(run_id, runs)}"
+        raise CheckpointNotFoundError(message, run_id=run_id)
+    return runs[run_id]
 
 
 def _seconds(text: str) -> float:

@@ -5,6 +5,7 @@ import pytest
 import trio
 
 from trioflow import (
+    ChainError,
     CheckpointConfig,
     CheckpointConflictError,
     CheckpointEncodeError,
@@ -16,6 +17,7 @@ from trioflow import (
     ParallelError,
     RecordingObserver,
     open_parallel,
+    process_chain,
     process_parallel,
 )
 
@@ -83,6 +85,46 @@ async def test_fail_fast_and_cancellation_keep_what_succeeded(store, calls):
         await process_parallel(range(10), slow, config=config, store=store, run_id="c")
     assert scope.cancelled_caught
     assert len(await store.load_items("c")) == 3
+
+
+async def test_how_a_run_ended_can_be_listed(store, calls):
+    calls.failing = {3}
+    await process_parallel(range(5), calls, config=KEPT, store=store, run_id="failed")
+    with pytest.raises(ParallelError):
+        await process_parallel(range(5), calls, store=store, run_id="first failure")
+    with trio.CancelScope() as scope:
+
+        async def stop(item):
+            scope.cancel()
+            await calls(item)
+
+        await process_parallel(range(5), stop, config=KEPT, store=store, run_id="cancelled")
+    calls.failing = set()
+    async with open_parallel(range(100), calls, config=KEPT, store=store, run_id="left") as run:
+        async for _ in run:
+            break
+    runs = {run.run_id: (run.graph, run.status) for run in await store.list_runs()}
+    assert runs == {
+        "failed": ("a fan-out", "failed"),
+        "first failure": ("a fan-out", "failed"),
+        "cancelled": ("a fan-out", "cancelled"),
+        "left": ("a fan-out", "cancelled"),
+    }
+    await process_parallel(range(5), calls, config=KEPT, store=store, run_id="failed")
+    (run,) = [run for run in await store.list_runs() if run.run_id == "failed"]
+    assert (run.status, run.items, run.step) == ("completed", 5, 5)
+
+
+async def test_the_run_of_a_chain_is_no_fan_outs(store, calls):
+    async def step(item, state):
+        raise ValueError
+
+    with pytest.raises(ChainError):
+        await process_chain([1], 0, step, store=store, run_id="r")
+    with pytest.raises(CheckpointMismatchError, match="run 'r' is one of 'a chain' and no fan-out: take another run_id"):
+        await process_parallel(range(5), calls, config=KEPT, store=store, run_id="r")
+    assert calls == []
+    assert [run.status for run in await store.list_runs()] == ["failed"]
 
 
 async def test_leaving_a_stream_early_keeps_what_succeeded(store, calls):

@@ -55,10 +55,10 @@ def crash_until_done(what, folder, random_, kills):
     store, log = folder / "runs.db", folder / "log"
     killed = 0
     while True:
-        process = start(what, store, log)
-        assert process.stdout.readline() == "ready\n", process.stderr.read()
         called_before = len(lines_of(log))
         kept_before = trio.run(saved, store, what) if killed else set()
+        process = start(what, store, log)
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
         if killed < kills:
             time.sleep(random_.uniform(0, 0.25))
             process.send_signal(signal.SIGKILL)

@@ -5,7 +5,9 @@ written with others: at least every `flush_interval` seconds, when many have gat
 comes.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar, final
 
 import msgspec
@@ -15,11 +17,11 @@ from trioflow._runtime.calls import call_plain
 from trioflow._runtime.emitter import Emitter
 from trioflow._text import describe_error, quote
 from trioflow.checkpoint.codec import Codec, fingerprint
-from trioflow.checkpoint.protocol import CheckpointStore
-from trioflow.checkpoint.session import SAVE_DEADLINE, Session
+from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore, RunStatus
+from trioflow.checkpoint.session import SAVE_DEADLINE, Session, load_verified
 from trioflow.config import CheckpointConfig
 from trioflow.config.checks import check_callable
-from trioflow.errors import CheckpointError, CheckpointMismatchError, ConfigError
+from trioflow.errors import CheckpointError, CheckpointMismatchError, CheckpointNotFoundError, ConfigError
 from trioflow.events import EventType
 from trioflow.workflows._arguments import choose_store_for
 
@@ -27,6 +29,8 @@ __all__ = ("Journal", "JournalFaultError", "Place", "open_journal")
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_KIND = "a fan-out"
 
 BATCH = 1_000
 """Successes that are written without waiting for the interval."""
@@ -113,6 +117,7 @@ class Journal(Generic[T, R]):
         self._kept: dict[str, bytes] = {}
         self._seen: set[str] = set()
         self._recalled = 0
+        self._written = 0
         self._pending: list[tuple[str, bytes]] = []
         self._filled = trio.Event()
         self._room = trio.lowlevel.ParkingLot()
@@ -124,10 +129,15 @@ class Journal(Generic[T, R]):
         """Claim the run, and read what is kept of it.
 
         Raises:
-            CheckpointMismatchError: it had other items.
+            CheckpointMismatchError: it had other items, or is no fan-out.
 
         Cancellation: the run may have been claimed.
         """
+        with suppress(CheckpointNotFoundError):
+            kind = (await load_verified(store, self._run_id)).graph
+            if kind != _KIND:
+                message = f"run {quote(self._run_id)} is one of {quote(kind)} and no fan-out: take another run_id"
+                raise CheckpointMismatchError(message, run_id=self._run_id)
         self._session = await Session.claim(store, self._run_id)
         self._kept = dict(await self._session.load_items())
         if not self._kept:
@@ -200,21 +210,37 @@ class Journal(Generic[T, R]):
         if exhausted and self._key is None and self._recalled < len(self._kept):
             raise self._mismatch(f"there were {len(self._kept)} or more, and now there are {self._recalled}")
 
-    async def finish(self, *, done: bool) -> CheckpointError | None:
-        """Write the rest, or forget a run that is `done` and need not be kept; return what went wrong.
+    async def finish(self, status: RunStatus) -> CheckpointError | None:
+        """Write the rest and how the run ended, or forget one that need not be kept; return what went wrong.
 
         Cancellation: shielded, for at most `SAVE_DEADLINE` seconds.
         """
         with trio.CancelScope(shield=True, deadline=trio.current_time() + SAVE_DEADLINE):
             try:
-                if done and not self._preserve:
+                if status == "completed" and not self._preserve:
                     await self._session.forget()
                 else:
                     await self._write()
+                    await self._session.save(self._last_word(status))
             except CheckpointError as error:
                 return error
             return None
         return CheckpointError(f"the end of the run could not be saved within {SAVE_DEADLINE:g} s")
+
+    def _last_word(self, status: RunStatus) -> Checkpoint:
+        """Return what says how the run stands to whoever lists the runs of the store."""
+        return Checkpoint(
+            run_id=self._run_id,
+            graph=_KIND,
+            step=len(self._kept) + self._written,
+            node="",
+            next_node="",
+            iterations=0,
+            state=b"",
+            status=status,
+            pause=None,
+            created_at=time.time(),
+        )
 
     def _identify(self, index: int, item: T) -> tuple[str, bytes]:
         if self._key is None:
@@ -254,6 +280,7 @@ class Journal(Generic[T, R]):
             # Whether it was written or not, writing it again does no harm.
             self._pending = batch + self._pending
             raise
+        self._written += len(batch)
         self._room.unpark_all()
         self._tell(EventType.CHECKPOINT_SAVE, items=len(batch))
 

@@ -14,6 +14,7 @@ import trio
 from trioflow._runtime.calls import TURN, NotAsyncError, call_plain, is_cancelled, stale
 from trioflow._runtime.emitter import Emitter, status_of
 from trioflow._runtime.groups import distil, holding, most_grave
+from trioflow.checkpoint.protocol import RunStatus
 from trioflow.checkpoint.session import open_store
 from trioflow.config import ParallelConfig
 from trioflow.errors import CheckpointError, ConfigError, leaves
@@ -135,10 +136,15 @@ class Pool(Generic[T, R]):
             await self._run_workers()
             with holding(self.faults):
                 journal.check_end(exhausted=self.collector.exhausted)
-            done = self.collector.finished and not self.collector.failed and not self.faults
-            problem = await journal.finish(done=done)
+            problem = await journal.finish(self._status())
             if problem is not None:
                 self.faults.append(problem)
+
+    def _status(self) -> RunStatus:
+        fault = most_grave(self.faults)
+        if self.collector.failed or not (fault is None or isinstance(fault, trio.Cancelled)):
+            return "failed"
+        return "completed" if self.collector.finished and fault is None else "cancelled"
 
     @trio.lowlevel.enable_ki_protection
     async def _write_journal(self, journal: Journal[T, R]) -> None:
