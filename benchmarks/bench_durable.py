@@ -1,4 +1,4 @@
-"""What does it cost to keep a run: each step of a graph, and each item of a fan-out?
+"""What does it cost to keep a run: each step of a graph, each item of a fan-out, and a state of 64 MiB?
 
     python benchmarks/bench_durable.py [--repeat 3] [--json FILE] [--check]
 
@@ -36,6 +36,7 @@ STEPS = 1_000
 ITEMS = 20_000
 MEMORY_MARGIN = 15.0
 ITEM_BOUND = 60.0
+BLOCK_BOUND = 50.0
 LEGEND = "ratio: how much longer a peer or a variant takes than the first line of its table"
 
 Folder = Path
@@ -154,9 +155,59 @@ def ask_fan_out(folder: Folder, repeat: int) -> list[Row]:
     return [*rows, Row(rows[0].question, "SQLite, an item", rows[-1].value, limit=Limit(ITEM_BOUND))]
 
 
+async def sleep_and_watch(longest: list[float]) -> None:
+    last = perf_counter()
+    while True:
+        await trio.sleep(0.001)
+        now = perf_counter()
+        longest[0] = max(longest[0], now - last)
+        last = now
+
+
+async def longest_wait(path: str, values: object) -> float:
+    """Return the seconds for which the loop served nobody while a run saved `values` twice, and was read back."""
+
+    async def wait(state: State) -> State:
+        await trio.sleep(0.01)
+        return state.set("count", state["count"] + 1)
+
+    config = GraphConfig(name="large", observer="noop", checkpoint=CheckpointConfig(interval=1, preserve=True))
+    async with SqliteStore(path) as store, trio.open_nursery() as nursery:
+        graph = StateGraph(config, store=store)
+        graph.add_node("a", wait)
+        graph.add_node("b", wait)
+        graph.add_edge("a", "b")
+        graph.set_entry_point("a")
+        graph.set_exit_point("b")
+        state = State(values=values, count=0)
+        longest = [0.0]
+        nursery.start_soon(sleep_and_watch, longest)
+        await trio.sleep(0.01)
+        await graph.execute(state, run_id="run")
+        await graph.resume("run")
+        nursery.cancel_scope.cancel()
+    return longest[0]
+
+
+def ask_large(folder: Folder, repeat: int) -> list[Row]:
+    question = "c. a state of 64 MiB, saved in SQLite: the longest that the loop serves nobody"
+    shapes: dict[str, Callable[[], object]] = {
+        "one text": lambda: "x" * (64 << 20),
+        "64 texts": lambda: ["x" * (1 << 20) for _ in range(64)],
+        "65,536 texts": lambda: ["x" * 1_024 for _ in range(1 << 16)],
+        "65,536 dicts of two": lambda: [{"role": "user", "content": "x" * 1_000} for _ in range(1 << 16)],
+    }
+    rows = []
+    for name, make in shapes.items():
+        longest = min(trio.run(longest_wait, new_file(folder), make()) for _ in range(repeat))
+        rows.append(Row(question, name, 1e3 * longest, "ms", limit=Limit(BLOCK_BOUND)))
+    return rows
+
+
 def ask_all(folder: Folder, repeat: int) -> Iterable[list[Row]]:
     yield ask_graph(folder, repeat)
     yield ask_fan_out(folder, repeat)
+    yield ask_large(folder, repeat)
 
 
 def main() -> int:

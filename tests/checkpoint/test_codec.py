@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trioflow import Checkpoint, CheckpointCorruptError, CheckpointEncodeError, CheckpointMismatchError
 from trioflow.checkpoint.codec import Codec, digest_of, fingerprint, sealed, verified
-from trioflow.checkpoint.session import is_large
+from trioflow.checkpoint.large import is_large
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary(),

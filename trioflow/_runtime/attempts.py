@@ -22,7 +22,7 @@ def equip(
     retry: RetryConfig | None,
     on_retry: OnRetry,
     limiter: RateLimiter | None = None,
-    prepare: Callable[[Any], Any] | None = None,
+    prepare: Callable[[Any], Awaitable[Any]] | None = None,
 ) -> Callable[[*Ts], Awaitable[R]]:
     """Return the user's `fn` with the policies that a config names.
 
@@ -35,7 +35,7 @@ def equip(
         retry: when a failed attempt is repeated; None is never.
         on_retry: told of each retry.
         limiter: what each attempt pays to; None is nobody.
-        prepare: what each attempt does to each argument first; None is nothing.
+        prepare: what each attempt makes of the argument first; None leaves it as it is.
     """
     call: Callable[[*Ts], Awaitable[R]]
     own = retry_of(fn)

@@ -53,14 +53,14 @@ class Counter(Protocol):
 
 
 def unprotected(
-    fn: Callable[[*Ts], Awaitable[R]], counter: Counter, prepare: Callable[[Any], Any] | None = None
+    fn: Callable[[*Ts], Awaitable[R]], counter: Counter, prepare: Callable[[Any], Awaitable[Any]] | None = None
 ) -> Callable[[*Ts], Awaitable[R]]:
     """Return `fn` as the user's code runs: open to `KeyboardInterrupt`, each call counted by `counter`.
 
     Args:
         fn: what to call.
         counter: who counts.
-        prepare: what each call does to each argument first; None is nothing.
+        prepare: what each call makes of the argument first; None leaves it as it is.
     """
     called = _awaiting(fn) if is_lambda(fn) else fn
 
@@ -72,7 +72,7 @@ def unprotected(
     @trio.lowlevel.disable_ki_protection
     async def call_prepared(*args: *Ts) -> R:
         counter.attempts += 1
-        return cast("R", await cast("Any", called)(*map(cast("Any", prepare), args)))
+        return cast("R", await cast("Any", called)(await cast("Any", prepare)(*args)))
 
     return call if prepare is None else call_prepared
 

@@ -18,8 +18,12 @@ from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import msgspec
+import trio
 
-__all__ = ("is_atom", "isolate", "isolate_all", "register")
+__all__ = ("is_atom", "isolate", "isolate_all", "isolate_soon", "register")
+
+MOST_COPIES = 4_000
+"""Lists, dicts and the like that are copied in the event loop; some milliseconds' work."""
 
 V = TypeVar("V")
 Copier = Callable[[Any, dict[int, Any]], Any]
@@ -42,6 +46,33 @@ def isolate(value: V) -> V:
     except RecursionError:
         return value
     return copied
+
+
+async def isolate_soon(value: V) -> V:
+    """Do what `isolate` does, in a thread where much is to be copied.
+
+    Cancellation: a checkpoint only where a thread is needed.
+    """
+    if type(value) in _ATOMS:
+        return value
+    try:
+        copied: V = _copied(value, _FewCopies())
+    except RecursionError:
+        return value
+    except _ManyCopiesError:
+        return await trio.to_thread.run_sync(isolate, value)
+    return copied
+
+
+class _ManyCopiesError(Exception):
+    """There is more to copy than the loop should wait for."""
+
+
+class _FewCopies(dict[int, Any]):
+    def __setitem__(self, key: int, copied: Any) -> None:
+        super().__setitem__(key, copied)
+        if len(self) > MOST_COPIES:
+            raise _ManyCopiesError
 
 
 def is_atom(value: object) -> bool:

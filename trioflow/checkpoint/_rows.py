@@ -13,6 +13,7 @@ import apsw
 
 from trioflow._text import quote
 from trioflow.checkpoint._schema import immediately, reading
+from trioflow.checkpoint.large import PIECE
 from trioflow.checkpoint.memory import conflict, not_found
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo
 from trioflow.errors import CheckpointCorruptError
@@ -20,7 +21,7 @@ from trioflow.errors import CheckpointCorruptError
 __all__ = ("claim", "delete", "history", "list_runs", "load", "load_items", "save", "save_items")
 
 _INFO = ("step", "graph", "node", "next_node", "iterations", "status", "created_at")
-_REST = ("version", "digest", "pause", "state")
+_REST = ("version", "digest", "pause")
 # Written out: SQL that is put together cannot be seen to be safe.
 _SELECT_RUN = (
     "SELECT number, run_id, epoch, last_step, items, created_at, updated_at, seal FROM runs WHERE run_id = ?"
@@ -30,8 +31,8 @@ _PUT_RUN = (
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _SELECT_STEP = (
-    "SELECT seal, step, graph, node, next_node, iterations, status, created_at, version, digest, pause, state"
-    " FROM checkpoints WHERE run = ? AND step = ?"
+    "SELECT seal, step, graph, node, next_node, iterations, status, created_at, version, digest, pause,"
+    " iif(length(state) > 1048576, NULL, state), rowid FROM checkpoints WHERE run = ? AND step = ?"
 )
 _SELECT_INFOS = (
     "SELECT info_seal, step, graph, node, next_node, iterations, status, created_at"
@@ -68,8 +69,12 @@ def save(db: apsw.Connection, checkpoint: Checkpoint, epoch: int) -> None:
         info = [getattr(checkpoint, name) for name in _INFO]
         info[-1] = float(checkpoint.created_at)
         rest = [getattr(checkpoint, name) for name in _REST]
-        seals = _seal(checkpoint.run_id, *info), _seal(checkpoint.run_id, *info, *rest)
-        db.execute(_PUT_STEP, (run[0], *seals, *info, *rest))
+        state = checkpoint.state
+        seals = _seal(checkpoint.run_id, *info), _seal(checkpoint.run_id, *info, *rest, state)
+        long = len(state) > PIECE
+        db.execute(_PUT_STEP, (run[0], *seals, *info, *rest, apsw.zeroblob(len(state)) if long else state))
+        if long:
+            _write_state(db, state)
         _put_run(db, run[0], run[1], epoch, checkpoint.step, *run[4:6], time.time())
 
 
@@ -87,10 +92,28 @@ def load(db: apsw.Connection, run_id: str, step: int | None) -> Checkpoint:
                 raise _damaged(run_id, f"its last step, {wanted}, is missing")
             steps = [row[0] for row in db.execute("SELECT step FROM checkpoints WHERE run = ?", (run[0],))]
             raise not_found(run_id, step, steps)
-    seal, *values = cast("tuple[Any, ...]", row)
-    if seal != _seal(run_id, *values):
+        seal, *values, state, place = cast("list[Any]", row)
+        if state is None:
+            state = _read_state(db, place)
+    if seal != _seal(run_id, *values, state):
         raise _damaged(run_id, f"step {wanted} is not what was saved")
-    return Checkpoint(run_id=run_id, **dict(zip(_INFO + _REST, values, strict=True)))
+    return Checkpoint(run_id=run_id, state=state, **dict(zip(_INFO + _REST, values, strict=True)))
+
+
+# SQLite copies a bound value while no other thread can run, and what goes through a blob while they can.
+
+
+def _write_state(db: apsw.Connection, state: bytes) -> None:
+    with db.blob_open("main", "checkpoints", "state", db.last_insert_rowid(), writeable=True) as blob:
+        blob.write(state)
+
+
+def _read_state(db: apsw.Connection, place: int) -> bytes:
+    blob = db.blob_open("main", "checkpoints", "state", place, writeable=False)
+    try:
+        return blob.read()
+    finally:
+        blob.close()
 
 
 def history(db: apsw.Connection, run_id: str) -> list[CheckpointInfo]:

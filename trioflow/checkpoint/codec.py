@@ -7,11 +7,13 @@ what does not come back equal is refused, with the place of it. Nothing here imp
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Generic, TypeVar, final
 
 import msgspec
 
 from trioflow._text import clip, describe_error, escape, show
+from trioflow.checkpoint.large import decode_in_parts, encode_in_parts
 from trioflow.checkpoint.protocol import Checkpoint
 from trioflow.errors import CheckpointCorruptError, CheckpointEncodeError, CheckpointMismatchError
 
@@ -79,6 +81,14 @@ class Codec(Generic[V]):
             raise self._refusal(plain, back, clip(escape(describe_error(error)))) from error
         raise self._refusal(plain, back, "it would not come back equal")
 
+    def encode_large(self, plain: Any) -> bytes:
+        """Do what `encode_plain` does, with pauses for other threads where it is plain data."""
+        data: bytes | None = None
+        if self._decoder is _any:
+            with suppress(*_BREAKERS):
+                data = encode_in_parts(plain)
+        return self.encode_plain(plain) if data is None else data
+
     def decode(self, data: bytes) -> V:
         """Return the value in `data`.
 
@@ -86,7 +96,8 @@ class Codec(Generic[V]):
             CheckpointMismatchError: it is not a value of this type.
         """
         try:
-            value: V = self._decoder.decode(data) if self._wrap is None else self._wrap(self._decoder.decode(data))
+            plain = decode_in_parts(data) if self._decoder is _any else self._decoder.decode(data)
+            value: V = plain if self._wrap is None else self._wrap(plain)
         except _BREAKERS as error:
             message = f"{self._what} that was saved is of another type now: {clip(escape(describe_error(error)))}"
             raise CheckpointMismatchError(message) from error

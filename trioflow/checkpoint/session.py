@@ -3,15 +3,15 @@
 Encoding and hashing a large state take long, so they are done in a thread.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, final
 
-import msgspec
 import trio
 
 from trioflow._text import quote
 from trioflow.checkpoint.codec import Codec, sealed, verified
+from trioflow.checkpoint.large import LARGE, is_large
 from trioflow.checkpoint.memory import MemoryStore
 from trioflow.checkpoint.protocol import CHECKPOINT_VERSION, Checkpoint, CheckpointStore
 from trioflow.checkpoint.registry import check_store, get_checkpoint_store, is_url
@@ -23,9 +23,9 @@ __all__ = (
     "Session",
     "check_run_id",
     "choose_store",
+    "decode",
     "encode",
     "encode_large",
-    "is_large",
     "load_verified",
     "open_store",
 )
@@ -35,11 +35,6 @@ V = TypeVar("V")
 SAVE_DEADLINE = 10.0
 """Seconds that a save may take that a cancelled or failed run still makes."""
 
-LARGE = 1 << 18
-"""Bytes from which work on a state is given to a thread."""
-
-_SMALL = frozenset({int, float, bool, type(None)})
-_TEXTS = frozenset({str, bytes, bytearray})
 _FORBIDDEN = frozenset("\"'`\\")
 
 
@@ -192,38 +187,16 @@ async def encode_large(codec: Codec[V], plain: Any) -> bytes:
     """
     data = b""
     with trio.CancelScope(shield=True):
-        data = await trio.to_thread.run_sync(codec.encode_plain, plain)
+        data = await trio.to_thread.run_sync(codec.encode_large, plain)
     return data  # noqa: RET504 - type checkers think that the scope might swallow an exception
 
 
-def is_large(value: Any) -> bool:
-    """Whether encoding `value` takes so long that a thread should do it."""
-    room = LARGE
-    ahead: list[Any] = []
-    parts = _inside(value)
-    while True:
-        # A part that is many small ones takes as long as a large one.
-        room -= 64 * len(parts)
-        if room < 0:
-            return True
-        for part in parts:
-            kind = type(part)
-            if kind in _TEXTS:
-                room -= len(part)
-            elif kind not in _SMALL:
-                ahead.append(part)
-        if not ahead:
-            return room < 0
-        parts = _inside(ahead.pop())
+async def decode(codec: Codec[V], data: bytes) -> V:
+    """Return the value in `data`.
 
+    Raises:
+        CheckpointMismatchError: it is not a value of this type.
 
-def _inside(part: Any) -> Collection[Any]:
-    """Return what `part` holds, as far as it is data."""
-    if isinstance(part, dict):
-        return part.values()
-    if isinstance(part, list | tuple | set | frozenset):
-        return part
-    if isinstance(part, msgspec.Struct):
-        return [getattr(part, name) for name in part.__struct_fields__]
-    names = getattr(part, "__dataclass_fields__", ())
-    return [getattr(part, name, None) for name in names]
+    Cancellation: a checkpoint only where the data is large, and nothing is changed.
+    """
+    return codec.decode(data) if len(data) < LARGE else await trio.to_thread.run_sync(codec.decode, data)

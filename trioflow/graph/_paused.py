@@ -6,6 +6,7 @@ from typing import Generic, NoReturn, TypeVar, final
 
 import msgspec
 
+from trioflow._runtime.isolation import isolate
 from trioflow._text import list_known, quote
 from trioflow.errors import (
     CheckpointConflictError,
@@ -39,7 +40,7 @@ class PausedRuns(Generic[S]):
 
     def keep(self, run_id: str, position: Position[S]) -> None:
         """Keep where the run paused."""
-        self._positions[run_id] = position
+        self._positions[run_id] = msgspec.structs.replace(position, state=isolate(position.state))
 
     def spend(self, run_id: str, iterations: int) -> None:
         """Take note of the attempts that the run has made, if it is still kept: they count at the next resume."""

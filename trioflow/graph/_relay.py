@@ -63,7 +63,7 @@ class Relay(Generic[S]):
         """
         self._step = step
         self._wanted = False
-        self._arrived.unpark_all()
+        self._arrived.unpark()
         if not last:
             await self.wait_until_wanted()
 

@@ -16,7 +16,7 @@ from trioflow._runtime.alone import run_alone
 from trioflow._runtime.attempts import equip
 from trioflow._runtime.calls import TURN, NotAsyncError, call_plain, stale
 from trioflow._runtime.emitter import Emitter
-from trioflow._runtime.isolation import isolate
+from trioflow._runtime.isolation import isolate_soon
 from trioflow._runtime.pausing import Paused
 from trioflow._runtime.saver import Saver
 from trioflow._text import quote, show
@@ -117,7 +117,7 @@ class Walk(Generic[S]):
     @property
     def position(self) -> Position[S]:
         """Where the run stands: before the node in hand, or the next one."""
-        return Position(self._node.name, isolate(self._state), self.attempts)
+        return Position(self._node.name, self._state, self.attempts)
 
     @trio.lowlevel.enable_ki_protection
     async def execute(self) -> GraphResult[S]:
@@ -264,7 +264,7 @@ class Walk(Generic[S]):
             task_timeout=self._config.task_timeout,
             retry=self._config.retry,
             on_retry=self._on_retry,
-            prepare=isolate,
+            prepare=isolate_soon,
         )
 
     def _on_retry(self, attempt: int, delay: float, error: Exception) -> None:

@@ -16,7 +16,7 @@ from trioflow._runtime.isolation import isolate
 from trioflow._runtime.saver import Saver
 from trioflow.checkpoint.codec import Codec
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore
-from trioflow.checkpoint.session import check_run_id, choose_store, open_store
+from trioflow.checkpoint.session import check_run_id, choose_store, decode, open_store
 from trioflow.config import GraphConfig
 from trioflow.config.checks import check_callable, check_count, check_instance, check_text
 from trioflow.errors import ConfigError
@@ -198,7 +198,7 @@ class StateGraph(Definition[S]):
         async with open_store(self._store) as store:
             checkpoint = await find(store, run_id, step, self.name, plan)
             if step is None and checkpoint.status == "completed":
-                return self._result_of(checkpoint)
+                return await self._result_of(checkpoint)
             new_id = run_id if step is None else uuid.uuid4().hex
             return await self._go_on(store, checkpoint, new_id, step, update)
 
@@ -214,7 +214,7 @@ class StateGraph(Definition[S]):
 
         Cancellation: passes through; the run can be resumed again.
         """
-        position = self._updated(self._position_of(checkpoint), update)
+        position = self._updated(await self._position_of(checkpoint), update)
         walk = self._walk(position, run_id, None)
         saver = cast("Saver[S]", walk.saver)
         await saver.take_over(store, checkpoint, run_id)
@@ -222,7 +222,7 @@ class StateGraph(Definition[S]):
             # Whoever had the run may have saved a step before it was ours.
             latest = await find(store, run_id, None, self.name, self._planned())
             if latest.status == "completed":
-                return self._result_of(latest)
+                return await self._result_of(latest)
             if latest != checkpoint:
                 return await self._go_on(store, latest, run_id, None, update)
         if update is not None:
@@ -230,8 +230,8 @@ class StateGraph(Definition[S]):
         walk.voice.tell_resumed(checkpoint.step, position.node, checkpoint.status)
         return await walk.execute()
 
-    def _position_of(self, checkpoint: Checkpoint) -> Position[S]:
-        state = self._codec.decode(checkpoint.state)
+    async def _position_of(self, checkpoint: Checkpoint) -> Position[S]:
+        state = await decode(self._codec, checkpoint.state)
         left = not checkpoint.next_node
         return Position(checkpoint.next_node or checkpoint.node, state, checkpoint.iterations, left)
 
@@ -242,8 +242,8 @@ class StateGraph(Definition[S]):
         self._check_state("what update returned", state)
         return msgspec.structs.replace(position, state=state)
 
-    def _result_of(self, checkpoint: Checkpoint) -> GraphResult[S]:
-        state = self._codec.decode(checkpoint.state)
+    async def _result_of(self, checkpoint: Checkpoint) -> GraphResult[S]:
+        state = await decode(self._codec, checkpoint.state)
         return GraphResult(state, checkpoint.run_id, "completed", checkpoint.node, [], checkpoint.iterations)
 
     def _begin(self, state: S, run_id: str | None, around: Surroundings | None = None) -> Walk[S]:

@@ -12,7 +12,7 @@ from trioflow._runtime.saver import Saver
 from trioflow._text import quote
 from trioflow.checkpoint.codec import Codec, fingerprint
 from trioflow.checkpoint.protocol import CheckpointStore
-from trioflow.checkpoint.session import load_verified
+from trioflow.checkpoint.session import decode, load_verified
 from trioflow.config import CheckpointConfig
 from trioflow.errors import CheckpointMismatchError, CheckpointNotFoundError
 
@@ -75,7 +75,7 @@ class ChainLog(Generic[S]):
         self.completed = checkpoint.status == "completed"
         self._to_skip = checkpoint.step
         self._kept_mark = checkpoint.node
-        return checkpoint.step, self._codec.decode(checkpoint.state)
+        return checkpoint.step, await decode(self._codec, checkpoint.state)
 
     def skips(self, item: object) -> bool:
         """Whether the step for `item` was made before.

@@ -18,7 +18,7 @@ from trioflow._runtime.emitter import Emitter
 from trioflow._text import describe_error, quote
 from trioflow.checkpoint.codec import Codec, fingerprint
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore, RunStatus
-from trioflow.checkpoint.session import SAVE_DEADLINE, Session, load_verified
+from trioflow.checkpoint.session import SAVE_DEADLINE, Session, decode, encode, load_verified
 from trioflow.config import CheckpointConfig
 from trioflow.config.checks import check_callable
 from trioflow.errors import CheckpointError, CheckpointMismatchError, CheckpointNotFoundError, ConfigError
@@ -149,8 +149,10 @@ class Journal(Generic[T, R]):
         if self._key is None and first.total != self._total:
             raise self._mismatch(f"there were {_count(first.total)}, and now there are {_count(self._total)}")
         if self._key is None and isinstance(items, Sequence):
-            for name in self._kept:
+            for turn, name in enumerate(self._kept, 1):
                 self._check(name, fingerprint(items[int(name)]))
+                if not turn % BATCH:
+                    await trio.lowlevel.checkpoint()
         self._tell(EventType.CHECKPOINT_RESUME, items=len(self._kept))
 
     def around(
@@ -168,13 +170,13 @@ class Journal(Generic[T, R]):
                 if kept is not None:
                     self._check(name, mark)
                     self._recalled += 1
-                    result: R = self._codec.decode(self._decode(kept).result)
+                    result: R = await decode(self._codec, self._decode(kept).result)
                     return result
             except CheckpointError as error:
                 raise JournalFaultError from error
             result = await attempt(item)
             try:
-                self._record(name, mark, result)
+                await self._record(name, mark, result)
             except CheckpointError as error:
                 raise JournalFaultError from error
             # A full journal holds the next call up, not this result: parking here would be a way to lose it.
@@ -259,9 +261,9 @@ class Journal(Generic[T, R]):
             other = f"item {name} is another one" if self._key is None else "it was begun without key="
             raise self._mismatch(other)
 
-    def _record(self, name: str, mark: bytes, result: R) -> None:
+    async def _record(self, name: str, mark: bytes, result: R) -> None:
         try:
-            data = self._codec.encode(result)
+            data = await encode(self._codec, result)
         except CheckpointError as error:
             error.add_note(f"raised by the result of item {name}")
             raise
