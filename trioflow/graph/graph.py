@@ -231,6 +231,10 @@ class StateGraph(Definition[S]):
         return await walk.execute()
 
     async def _position_of(self, checkpoint: Checkpoint) -> Position[S]:
+        """Return where the run of `checkpoint` goes on.
+
+        Cancellation: passes through; nothing is changed.
+        """
         state = await decode(self._codec, checkpoint.state)
         left = not checkpoint.next_node
         return Position(checkpoint.next_node or checkpoint.node, state, checkpoint.iterations, left)
@@ -243,6 +247,10 @@ class StateGraph(Definition[S]):
         return msgspec.structs.replace(position, state=state)
 
     async def _result_of(self, checkpoint: Checkpoint) -> GraphResult[S]:
+        """Return what a completed run came to.
+
+        Cancellation: passes through; nothing is changed.
+        """
         state = await decode(self._codec, checkpoint.state)
         return GraphResult(state, checkpoint.run_id, "completed", checkpoint.node, [], checkpoint.iterations)
 
