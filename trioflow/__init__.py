@@ -9,6 +9,7 @@
 #   checkpoint/    what outlives the process: stores, codec, sessions
 #   policies/      one call made safer: timeout, retry, rate
 #   _runtime/      the rules of every pattern: calls, groups, emitter, live values
+#   hub/           agents that talk: messages, mailboxes, handlers
 #   workflows/     many calls: parallel, chain, conditional
 #   testing/       what users test with: a conformance suite for stores
 #   cli            the command line: `trioflow runs`, `python -m trioflow`
@@ -38,6 +39,7 @@ from trioflow.config import (
     to_schema,
 )
 from trioflow.errors import (
+    AgentGoneError,
     ChainError,
     CheckpointConflictError,
     CheckpointCorruptError,
@@ -50,8 +52,14 @@ from trioflow.errors import (
     ConfigError,
     ExecutionError,
     GraphError,
+    HandlerError,
+    HubClosedError,
+    HubError,
+    MailboxFullError,
     ParallelError,
+    RequestTimeoutError,
     TrioflowError,
+    UnknownAgentError,
 )
 from trioflow.events import Event, EventType, Observer
 from trioflow.graph import (
@@ -70,6 +78,7 @@ from trioflow.graph import (
     parallel_node,
     pause,
 )
+from trioflow.hub import Hub, HubMetrics, Message, MessageType, Priority, open_hub
 from trioflow.observers import (
     LoguruObserver,
     MultiObserver,
@@ -101,6 +110,7 @@ from trioflow.workflows import (
 )
 
 __all__ = (
+    "AgentGoneError",
     "ChainConfig",
     "ChainError",
     "ChainResult",
@@ -128,10 +138,18 @@ __all__ = (
     "GraphResult",
     "GraphRun",
     "GraphStep",
+    "HandlerError",
+    "Hub",
+    "HubClosedError",
     "HubConfig",
+    "HubError",
+    "HubMetrics",
     "LiveValue",
     "LoguruObserver",
+    "MailboxFullError",
     "MemoryStore",
+    "Message",
+    "MessageType",
     "MultiObserver",
     "NoopObserver",
     "Observer",
@@ -139,9 +157,11 @@ __all__ = (
     "ParallelError",
     "ParallelResult",
     "ParallelRun",
+    "Priority",
     "Progress",
     "RateLimiter",
     "RecordingObserver",
+    "RequestTimeoutError",
     "RetryConfig",
     "Routes",
     "RunInfo",
@@ -150,6 +170,7 @@ __all__ = (
     "TaskError",
     "TaskOutcome",
     "TrioflowError",
+    "UnknownAgentError",
     "all_of",
     "always",
     "any_of",
@@ -163,6 +184,7 @@ __all__ = (
     "load_config",
     "merge",
     "not_",
+    "open_hub",
     "open_parallel",
     "parallel_node",
     "pause",

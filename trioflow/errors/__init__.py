@@ -13,12 +13,22 @@ from trioflow.errors.checkpoints import (
     CheckpointNotFoundError,
     CheckpointStoreError,
 )
+from trioflow.errors.hub import (
+    AgentGoneError,
+    HandlerError,
+    HubClosedError,
+    HubError,
+    MailboxFullError,
+    RequestTimeoutError,
+    UnknownAgentError,
+)
 from trioflow.errors.parallel import ParallelError, leaves
 from trioflow.errors.patterns import ChainError, ConditionalError, ExecutionError, GraphError
 from trioflow.errors.tree import ConfigError, TrioflowError
 from trioflow.outcomes import ErrorCategory, ErrorReport
 
 __all__ = (
+    "AgentGoneError",
     "ChainError",
     "CheckpointConflictError",
     "CheckpointCorruptError",
@@ -33,7 +43,13 @@ __all__ = (
     "ErrorReport",
     "ExecutionError",
     "GraphError",
+    "HandlerError",
+    "HubClosedError",
+    "HubError",
+    "MailboxFullError",
     "ParallelError",
+    "RequestTimeoutError",
     "TrioflowError",
+    "UnknownAgentError",
     "leaves",
 )

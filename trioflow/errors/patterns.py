@@ -6,30 +6,13 @@ What failed is the `__cause__`, and the message quotes it.
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from trioflow._text import describe_error, one_line, quote
-from trioflow.errors.tree import ConfigError, TrioflowError
+from trioflow._text import one_line, quote
+from trioflow.errors.tree import ConfigError, PlacedError
 
 __all__ = ("ChainError", "ConditionalError", "ExecutionError", "GraphError")
 
 
-class _PlacedError(TrioflowError):
-    """A failure whose place the error names, and whose cause the message quotes."""
-
-    def __str__(self) -> str:
-        return f"{self._place()}: {self._what()}"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions pickle without their cause, but here the message is the cause's.
-        return type(self), self.args, {**self.__dict__, "__cause__": self.__cause__}
-
-    def _place(self) -> str:
-        raise NotImplementedError
-
-    def _what(self) -> str:
-        return one_line(describe_error(self.__cause__)) if self.__cause__ is not None else "no cause is known"
-
-
-class ChainError(_PlacedError):
+class ChainError(PlacedError):
     """A step of a chain failed; the `__cause__` is what the processor raised.
 
     Attributes:
@@ -48,7 +31,7 @@ class ChainError(_PlacedError):
         return f"chain failed at step {self.step_index}"
 
 
-class ConditionalError(_PlacedError):
+class ConditionalError(PlacedError):
     """A predicate failed, gave a route that is not there, or the route's handler failed.
 
     The `__cause__` is what was raised; a `LookupError` that names the known routes where the route is unknown.
@@ -90,7 +73,7 @@ class GraphError(ConfigError):
         return type(self), (self.graph, self.faults)
 
 
-class ExecutionError(_PlacedError):
+class ExecutionError(PlacedError):
     """A run of a graph failed; the `__cause__` is what was raised, where something was.
 
     Attributes:

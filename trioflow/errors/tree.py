@@ -1,10 +1,10 @@
 """The root of what trioflow raises, and the refusal of what cannot work."""
 
-from typing import Self
+from typing import Any, Self
 
-from trioflow._text import show
+from trioflow._text import describe_error, one_line, show
 
-__all__ = ("ConfigError", "TrioflowError")
+__all__ = ("ConfigError", "PlacedError", "TrioflowError")
 
 
 class TrioflowError(Exception):
@@ -38,3 +38,20 @@ class ConfigError(TrioflowError, ValueError):
         """Return the error that says that `field` must be `allowed` and is `value`."""
         message = f"{field} must be {allowed}, got {show(value)}"
         return cls(message, field=field, value=value, allowed=allowed)
+
+
+class PlacedError(TrioflowError):
+    """A failure whose place the error names, and whose cause the message quotes."""
+
+    def __str__(self) -> str:
+        return f"{self._place()}: {self._what()}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions pickle without their cause, but here the message is the cause's.
+        return type(self), self.args, {**self.__dict__, "__cause__": self.__cause__}
+
+    def _place(self) -> str:
+        raise NotImplementedError
+
+    def _what(self) -> str:
+        return one_line(describe_error(self.__cause__)) if self.__cause__ is not None else "no cause is known"
