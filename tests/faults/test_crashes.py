@@ -17,7 +17,7 @@ import trio
 
 from trioflow.checkpoint.sqlite import SqliteStore
 
-KILLS = int(os.environ.get("TRIOFLOW_KILLS", "50"))
+KILLS = int(os.environ.get("TRIOFLOW_KILLS", "20"))
 SEED = int(os.environ.get("TRIOFLOW_SEED", "1"))
 SCRIPT = Path(__file__).with_name("workloads.py")
 
