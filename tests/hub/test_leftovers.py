@@ -110,6 +110,7 @@ async def test_delivery_can_be_watched(opened, inbox):
         await hub.send("user", "planner")
         with trio.fail_after(5):
             await seen.wait()
+        assert hub.metrics().handled == 0
         inbox.gate.set()
 
 
