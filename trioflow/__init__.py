@@ -8,7 +8,8 @@
 #   observers/     who listens, and the registry of names
 #   checkpoint/    what outlives the process: stores, codec, sessions
 #   policies/      one call made safer: timeout, retry, rate
-#   _runtime/      the rules of every pattern: calls, groups, emitter, live values
+#   _runtime/      the rules of every pattern: calls, errors, emitter, live values
+#   _durable/      how a run is kept: step by step, item by item
 #   hub/           agents that talk: messages, mailboxes, handlers
 #   workflows/     many calls: parallel, chain, conditional
 #   testing/       what users test with: a conformance suite for stores

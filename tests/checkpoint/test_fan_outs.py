@@ -269,9 +269,9 @@ async def test_successes_are_written_within_the_interval(autojump_clock):
 
 
 async def test_many_successes_are_written_at_once(monkeypatch):
-    from trioflow.workflows import _journal
+    from trioflow._durable import items as journal_module
 
-    monkeypatch.setattr(_journal, "BATCH", 10)
+    monkeypatch.setattr(journal_module, "BATCH", 10)
     store = MemoryStore()
     batches = []
     save = store.save_items
@@ -296,10 +296,10 @@ async def test_many_successes_are_written_at_once(monkeypatch):
 
 
 async def test_workers_wait_while_too_much_waits_to_be_written(monkeypatch):
-    from trioflow.workflows import _journal
+    from trioflow._durable import items as journal_module
 
-    monkeypatch.setattr(_journal, "BATCH", 5)
-    monkeypatch.setattr(_journal, "MOST_PENDING", 10)
+    monkeypatch.setattr(journal_module, "BATCH", 5)
+    monkeypatch.setattr(journal_module, "MOST_PENDING", 10)
     store = MemoryStore()
     most = [0]
     started = [0]

@@ -1,4 +1,4 @@
-"""The border to the user's code: how it is called, and what a `Cancelled` that comes out of it means.
+"""The border to the user's code: how it is called.
 
 The engine's own code is protected from `KeyboardInterrupt`, so that a Ctrl-C never lands between two changes
 of its state; the user's code is not, so that a Ctrl-C ends a busy loop in it. The functions here are where
@@ -6,28 +6,25 @@ protection is lifted. The source and the processor are the user's, and so are sc
 """
 
 import inspect
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Protocol, TypeVar, TypeVarTuple, cast
 
 import trio
 
+from trioflow._runtime.signals import NotAsyncError
 from trioflow.config.checks import is_lambda
 
 __all__ = (
     "CLOSE_DEADLINE",
     "TURN",
     "Counter",
-    "NotAsyncError",
     "await_next",
     "call_either",
     "call_plain",
+    "call_user",
     "close_async",
     "close_plain",
-    "is_cancelled",
     "pull_next",
-    "stale",
-    "unprotected",
 )
 
 T = TypeVar("T")
@@ -42,17 +39,13 @@ CLOSE_DEADLINE = 5.0
 """Seconds that closing an async generator may take, cancelled or not."""
 
 
-class NotAsyncError(BaseException):
-    """A lambda turned out not to give an awaitable: no failure of an item, but of the call that was given it."""
-
-
 class Counter(Protocol):
     """Who counts the calls of a processor."""
 
     attempts: int
 
 
-def unprotected(
+def call_user(
     fn: Callable[[*Ts], Awaitable[R]], counter: Counter, prepare: Callable[[Any], Awaitable[Any]] | None = None
 ) -> Callable[[*Ts], Awaitable[R]]:
     """Return `fn` as the user's code runs: open to `KeyboardInterrupt`, each call counted by `counter`.
@@ -136,18 +129,3 @@ async def close_async(source: object) -> None:
             rest: Any = group.split(GeneratorExit)[1]
             if rest is not None:
                 raise rest from None
-
-
-def is_cancelled() -> bool:
-    """Whether a scope around the calling task is cancelled: one of the run's, an outer one, or a leaked one."""
-    return trio.current_effective_deadline() == -math.inf
-
-
-def stale(cancelled: BaseException, who: str) -> RuntimeError:
-    """Return the error that stands for a `Cancelled` that nobody cancelled for."""
-    error = RuntimeError(
-        f"{who} raised trio.Cancelled, but nothing that it runs in is cancelled: it raised a stale one again, "
-        "or left a cancel scope open"
-    )
-    error.__cause__ = cancelled
-    return error

@@ -12,12 +12,12 @@ from typing import Any, final
 
 import trio
 
-from trioflow._runtime.pausing import Paused
+from trioflow._runtime.signals import Paused
 from trioflow._text import describe_error, one_line
 from trioflow.events import Event, EventType, Observer
 from trioflow.observers import MultiObserver, NoopObserver
 
-__all__ = ("Emitter", "ending", "status_of", "told")
+__all__ = ("Emitter", "completion_fields", "error_fields", "status_of")
 
 
 @final
@@ -80,20 +80,20 @@ def status_of(fault: BaseException | None) -> str:
     return "cancelled" if isinstance(fault, trio.Cancelled | Paused) else "error"
 
 
-def told(error: BaseException | None) -> dict[str, Any]:
+def error_fields(error: BaseException | None) -> dict[str, Any]:
     """Return what an event says of `error`."""
     if error is None:
         return {"error_type": None, "error_message": None}
     return {"error_type": type(error).__name__, "error_message": describe_error(error)}
 
 
-def ending(fault: BaseException | None, started: float) -> dict[str, Any]:
+def completion_fields(fault: BaseException | None, started: float) -> dict[str, Any]:
     """Return what the event at the end of something says that ended with `fault`, having begun at `started`."""
     status = status_of(fault)
     return {
         "status": status,
         "error": status == "error",
-        **told(fault if status == "error" else None),
+        **error_fields(fault if status == "error" else None),
         "duration": trio.current_time() - started,
     }
 

@@ -22,9 +22,9 @@ from trioflow.errors.hub import (
     RequestTimeoutError,
     UnknownAgentError,
 )
-from trioflow.errors.parallel import ParallelError, leaves
+from trioflow.errors.parallel import ParallelError
 from trioflow.errors.patterns import ChainError, ConditionalError, ExecutionError, GraphError
-from trioflow.errors.tree import ConfigError, TrioflowError
+from trioflow.errors.tree import ConfigError, TrioflowError, leaves
 from trioflow.outcomes import ErrorCategory, ErrorReport
 
 __all__ = (

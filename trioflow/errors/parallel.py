@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 from trioflow._text import clip, describe_error, escape, one_line
-from trioflow.errors.tree import TrioflowError
+from trioflow.errors.tree import TrioflowError, leaves
 from trioflow.outcomes import ErrorReport, ParallelResult, TaskError, count_errors
 
-__all__ = ("ParallelError", "leaves")
+__all__ = ("ParallelError",)
 
 CATEGORY_LIMIT = 10
 """Categories that the message of a `ParallelError` names; the report has them all."""
@@ -101,12 +101,3 @@ def _matching(
 
 def _is_of(part: BaseException, group: BaseException) -> bool:
     return {id(leaf) for leaf in leaves(part)} <= {id(leaf) for leaf in leaves(group)}
-
-
-def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions in `error` that are no groups, or `error` itself where it is none."""
-    if isinstance(error, BaseExceptionGroup):
-        for member in error.exceptions:
-            yield from leaves(member)
-    else:
-        yield error

@@ -1,10 +1,11 @@
 """The root of what trioflow raises, and the refusal of what cannot work."""
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 from trioflow._text import describe_error, one_line, show
 
-__all__ = ("ConfigError", "PlacedError", "TrioflowError")
+__all__ = ("ConfigError", "PlacedError", "TrioflowError", "leaves")
 
 
 class TrioflowError(Exception):
@@ -55,3 +56,12 @@ class PlacedError(TrioflowError):
 
     def _what(self) -> str:
         return one_line(describe_error(self.__cause__)) if self.__cause__ is not None else "no cause is known"
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions in `error` that are no groups, or `error` itself where it is none."""
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from leaves(member)
+    else:
+        yield error

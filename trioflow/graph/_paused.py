@@ -6,13 +6,13 @@ from typing import Generic, NoReturn, TypeVar, final
 
 import msgspec
 
-from trioflow._runtime.isolation import isolate
 from trioflow._text import list_known, quote
 from trioflow.errors import (
     CheckpointConflictError,
     CheckpointMismatchError,
     CheckpointNotFoundError,
 )
+from trioflow.graph._isolation import isolate
 from trioflow.graph._walk import Position
 
 __all__ = ("PausedRuns",)

@@ -10,8 +10,8 @@ import msgspec
 import trio
 
 from trioflow._runtime.calls import call_plain
-from trioflow._runtime.emitter import Emitter, ending, told
-from trioflow._runtime.pausing import Paused
+from trioflow._runtime.emitter import Emitter, completion_fields, error_fields
+from trioflow._runtime.signals import Paused
 from trioflow.config import GraphConfig
 from trioflow.errors import ExecutionError
 from trioflow.events import EventType
@@ -64,7 +64,7 @@ class Voice(Generic[S]):
         if self._telling:
             self._attempts += 1
             data = {"node": node, "iteration": self._iteration, "attempt": attempt, "delay": delay}
-            self._emit(EventType.TASK_RETRY, data | told(error))
+            self._emit(EventType.TASK_RETRY, data | error_fields(error))
 
     def tell_settled(self, node: PlannedNode[S], before: S, after: S) -> None:
         """Tell that `node` returned `after`, given `before`."""
@@ -85,7 +85,7 @@ class Voice(Generic[S]):
         """Tell that `edge` was looked at, and whether it is taken."""
         if self._telling:
             data = {"from": edge.source, "to": edge.target, "edge_index": index, "predicate_name": edge.name}
-            answer = {"predicate_result": holds, "error": error is not None, **told(error)}
+            answer = {"predicate_result": holds, "error": error is not None, **error_fields(error)}
             self._emit(EventType.EDGE_EVALUATE, data | answer)
             if holds:
                 self._emit(EventType.EDGE_TRANSITION, data)
@@ -120,7 +120,7 @@ class Voice(Generic[S]):
 def _ending(fault: BaseException | None, started: float) -> dict[str, Any]:
     """Return what an event says of the end of a node or run: a pause is a good one."""
     paused = isinstance(fault, Paused)
-    return {"paused": paused, **ending(None if paused else fault, started)}
+    return {"paused": paused, **completion_fields(None if paused else fault, started)}
 
 
 def _difference(before: object, after: object) -> dict[str, Any]:

@@ -12,17 +12,17 @@ from typing import Generic, Literal, TypeVar, final
 import msgspec
 import trio
 
-from trioflow._runtime.alone import run_alone
-from trioflow._runtime.attempts import equip
-from trioflow._runtime.calls import TURN, NotAsyncError, call_plain, stale
+from trioflow._durable.steps import Saver
+from trioflow._runtime.calls import TURN, call_plain
 from trioflow._runtime.emitter import Emitter
-from trioflow._runtime.isolation import isolate_soon
-from trioflow._runtime.pausing import Paused
-from trioflow._runtime.saver import Saver
+from trioflow._runtime.errors import foreign_cancelled, run_in_child_task
+from trioflow._runtime.policies import with_policies
+from trioflow._runtime.signals import AttemptsSpentError, NotAsyncError, Paused
 from trioflow._text import quote, show
 from trioflow.config import GraphConfig
 from trioflow.errors import ExecutionError, GraphError, leaves
 from trioflow.events import Observer
+from trioflow.graph._isolation import isolate_soon
 from trioflow.graph._plan import Plan, PlannedNode
 from trioflow.graph._voice import Voice
 from trioflow.graph.edges import always, truth
@@ -64,10 +64,6 @@ class Position(msgspec.Struct, Generic[S], frozen=True):
     """Node attempts made so far."""
     left: bool = False
     """Whether the node is complete, so that its edges are next."""
-
-
-class _BudgetSpentError(BaseException):
-    """A failed attempt was the last that the run may make."""
 
 
 @final
@@ -125,20 +121,19 @@ class Walk(Generic[S]):
 
         Cancellation: passes through; a run that reached its end returns all the same.
         """
-        fault = self._weigh(await run_alone(self._walk, self._stray, f"trioflow graph {self._config.name}"))
+        errors = await run_in_child_task(self._walk, self._foreign, f"trioflow graph {self._config.name}")
+        fault = self._weigh(errors.worst())
         if self._running:
             self.voice.tell_node(self._node, fault)
         if self.saver is not None:
             fault = await self.saver.end(fault, self.attempts)
         paused = isinstance(fault, Paused)
         self.voice.tell_end(fault, self._exit_point, self.attempts, self._entered)
-        if fault is not None and not isinstance(fault, Paused):
-            try:
-                raise fault
-            finally:
-                del fault, self
-        status: Literal["completed", "paused"] = "paused" if paused else "completed"
+        errors.replace(None if paused else fault)
         pause = fault.payload if isinstance(fault, Paused) else None
+        del fault
+        errors.raise_worst()
+        status: Literal["completed", "paused"] = "paused" if paused else "completed"
         run_id = self._surroundings.run_id
         return GraphResult(
             self._state, run_id, status, self._exit_point, list(self._path), self.attempts, pause
@@ -235,16 +230,16 @@ class Walk(Generic[S]):
         if isinstance(fault, NotAsyncError):
             wanted = "wants an async function, or a lambda that gives an awaitable, got one that gives"
             return GraphError(self._config.name, [f"node {quote(self._node.name)} {wanted} a {fault.args[0]}"])
-        if isinstance(fault, _BudgetSpentError):
+        if isinstance(fault, AttemptsSpentError):
             failure = self._failure("max iterations", self._spent())
             failure.__cause__ = fault.__cause__
             return failure
         return fault
 
-    def _stray(self, error: BaseException) -> BaseException:
+    def _foreign(self, error: BaseException) -> BaseException:
         """Return what a `Cancelled` that nobody cancelled for is reported as: the node in hand failed."""
         failure = self._failure()
-        failure.__cause__ = stale(error, f"node {quote(self._node.name)}")
+        failure.__cause__ = foreign_cancelled(error, f"node {quote(self._node.name)}")
         return failure
 
     def _failure(
@@ -258,7 +253,7 @@ class Walk(Generic[S]):
         return f"max iterations exceeded: the {self._config.max_iterations} attempts of max_iterations are spent"
 
     def _equip(self, node: PlannedNode[S]) -> Callable[[S], Awaitable[S]]:
-        return equip(
+        return with_policies(
             node.fn,
             self,
             task_timeout=self._config.task_timeout,
@@ -269,5 +264,5 @@ class Walk(Generic[S]):
 
     def _on_retry(self, attempt: int, delay: float, error: Exception) -> None:
         if self.attempts >= self._config.max_iterations:
-            raise _BudgetSpentError from error
+            raise AttemptsSpentError from error
         self.voice.tell_retry(self._node.name, attempt, delay, error)

@@ -11,9 +11,8 @@ from typing import Any, TypeVar, cast, final, overload
 
 import msgspec
 
+from trioflow._durable.steps import Saver
 from trioflow._runtime.calls import call_plain
-from trioflow._runtime.isolation import isolate
-from trioflow._runtime.saver import Saver
 from trioflow.checkpoint.codec import Codec
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore
 from trioflow.checkpoint.session import check_run_id, choose_store, decode, open_store
@@ -22,6 +21,7 @@ from trioflow.config.checks import check_callable, check_count, check_instance, 
 from trioflow.errors import ConfigError
 from trioflow.events import Observer
 from trioflow.graph._definition import Definition
+from trioflow.graph._isolation import isolate
 from trioflow.graph._kept import find, state_codec
 from trioflow.graph._paused import PausedRuns
 from trioflow.graph._walk import DEFAULT_OBSERVER, Position, Surroundings, Walk

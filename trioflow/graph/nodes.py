@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 from trioflow._runtime.calls import call_either
 from trioflow._runtime.emitter import Emitter
-from trioflow._runtime.pausing import Paused
+from trioflow._runtime.signals import Paused
 from trioflow.config import ChainConfig, ConditionalConfig, ParallelConfig
 from trioflow.config.checks import check_async, check_callable, check_instance
 from trioflow.errors import ConfigError

@@ -6,8 +6,7 @@ from typing import Generic, Self, TypeVar, final
 
 import trio
 
-from trioflow._runtime.calls import is_cancelled, stale
-from trioflow._runtime.groups import holding, most_grave
+from trioflow._runtime.errors import ErrorCollector, foreign_cancelled
 from trioflow.graph._relay import Relay
 from trioflow.graph._walk import Walk
 from trioflow.outcomes import GraphResult, GraphStep
@@ -84,37 +83,32 @@ async def stepping(
     """Run `walk`, by `run_walk`, while the block asks for its steps."""
     relay: Relay[S] = Relay()
     walk.on_step = relay.hand_over
-    faults: list[BaseException] = []
-    with holding(faults):
+    errors = ErrorCollector()
+    with errors.collecting():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_pump, run_walk, relay, nursery.cancel_scope, name="trioflow run")
-            with holding(faults):
+            with errors.collecting():
                 yield GraphRun._create(relay)  # noqa: SLF001 - only made here
             nursery.cancel_scope.cancel()
-    unheard = relay.take_fault()
-    if unheard is not None:
-        faults.append(unheard)
-    fault = most_grave(faults)
-    if isinstance(fault, trio.Cancelled) and not is_cancelled():
-        fault = stale(fault, "the body of the block")
-    faults.clear()
-    if fault is not None:
-        try:
-            raise fault
-        finally:
-            del fault, unheard, relay, walk, run_walk
+    errors.add(relay.take_fault())
+    errors.judge(lambda cancelled: foreign_cancelled(cancelled, "the body of the block"))
+    try:
+        errors.raise_worst()
+    finally:
+        del relay, walk, run_walk
 
 
 @trio.lowlevel.enable_ki_protection
 async def _pump(
     run_walk: Callable[[], Awaitable[GraphResult[S]]], relay: Relay[S], block: trio.CancelScope
 ) -> None:
-    faults: list[BaseException] = []
+    errors = ErrorCollector()
     result: GraphResult[S] | None = None
-    with holding(faults):
+    with errors.collecting():
         await relay.wait_until_wanted()
         result = await run_walk()
-    fault = faults.pop() if faults else None
+    fault = errors.worst()
+    errors.replace(None)
     if fault is not None and not isinstance(fault, Exception):
         block.cancel()
     # The block is what was cancelled, or what is around it: each of them hears of it by itself.

@@ -7,7 +7,7 @@ microsecond; `docs/design/graph.md` has the figures, beside those of persistent 
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
-from trioflow._runtime.isolation import is_atom, isolate_all, register
+from trioflow.graph._isolation import is_atom, isolate_all, register
 
 __all__ = ("State",)
 

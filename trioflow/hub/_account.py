@@ -6,7 +6,7 @@ from typing import Any, final
 import msgspec
 import trio
 
-from trioflow._runtime.emitter import Emitter, status_of, told
+from trioflow._runtime.emitter import Emitter, error_fields, status_of
 from trioflow._runtime.live import Live
 from trioflow.events import EventType, Observer
 from trioflow.hub.message import Message
@@ -148,7 +148,7 @@ class Account:
             "topic": message.topic,
             "status": status,
             "error": status == "error",
-            **told(error if status == "error" else None),
+            **error_fields(error if status == "error" else None),
             "duration": trio.current_time() - since,
         }
         self._emitter.emit(type, data, {"message": message})

@@ -10,8 +10,9 @@ from typing import Any, final
 
 import trio
 
-from trioflow._runtime.calls import TURN, NotAsyncError, is_cancelled, stale, unprotected
-from trioflow._runtime.groups import distil
+from trioflow._runtime.calls import TURN, call_user
+from trioflow._runtime.errors import ErrorCollector, foreign_cancelled, is_cancelled, strip_cancelled
+from trioflow._runtime.signals import NotAsyncError
 from trioflow._text import quote
 from trioflow.config import HubConfig
 from trioflow.errors import ConfigError, HandlerError, HubError
@@ -36,17 +37,17 @@ class Ground:
 
     Attributes:
         nursery: where the handlers run.
-        faults: what stops the hub.
+        errors: what stops the hub.
     """
 
-    __slots__ = ("_context", "account", "config", "faults", "nursery")
+    __slots__ = ("_context", "account", "config", "errors", "nursery")
 
     nursery: trio.Nursery
 
     def __init__(self, config: HubConfig, account: Account, context: Context) -> None:
         self.config = config
         self.account = account
-        self.faults: list[BaseException] = []
+        self.errors = ErrorCollector()
         self._context = context
 
     def __repr__(self) -> str:
@@ -58,7 +59,7 @@ class Ground:
 
     def break_off(self, fault: BaseException) -> None:
         """Stop everything: `fault` is what the hub ends with."""
-        self.faults.append(fault)
+        self.errors.add(fault)
         self.nursery.cancel_scope.cancel()
 
 
@@ -97,7 +98,7 @@ class Agent:
         self.mailbox = Mailbox(ground.config.buffer)
         self.topics: set[str] = set()
         self._handler = handler
-        self._call = unprotected(handler, self)
+        self._call = call_user(handler, self)
         self._ground = ground
         self._answers: dict[str, Waiting[Message]] = {}
         self._busy = 0
@@ -187,7 +188,7 @@ class Agent:
         try:
             result = await self._call(message)
         except BaseException as error:  # noqa: BLE001, ASYNC103 - judged below; a true Cancelled is the nursery's too
-            fault = distil(error)
+            fault = strip_cancelled(error)
         try:
             if isinstance(fault, NotAsyncError):
                 allowed = "an async function, or a lambda that gives an awaitable"
@@ -234,7 +235,7 @@ class Agent:
     async def _judge(self, message: Message, error: BaseException, since: float) -> None:
         """Say what a `Cancelled` was that came out of the handler: around this task are only the hub's scopes."""
         if not is_cancelled():
-            error = stale(error, f"the handler of agent {quote(self.name)}")
+            error = foreign_cancelled(error, f"the handler of agent {quote(self.name)}")
         self._settle(message, None, error, since)
         self._relieve()
 

@@ -5,11 +5,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 
-from trioflow._runtime.calls import is_cancelled, stale
-from trioflow._runtime.groups import holding, most_grave
+from trioflow._runtime.errors import foreign_cancelled
 from trioflow.config import HubConfig
 from trioflow.config.checks import check_instance
-from trioflow.errors import leaves
 from trioflow.events import Observer
 from trioflow.hub.hub import Hub
 from trioflow.observers.registry import check_observer, get_observer
@@ -49,21 +47,15 @@ def open_hub(
 async def _opened(hub: Hub) -> AsyncIterator[Hub]:
     """Open the hub for the block, and close it behind it."""
     ground = hub._ground  # noqa: SLF001 - this is the hub's own
-    faults = ground.faults
-    wrapped: list[BaseException] = []
-    with holding(wrapped):
+    errors = ground.errors
+    with errors.collecting(unwrap=True):
         async with trio.open_nursery() as ground.nursery:
-            with holding(faults):
+            with errors.collecting():
                 yield hub
                 await hub._drain()  # noqa: SLF001
             hub._close()  # noqa: SLF001
-    faults.extend(leaf for fault in wrapped for leaf in leaves(fault))
-    fault = most_grave(faults)
-    if isinstance(fault, trio.Cancelled) and not is_cancelled():
-        fault = stale(fault, "the body of the block")
-    faults.clear()
-    if fault is not None:
-        try:
-            raise fault
-        finally:
-            del fault, hub, ground, wrapped
+    errors.judge(lambda cancelled: foreign_cancelled(cancelled, "the body of the block"))
+    try:
+        errors.raise_worst()
+    finally:
+        del hub, ground

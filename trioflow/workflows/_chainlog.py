@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, final
 
-from trioflow._runtime.saver import Saver
+from trioflow._durable.steps import Saver
 from trioflow._text import quote
 from trioflow.checkpoint.codec import Codec, fingerprint
 from trioflow.checkpoint.protocol import CheckpointStore

@@ -10,15 +10,8 @@ from typing import Final, Generic, TypeVar, final
 
 import trio
 
-from trioflow._runtime.calls import (
-    CLOSE_DEADLINE,
-    await_next,
-    call_plain,
-    close_async,
-    close_plain,
-    pull_next,
-)
-from trioflow._runtime.groups import holding, most_grave
+from trioflow._runtime.calls import CLOSE_DEADLINE, await_next, call_plain, close_async, close_plain, pull_next
+from trioflow._runtime.errors import ErrorCollector
 from trioflow.workflows._source import note_pulled
 
 __all__ = ("Each",)
@@ -51,8 +44,8 @@ class Each(Generic[T]):
         self.pulled = 0
         self._items = items
         self._step = step
-        self._faults: list[BaseException] = []
-        self._closing: list[BaseException] = []
+        self._errors = ErrorCollector()
+        self._closing = ErrorCollector()
 
     def __repr__(self) -> str:
         return f"<Each: {self.pulled} pulled>"
@@ -67,30 +60,27 @@ class Each(Generic[T]):
             await self._run_async(self._items)
         else:
             await self._run_plain(self._items)
-        fault = most_grave([*self._closing, *self._faults])
-        if fault is not None:
-            try:
-                raise fault
-            finally:
-                del fault, self
+        self._closing.add(self._errors.worst())
+        self._errors.replace(None)
+        self._closing.raise_worst()
 
     async def _run_plain(self, items: Iterable[T]) -> None:
         source: object = items
-        with holding(self._faults):
+        with self._errors.collecting():
             with self._blaming():
                 iterator: Iterator[T] = call_plain(iter, items)
                 source = iterator
             while (item := self._pull(iterator)) is not _END:
                 self.pulled += 1
                 await self._step(item)
-        with holding(self._closing), self._blaming():
+        with self._closing.collecting(), self._blaming():
             close_plain(source)
 
     async def _run_async(self, items: AsyncIterable[T]) -> None:
         source: object = items
         # One scope around all that a generator does: scopes that it holds across a yield nest inside.
         with trio.CancelScope() as pulling:
-            with holding(self._faults):
+            with self._errors.collecting():
                 with self._blaming():
                     source = iterator = call_plain(items.__aiter__)
                 while (item := await self._await_item(iterator)) is not _END:
@@ -98,7 +88,7 @@ class Each(Generic[T]):
                     await self._step(item)
             pulling.shield = True
             pulling.deadline = trio.current_time() + CLOSE_DEADLINE
-            with holding(self._closing), self._blaming():
+            with self._closing.collecting(), self._blaming():
                 await close_async(source)
 
     def _pull(self, iterator: Iterator[T]) -> T | _End:

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar, final
 
 import trio
 
-from trioflow._runtime.calls import is_cancelled
+from trioflow._runtime.errors import is_cancelled
 from trioflow.workflows._worker import Worker
 
 __all__ = ("Judge",)

@@ -11,17 +11,18 @@ from typing import Any, Generic, TypeVar, final
 
 import trio
 
-from trioflow._runtime.calls import TURN, NotAsyncError, call_plain, is_cancelled, stale
+from trioflow._durable.items import Journal
+from trioflow._runtime.calls import TURN, call_plain
 from trioflow._runtime.emitter import Emitter, status_of
-from trioflow._runtime.groups import distil, holding, most_grave
+from trioflow._runtime.errors import ErrorCollector, foreign_cancelled, is_cancelled, strip_cancelled
+from trioflow._runtime.signals import JournalError, NotAsyncError
 from trioflow.checkpoint.protocol import RunStatus
 from trioflow.checkpoint.session import open_store
 from trioflow.config import ParallelConfig
-from trioflow.errors import CheckpointError, ConfigError, leaves
+from trioflow.errors import CheckpointError, ConfigError
 from trioflow.events import EventType
 from trioflow.policies import RateLimiter
 from trioflow.workflows._collector import Collector
-from trioflow.workflows._journal import Journal, JournalFaultError
 from trioflow.workflows._judge import Judge
 from trioflow.workflows._source import FedSource, Source, note_pulled
 from trioflow.workflows._verdict import ending, failure
@@ -64,7 +65,7 @@ class Pool(Generic[T, R]):
     ) -> None:
         self.collector = collector
         self.source = source
-        self.faults: list[BaseException] = []
+        self.faults = ErrorCollector()
         self.on_abort: Callable[[], object] = lambda: None
         self._items = items
         self._processor = processor
@@ -92,14 +93,14 @@ class Pool(Generic[T, R]):
         Cancellation: what completed is in the collector.
         """
         self._started = trio.current_time()
-        with holding(self.faults):
+        with self.faults.collecting():
             self._tell_start()
             await trio.lowlevel.checkpoint()
             if self._journal is None:
                 await self._run_workers()
             else:
                 await self._run_kept(self._journal)
-        with holding(self.faults):
+        with self.faults.collecting():
             await self.source.aclose()
         if self._timed_out:
             self.collector.expire(self._too_slow(), self._items)
@@ -119,9 +120,9 @@ class Pool(Generic[T, R]):
     def conclude(self) -> BaseException | None:
         """Weigh what went wrong, tell the end of the run, and return what the caller should raise."""
         self.collector.check()
-        fault = most_grave(self.faults)
+        fault = self.faults.worst()
         if isinstance(fault, trio.Cancelled) and not is_cancelled():
-            fault = stale(fault, "an observer or the body of the stream")
+            fault = foreign_cancelled(fault, "an observer or the body of the stream")
         if fault is None or isinstance(fault, trio.Cancelled):
             cancelled = fault is not None
             fault = failure(self.collector, fail_fast=self._config.fail_fast, cancelled=cancelled) or fault
@@ -134,14 +135,14 @@ class Pool(Generic[T, R]):
         async with open_store(journal.store) as store:
             await journal.open(store, self._items)
             await self._run_workers()
-            with holding(self.faults):
+            with self.faults.collecting():
                 journal.check_end(exhausted=self.collector.exhausted)
             problem = await journal.finish(self._status())
             if problem is not None:
-                self.faults.append(problem)
+                self.faults.add(problem)
 
     def _status(self) -> RunStatus:
-        fault = most_grave(self.faults)
+        fault = self.faults.worst()
         if self.collector.failed or not (fault is None or isinstance(fault, trio.Cancelled)):
             return "failed"
         return "completed" if self.collector.finished and fault is None else "cancelled"
@@ -154,10 +155,9 @@ class Pool(Generic[T, R]):
             self._break_off(error)
 
     async def _run_workers(self) -> None:
-        wrapped: list[BaseException] = []
         if self._config.timeout is not None:
             self._scope.deadline = self._started + self._config.timeout
-        with holding(wrapped), self._scope:
+        with self.faults.collecting(unwrap=True), self._scope:
             async with trio.open_nursery() as watched:
                 watched.start_soon(self._watch, name="trioflow watch")
                 if self._journal is not None:
@@ -168,11 +168,9 @@ class Pool(Generic[T, R]):
                     for number in range(self._worker_count):
                         self._start_worker(number)
                 watched.cancel_scope.cancel()
-        faults = [leaf for fault in wrapped for leaf in leaves(fault)]
         if self.collector.finished:
             # Nothing was cut: let the caller have the result, and meet the cancellation at its next checkpoint.
-            faults = [fault for fault in faults if not isinstance(fault, trio.Cancelled)]
-        self.faults.extend(faults)
+            self.faults.discard_cancelled()
 
     @trio.lowlevel.enable_ki_protection
     async def _watch(self) -> None:
@@ -189,7 +187,7 @@ class Pool(Generic[T, R]):
 
     @trio.lowlevel.enable_ki_protection
     async def _work(self, worker: Worker[T]) -> None:
-        attempt = worker.equip(self._processor, self._config, self._limiter)
+        attempt = worker.with_policies(self._processor, self._config, self._limiter)
         if self._journal is not None:
             attempt = self._journal.around(attempt, worker)
         turn = 0
@@ -259,7 +257,7 @@ class Pool(Generic[T, R]):
 
     def _derailed(self, worker: Worker[T], error: BaseException) -> bool:
         """Deal with what ended a worker other than the end of its work; False lets `error` pass through."""
-        problem = distil(error)
+        problem = strip_cancelled(error)
         if isinstance(problem, trio.Cancelled):
             return self._cancelled(worker, problem)
         if isinstance(problem, NotAsyncError):
@@ -267,7 +265,7 @@ class Pool(Generic[T, R]):
             refusal = ConfigError.refusing("processor", self._processor, allowed)
             self._break_off(refusal)
             worker.let_go("error", refusal)
-        elif isinstance(problem, JournalFaultError) and problem.__cause__ is not None:
+        elif isinstance(problem, JournalError) and problem.__cause__ is not None:
             self._break_off(problem.__cause__)
             worker.let_go("error", problem.__cause__)
         elif not isinstance(problem, Exception):
@@ -299,13 +297,13 @@ class Pool(Generic[T, R]):
     def _stray(self, worker: Worker[T], error: BaseException) -> None:
         """Report a `Cancelled` that nobody cancelled for: as the failure of the item in hand, else of the run."""
         if worker.index == IDLE:
-            self._break_off(stale(error, "a task of the run"))
+            self._break_off(foreign_cancelled(error, "a task of the run"))
         else:
-            self._fail(worker, stale(error, f"the processor of item {worker.index}"))
+            self._fail(worker, foreign_cancelled(error, f"the processor of item {worker.index}"))
             self._start_worker(worker.number)
 
     def _break_off(self, fault: BaseException) -> None:
-        self.faults.append(fault)
+        self.faults.add(fault)
         self.stop()
 
     def _look_at_the_clock(self) -> None:

@@ -6,9 +6,10 @@ from typing import Any, Generic, TypeVar, final
 
 import trio
 
-from trioflow._runtime.alone import run_alone
-from trioflow._runtime.calls import NotAsyncError, call_either, stale, unprotected
-from trioflow._runtime.emitter import Emitter, ending
+from trioflow._runtime.calls import call_either, call_user
+from trioflow._runtime.emitter import Emitter, completion_fields
+from trioflow._runtime.errors import foreign_cancelled, run_in_child_task
+from trioflow._runtime.signals import NotAsyncError
 from trioflow._text import list_known, quote, show
 from trioflow.config.checks import check_async, check_instance
 from trioflow.errors import ConditionalError, ConfigError
@@ -96,16 +97,15 @@ class _Routing(Generic[S]):
 
         Cancellation: passes through.
         """
-        fault = await run_alone(self._decide, self._stray, "trioflow conditional")
-        if isinstance(fault, NotAsyncError):
+        errors = await run_in_child_task(self._decide, self._foreign, "trioflow conditional")
+        worst = errors.worst()
+        if isinstance(worst, NotAsyncError):
+            handler = f"the handler of route {quote(self._route)}"
             allowed = "an async function, or a lambda that gives an awaitable"
-            fault = ConfigError.refusing(f"the handler of route {quote(self._route)}", fault.args[0], allowed)
-        if fault is not None:
-            self._tell(fault)
-            try:
-                raise fault
-            finally:
-                del fault, self
+            errors.replace(ConfigError.refusing(handler, worst.args[0], allowed))
+        del worst
+        self._tell(errors.worst())
+        errors.raise_worst()
         return self._result
 
     @trio.lowlevel.enable_ki_protection
@@ -123,7 +123,7 @@ class _Routing(Generic[S]):
         self._tell(None)
         self._begin(EventType.ROUTE_EXECUTE)
         try:
-            self._result = await unprotected(handler, self)(self._state)
+            self._result = await call_user(handler, self)(self._state)
         except Exception as error:
             raise ConditionalError(route, self._state) from error
         self._tell(None)
@@ -138,12 +138,12 @@ class _Routing(Generic[S]):
             raise ConditionalError(route, self._state, kind="route") from unknown
         return handler
 
-    def _stray(self, error: BaseException) -> BaseException:
+    def _foreign(self, error: BaseException) -> BaseException:
         """Return what a `Cancelled` that nobody cancelled for is reported as."""
         asking = self._part is EventType.ROUTE_EVALUATE
         who = "the predicate" if asking else f"the handler of {quote(self._route)}"
         failure = ConditionalError(self._route, self._state, kind="predicate" if asking else "handler")
-        failure.__cause__ = stale(error, who)
+        failure.__cause__ = foreign_cancelled(error, who)
         return failure
 
     def _begin(self, part: EventType) -> None:
@@ -158,7 +158,7 @@ class _Routing(Generic[S]):
             return
         route = self._route if isinstance(self._route, str | int | None) else show(self._route)
         cause = fault.__cause__ if isinstance(fault, ConditionalError) else fault
-        data = {"route": route, **ending(cause, self._started)}
+        data = {"route": route, **completion_fields(cause, self._started)}
         if part is EventType.ROUTE_SELECT:
             data["default"] = fault is None and self._route not in self._routes.handlers
         self._emitter.emit(part, data, {"state": self._state})

@@ -12,14 +12,7 @@ from typing import Any, Final, Generic, TypeVar, final
 
 import trio
 
-from trioflow._runtime.calls import (
-    CLOSE_DEADLINE,
-    await_next,
-    call_plain,
-    close_async,
-    close_plain,
-    pull_next,
-)
+from trioflow._runtime.calls import CLOSE_DEADLINE, await_next, call_plain, close_async, close_plain, pull_next
 from trioflow.workflows._collector import Collector
 
 __all__ = ("FedSource", "PulledSource", "Source", "note_pulled", "open_source")

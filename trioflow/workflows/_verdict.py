@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trioflow._runtime.emitter import status_of, told
+from trioflow._runtime.emitter import error_fields, status_of
 from trioflow.errors import ParallelError
 from trioflow.workflows._collector import Collector
 
@@ -35,5 +35,5 @@ def ending(collector: Collector[Any, Any], fault: BaseException | None, *, cut_s
         "items_failed": collector.failed,
         "items_unfinished": collector.size - collector.completed - collector.failed,
         "error": status == "error",
-        **told(fault if status == "error" else None),
+        **error_fields(fault if status == "error" else None),
     }

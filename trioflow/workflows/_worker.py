@@ -5,8 +5,8 @@ from typing import Any, Generic, TypeVar, final
 
 import trio
 
-from trioflow._runtime.attempts import equip
-from trioflow._runtime.emitter import Emitter, told
+from trioflow._runtime.emitter import Emitter, error_fields
+from trioflow._runtime.policies import with_policies
 from trioflow.config import ParallelConfig
 from trioflow.events import EventType
 from trioflow.policies import RateLimiter
@@ -50,14 +50,14 @@ class Worker(Generic[T]):
     def __repr__(self) -> str:
         return f"<Worker {self.number} with item {self.index}, attempt {self.attempts}>"
 
-    def equip(
+    def with_policies(
         self,
         processor: Callable[[T], Awaitable[R]],
         config: ParallelConfig,
         limiter: RateLimiter | None,
     ) -> Callable[[T], Awaitable[R]]:
         """Return `processor` with the config's policies, its attempts counted and told by this worker."""
-        return equip(
+        return with_policies(
             processor,
             self,
             task_timeout=config.task_timeout,
@@ -92,7 +92,7 @@ class Worker(Generic[T]):
     def _tell_retry(self, attempt: int, delay: float, error: Exception) -> None:
         """Tell that an attempt failed and the next one follows."""
         if self._telling:
-            data = self._place(self.index) | {"attempt": attempt, "delay": delay} | told(error)
+            data = self._place(self.index) | {"attempt": attempt, "delay": delay} | error_fields(error)
             self._emitter.emit(EventType.TASK_RETRY, data, {"item": self.item})
 
     def tell_complete(
@@ -108,7 +108,7 @@ class Worker(Generic[T]):
         data["status"] = status
         data["attempts"] = self.attempts
         data["error"] = status == "error"
-        data.update(told(error))
+        data.update(error_fields(error))
         data["duration"] = duration
         self._emitter.emit(EventType.WORKER_COMPLETE, data, private)
 

@@ -8,17 +8,12 @@ from typing import Any, Generic, TypeVar, final
 
 import trio
 
-from trioflow._runtime.alone import run_alone
-from trioflow._runtime.attempts import equip
-from trioflow._runtime.calls import (
-    TURN,
-    NotAsyncError,
-    call_plain,
-    close_async,
-    close_plain,
-    stale,
-)
-from trioflow._runtime.emitter import Emitter, ending, told
+from trioflow._durable.stores import choose_store_for
+from trioflow._runtime.calls import TURN, call_plain, close_async, close_plain
+from trioflow._runtime.emitter import Emitter, completion_fields, error_fields
+from trioflow._runtime.errors import foreign_cancelled, run_in_child_task
+from trioflow._runtime.policies import with_policies
+from trioflow._runtime.signals import NotAsyncError
 from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.checkpoint.session import open_store
 from trioflow.config import ChainConfig, CheckpointConfig
@@ -26,7 +21,7 @@ from trioflow.config.checks import check_async, check_callable, check_instance
 from trioflow.errors import ChainError, ConfigError
 from trioflow.events import EventType, Observer
 from trioflow.outcomes import ChainResult
-from trioflow.workflows._arguments import check_items, choose_observer, choose_store_for
+from trioflow.workflows._arguments import check_items, choose_observer
 from trioflow.workflows._chainlog import ChainLog
 from trioflow.workflows._each import Each
 from trioflow.workflows._source import note_pulled
@@ -159,27 +154,23 @@ class _Chain(Generic[T, S]):
             await close_async(self._items)
             return ChainResult(self._state, self._intermediate, self._steps)
         self._started = trio.current_time()
-        fault = await run_alone(self._walk, self._stray, "trioflow chain")
-        if isinstance(fault, NotAsyncError):
+        errors = await run_in_child_task(self._walk, self._foreign, "trioflow chain")
+        if isinstance(errors.worst(), NotAsyncError):
             allowed = "an async function, or a lambda that gives an awaitable"
-            fault = ConfigError.refusing("processor", self._processor, allowed)
+            errors.replace(ConfigError.refusing("processor", self._processor, allowed))
         if self._item is not _IDLE and self._telling:
-            self._tell_step(self._place(), fault, {"item": self._item, "state": self._state})
+            self._tell_step(self._place(), errors.worst(), {"item": self._item, "state": self._state})
         if self._log is not None:
-            fault = await self._log.saver.end(fault, self._steps)
-        self._tell_end(fault)
-        if fault is not None:
-            try:
-                raise fault
-            finally:
-                del fault, self
+            errors.replace(await self._log.saver.end(errors.worst(), self._steps))
+        self._tell_end(errors.worst())
+        errors.raise_worst()
         return ChainResult(self._state, self._intermediate, self._steps)
 
     @trio.lowlevel.enable_ki_protection
     async def _walk(self) -> None:
         self._tell_start()
         await trio.lowlevel.checkpoint()
-        self._attempt = equip(
+        self._attempt = with_policies(
             self._processor,
             self,
             task_timeout=self._config.task_timeout,
@@ -232,12 +223,12 @@ class _Chain(Generic[T, S]):
                 note_pulled(error, "progress", self._steps)
                 raise
 
-    def _stray(self, error: BaseException) -> BaseException:
+    def _foreign(self, error: BaseException) -> BaseException:
         """Return what a `Cancelled` that nobody cancelled for is reported as: the step in hand failed."""
         if self._item is _IDLE:
-            return stale(error, "the source of items, or an observer,")
+            return foreign_cancelled(error, "the source of items, or an observer,")
         failure = ChainError(self._steps, self._item, self._state)
-        failure.__cause__ = stale(error, f"the processor of step {self._steps}")
+        failure.__cause__ = foreign_cancelled(error, f"the processor of step {self._steps}")
         return failure
 
     # What the chain tells.
@@ -264,20 +255,20 @@ class _Chain(Generic[T, S]):
 
     def _tell_retry(self, attempt: int, delay: float, error: Exception) -> None:
         if self._telling:
-            data = self._place() | {"attempt": attempt, "delay": delay} | told(error)
+            data = self._place() | {"attempt": attempt, "delay": delay} | error_fields(error)
             self._emitter.emit(EventType.TASK_RETRY, data, {"item": self._item})
 
     def _tell_step(
         self, place: dict[str, Any], fault: BaseException | None, private: dict[str, Any]
     ) -> None:
         cause = fault.__cause__ if isinstance(fault, ChainError) else fault
-        data = place | ending(cause, self._step_started)
+        data = place | completion_fields(cause, self._step_started)
         data["attempts"] = self.attempts
         self._emitter.emit(EventType.STEP_COMPLETE, data, private)
 
     def _tell_end(self, fault: BaseException | None) -> None:
         if not self._telling:
             return
-        data = {"steps_completed": self._steps} | ending(fault, self._started)
+        data = {"steps_completed": self._steps} | completion_fields(fault, self._started)
         data["observer_failures"] = self._emitter.observer_failures
         self._emitter.emit(EventType.CHAIN_COMPLETE, data, {"state": self._state})

@@ -10,8 +10,8 @@ from typing import Generic, Self, TypeVar, final
 
 import trio
 
+from trioflow._durable.items import open_journal
 from trioflow._runtime.emitter import Emitter
-from trioflow._runtime.groups import holding
 from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.config import ParallelConfig
 from trioflow.config.checks import (
@@ -24,7 +24,6 @@ from trioflow.events import Observer
 from trioflow.outcomes import LiveValue, ParallelResult, Progress, TaskOutcome
 from trioflow.workflows._arguments import check_items, choose_observer
 from trioflow.workflows._collector import Collector, Outlet
-from trioflow.workflows._journal import open_journal
 from trioflow.workflows._pool import Pool
 from trioflow.workflows._source import open_source
 
@@ -236,11 +235,11 @@ class ParallelRun(Generic[T, R]):
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def _streaming(pool: Pool[T, R], run: ParallelRun[T, R]) -> AsyncIterator[ParallelRun[T, R]]:
-    with holding(pool.faults):
+    with pool.faults.collecting():
         async with trio.open_nursery() as nursery:
             pool.on_abort = nursery.cancel_scope.cancel
             nursery.start_soon(pool.execute, name="trioflow run")
-            with holding(pool.faults):
+            with pool.faults.collecting():
                 yield run
             pool.stop()
     fault = pool.conclude()

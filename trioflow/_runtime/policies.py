@@ -3,18 +3,18 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, TypeVarTuple, cast
 
-from trioflow._runtime.calls import Counter, unprotected
+from trioflow._runtime.calls import Counter, call_user
 from trioflow.config import RetryConfig
 from trioflow.policies import RateLimiter, with_rate_limit, with_timeout
 from trioflow.policies.retry import OnRetry, RetryPlan, retry_of
 
-__all__ = ("equip",)
+__all__ = ("with_policies",)
 
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
 
-def equip(
+def with_policies(
     fn: Callable[[*Ts], Awaitable[R]],
     counter: Counter,
     *,
@@ -40,9 +40,9 @@ def equip(
     call: Callable[[*Ts], Awaitable[R]]
     own = retry_of(fn)
     if own is None:
-        call = unprotected(fn, counter, prepare)
+        call = call_user(fn, counter, prepare)
     else:
-        once: Callable[[*Ts], Awaitable[R]] = unprotected(cast("Any", own[0]), counter, prepare)
+        once: Callable[[*Ts], Awaitable[R]] = call_user(cast("Any", own[0]), counter, prepare)
         call = _retried(once, own[1], on_retry)
     if task_timeout is not None:
         call = with_timeout(call, task_timeout)

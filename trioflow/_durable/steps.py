@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, final
 import msgspec
 import trio
 
-from trioflow._runtime.pausing import Paused
+from trioflow._runtime.signals import Paused
 from trioflow._text import describe_error, quote
 from trioflow.checkpoint.codec import Codec
 from trioflow.checkpoint.large import is_large

@@ -13,8 +13,10 @@ from typing import Any, Generic, Protocol, TypeVar, final
 import msgspec
 import trio
 
+from trioflow._durable.stores import choose_store_for
 from trioflow._runtime.calls import call_plain
 from trioflow._runtime.emitter import Emitter
+from trioflow._runtime.signals import JournalError
 from trioflow._text import describe_error, quote
 from trioflow.checkpoint.codec import Codec, fingerprint
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore, RunStatus
@@ -23,9 +25,8 @@ from trioflow.config import CheckpointConfig
 from trioflow.config.checks import check_callable
 from trioflow.errors import CheckpointError, CheckpointMismatchError, CheckpointNotFoundError, ConfigError
 from trioflow.events import EventType
-from trioflow.workflows._arguments import choose_store_for
 
-__all__ = ("Journal", "JournalFaultError", "Place", "open_journal")
+__all__ = ("Journal", "Place", "open_journal")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,10 +44,6 @@ class Place(Protocol):
     """Who knows which item is in hand."""
 
     index: int
-
-
-class JournalFaultError(BaseException):
-    """The journal cannot go on: no failure of an item, but the end of the run."""
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -173,12 +170,12 @@ class Journal(Generic[T, R]):
                     result: R = await decode(self._codec, self._decode(kept).result)
                     return result
             except CheckpointError as error:
-                raise JournalFaultError from error
+                raise JournalError from error
             result = await attempt(item)
             try:
                 await self._record(name, mark, result)
             except CheckpointError as error:
-                raise JournalFaultError from error
+                raise JournalError from error
             # A full journal holds the next call up, not this result: parking here would be a way to lose it.
             return result
 
@@ -249,10 +246,10 @@ class Journal(Generic[T, R]):
             return str(index), fingerprint(item)
         name: object = call_plain(self._key, item)
         if not isinstance(name, str):
-            raise JournalFaultError from ConfigError.refusing("what key returned", name, "a string")
+            raise JournalError from ConfigError.refusing("what key returned", name, "a string")
         if name in self._seen:
             refusal = f"a name of one item only; it is given to item {index} and to one before it"
-            raise JournalFaultError from ConfigError.refusing("what key returned", name, refusal)
+            raise JournalError from ConfigError.refusing("what key returned", name, refusal)
         self._seen.add(name)
         return name, b""
 

@@ -1,0 +1,1 @@
+"""How a run is kept: step by step, item by item."""

@@ -1,0 +1,33 @@
+"""Which store a run is kept in: the caller's, or the one that its config names; or none."""
+
+from trioflow.checkpoint.protocol import CheckpointStore
+from trioflow.checkpoint.registry import get_checkpoint_store
+from trioflow.checkpoint.session import check_run_id, choose_store
+from trioflow.config import CheckpointConfig
+from trioflow.errors import ConfigError
+
+__all__ = ("choose_store_for",)
+
+
+def choose_store_for(
+    run_id: str | None, given: CheckpointStore | None, config: CheckpointConfig | None, *, always: bool = False
+) -> CheckpointStore | str | None:
+    """Return the store to keep the run in, None where it is not kept; refuse a store or an id that does not fit.
+
+    Args:
+        run_id: the id that the caller gave; a run without one is not kept.
+        given: the caller's store.
+        config: which store, else.
+        always: whether the config's `interval` plays no part.
+    """
+    if given is not None and run_id is None:
+        raise ConfigError.refusing("run_id", run_id, "an id to find the run again, where a store is given")
+    if always and given is None and config is not None:
+        get_checkpoint_store(config.store)
+        store: CheckpointStore | str | None = config.store
+    else:
+        store = choose_store(given, config)
+    if store is None or run_id is None:
+        return None
+    check_run_id(run_id)
+    return store

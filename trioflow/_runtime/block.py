@@ -1,0 +1,76 @@
+"""An `async with` block that owns the tasks of a run: what the `open_*` functions give.
+
+It is a class, and no generator with `@asynccontextmanager`: its two methods are protected from
+`KeyboardInterrupt` from their first instruction to their last, where one that landed in the frames of a
+generator-based context manager could be swallowed. Whatever goes wrong in the body, in its tasks or at the end
+comes to one `ErrorCollector`, and out of it at the very end.
+"""
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Generic, TypeVar
+
+import trio
+
+from trioflow._runtime.errors import ErrorCollector, foreign_cancelled
+
+__all__ = ("Block",)
+
+V = TypeVar("V")
+
+
+class Block(ABC, Generic[V]):
+    """A block that can be entered once.
+
+    Args:
+        errors: where everything comes together that goes wrong.
+    """
+
+    def __init__(self, errors: ErrorCollector) -> None:
+        self._errors = errors
+        self._manager: AbstractAsyncContextManager[trio.Nursery] | None = None
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> V:
+        if self._manager is not None:
+            raise RuntimeError("this block was entered before: open another one")
+        self._manager = trio.open_nursery()
+        return self._open(await self._manager.__aenter__())
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        del kind, traceback
+        errors, manager = self._errors, self._manager
+        errors.add(error)
+        with errors.collecting():
+            await self._leave(in_peace=error is None)
+        with errors.collecting(unwrap=True):
+            await manager.__aexit__(None, None, None)  # type: ignore[union-attr]  # it was entered
+        errors.judge(lambda cancelled: foreign_cancelled(cancelled, "an observer or the body of the block"))
+        self._conclude()
+        if errors.worst() is error:
+            errors.replace(None)
+            return False
+        try:
+            errors.raise_worst()
+        finally:
+            del self, error, errors, manager
+        return True
+
+    @abstractmethod
+    def _open(self, nursery: trio.Nursery) -> V:
+        """Start the tasks in `nursery`, and return what the block is given."""
+
+    @abstractmethod
+    async def _leave(self, *, in_peace: bool) -> None:
+        """See to it that the tasks end; `in_peace` where the body did not raise.
+
+        Cancellation: passes through; the tasks are cancelled too, for they are in the same scopes.
+        """
+
+    @abstractmethod
+    def _conclude(self) -> None:
+        """Decide what the run ends with, when no task is left."""
