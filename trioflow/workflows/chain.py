@@ -23,8 +23,8 @@ from trioflow.events import EventType, Observer
 from trioflow.outcomes import ChainResult
 from trioflow.workflows._arguments import check_items, choose_observer
 from trioflow.workflows._chainlog import ChainLog
-from trioflow.workflows._each import Each
-from trioflow.workflows._source import note_pulled
+from trioflow.workflows._each import for_each
+from trioflow.workflows._sources import note_pulled
 
 __all__ = ("process_chain",)
 
@@ -177,7 +177,7 @@ class _Chain(Generic[T, S]):
             retry=self._config.retry,
             on_retry=self._tell_retry,
         )
-        await Each(self._items, self._step).run()
+        await for_each(self._items, self._step)
         if self._log is not None:
             self._log.check_end()
 
