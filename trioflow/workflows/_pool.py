@@ -29,7 +29,7 @@ from trioflow._runtime.signals import JournalError, NotAsyncError
 from trioflow.checkpoint.protocol import RunStatus
 from trioflow.checkpoint.session import open_store
 from trioflow.config import ParallelConfig
-from trioflow.errors import CheckpointError, ConfigError, ParallelError
+from trioflow.errors import CheckpointError, ConfigError, ParallelError, TrioflowError
 from trioflow.outcomes import TaskOutcome
 from trioflow.policies import RateLimiter
 from trioflow.workflows._channel import BatchChannel
@@ -187,7 +187,7 @@ class Pool(Generic[T, R]):
         worst = self.errors.worst()
         if worst is None or isinstance(worst, trio.Cancelled):
             self.errors.replace(self._failure(cancelled=worst is not None) or worst)
-        elif isinstance(worst, Exception):
+        elif isinstance(worst, Exception) and not isinstance(worst, TrioflowError):
             ledger = self.ledger
             unfinished = ledger.size - ledger.completed - ledger.failed
             account = f"{ledger.completed} succeeded, {ledger.failed} failed, {unfinished} unfinished"
