@@ -9,7 +9,7 @@ from trioflow import RequestTimeoutError
 
 async def test_the_tasks_of_an_agent_end_when_it_goes(opened, inbox):
     async with opened() as hub:
-        nursery = hub._ground.nursery
+        nursery = hub._state.nursery
         hub.register("idle", inbox)
         await hub.request("user", "idle")
         assert len(nursery.child_tasks) == 1
@@ -31,7 +31,7 @@ async def test_a_task_is_used_again(opened, inbox):
         hub.register("planner", inbox)
         for _ in range(5):
             await hub.request("user", "planner")
-        assert len(hub._ground.nursery.child_tasks) == 1
+        assert len(hub._state.nursery.child_tasks) == 1
 
 
 async def test_a_request_that_timed_out_is_forgotten(opened, inbox, autojump_clock):

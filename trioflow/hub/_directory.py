@@ -6,9 +6,9 @@ from typing import final
 from trioflow._text import list_known, quote
 from trioflow.config.checks import check_async, check_text
 from trioflow.errors import AgentGoneError, ConfigError, HubError, UnknownAgentError
-from trioflow.hub._agent import Agent, Ground, Handler
-
-__all__ = ("Directory",)
+from trioflow.hub._agent import Agent
+from trioflow.hub._handlers import Handler
+from trioflow.hub._state import HubState
 
 
 @final
@@ -35,13 +35,13 @@ class Directory:
     def __iter__(self) -> Iterator[Agent]:
         return iter(self._agents.values())
 
-    def add(self, name: str, handler: Handler, ground: Ground) -> None:
+    def add(self, name: str, handler: Handler, state: HubState) -> None:
         """Add an agent, refusing a name that is empty or taken and a handler that is none."""
         check_text("agent", name)
         check_async("handler", handler)
         if name in self._agents:
             raise ConfigError.refusing("agent", name, f"a name that is free on hub {quote(self._hub)}")
-        self._agents[name] = Agent(name, handler, ground)
+        self._agents[name] = Agent(name, handler, state)
 
     def remove(self, name: str) -> None:
         """Take an agent out, and tell whoever waits for it."""

@@ -1,24 +1,54 @@
 """The hub: agents register with it and exchange messages, for as long as its block lasts."""
 
-from collections.abc import Mapping
-from contextvars import copy_context
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Self, final
 
 import trio
+from msgspec.structs import replace
 
-from trioflow._text import quote
+from trioflow._runtime.block import Block
 from trioflow.config import HubConfig
-from trioflow.config.checks import check_seconds
-from trioflow.errors import HubClosedError, TrioflowError
+from trioflow.config.checks import check_instance, check_seconds, check_text
+from trioflow.errors import TrioflowError
 from trioflow.events import Observer
-from trioflow.hub._account import Account, HubMetrics
-from trioflow.hub._agent import Ground, Handler
-from trioflow.hub._delivery import Delivery, Draft
+from trioflow.hub._agent import Agent
 from trioflow.hub._directory import Directory
-from trioflow.hub.message import Message, MessageType, Priority
+from trioflow.hub._handlers import Handler
+from trioflow.hub._ledger import HubMetrics, MessageLedger
+from trioflow.hub._state import HubState
+from trioflow.hub.message import Message, MessageType, Priority, new_id
+from trioflow.observers.registry import check_observer, get_observer
 from trioflow.outcomes import LiveValue
 
-__all__ = ("Hub",)
+__all__ = ("Hub", "open_hub")
+
+
+def open_hub(
+    config: HubConfig | None = None, *, observer: Observer | None = None
+) -> AbstractAsyncContextManager["Hub"]:
+    """Return a context manager that gives a `Hub`.
+
+    Leaving the block in peace lets every message be handled first, for at most `config.drain_timeout` seconds;
+    handlers may still send and request. Then, and at once where the block is left by an exception or a
+    cancellation, the handlers are cancelled. When the block has been left no handler runs any more.
+
+    Args:
+        config: the hub's name, its limits, and its observer; None is `HubConfig()`.
+        observer: is told of the messages; None takes the one that the config names.
+
+    Raises:
+        ConfigError: an argument cannot work.
+        BaseException: a `KeyboardInterrupt`, `SystemExit` or the like from a handler ends the block, bare. What
+            the body of the block raises comes out as it is.
+
+    Cancellation: passes through; every message has been accounted for.
+    """
+    check_instance("config", config, HubConfig, optional=True)
+    config = config or HubConfig()
+    given = get_observer(config.observer) if observer is None else observer
+    check_observer("observer", given)
+    return _HubBlock(Hub._create(config, given))  # noqa: SLF001 - only made here
 
 
 @final
@@ -32,25 +62,13 @@ class Hub:
         live_metrics: what `metrics` returns, as a value to watch; it can be read after the block too.
     """
 
-    __slots__ = (
-        "_account",
-        "_closed",
-        "_config",
-        "_delivery",
-        "_directory",
-        "_ground",
-        "live_metrics",
-        "name",
-    )
+    __slots__ = ("_directory", "_ledger", "_state", "live_metrics", "name")
 
     name: str
     live_metrics: LiveValue[HubMetrics]
-    _account: Account
-    _closed: bool
-    _config: HubConfig
-    _delivery: Delivery
     _directory: Directory
-    _ground: Ground
+    _ledger: MessageLedger
+    _state: HubState
 
     def __init__(self) -> None:
         raise TypeError("a Hub is made by open_hub")
@@ -59,17 +77,14 @@ class Hub:
     def _create(cls, config: HubConfig, observer: Observer) -> Self:
         self = cls.__new__(cls)
         self.name = config.name
-        self._config = config
-        self._closed = False
         self._directory = directory = Directory(config.name)
-        self._account = Account(config.name, observer, lambda: len(directory))
-        self._ground = Ground(config, self._account, copy_context())
-        self._delivery = Delivery(config, self._account)
-        self.live_metrics = self._account.live
+        self._ledger = MessageLedger(config.name, observer, lambda: len(directory))
+        self._state = HubState(config, self._ledger)
+        self.live_metrics = self._ledger.live
         return self
 
     def __repr__(self) -> str:
-        return f"<Hub {self.name}: {len(self._directory)} agents, {'closed' if self._closed else self._account!r}>"
+        return f"<Hub {self.name}: {len(self._directory)} agents, {'closed' if self._state.closed else self._ledger!r}>"
 
     # Who is there.
 
@@ -84,8 +99,8 @@ class Hub:
             HubClosedError: the block has been left.
         """
         self._check_open()
-        self._directory.add(agent, handler, self._ground)
-        self._account.live.publish()
+        self._directory.add(agent, handler, self._state)
+        self._ledger.live.publish()
 
     @trio.lowlevel.enable_ki_protection
     def unregister(self, agent: str) -> None:
@@ -99,7 +114,7 @@ class Hub:
         """
         self._check_open()
         self._directory.remove(agent)
-        self._account.live.publish()
+        self._ledger.live.publish()
 
     def agents(self) -> dict[str, int]:
         """Return how many messages there are in the mailbox of each agent.
@@ -117,7 +132,7 @@ class Hub:
             HubClosedError: the block has been left; `live_metrics.value` still tells.
         """
         self._check_open()
-        return self._account.metrics()
+        return self._ledger.metrics()
 
     def subscribe(self, agent: str, topic: str) -> None:
         """Let `agent` have what is published under `topic`; once is enough.
@@ -170,8 +185,9 @@ class Hub:
         await trio.lowlevel.checkpoint()
         self._check_open()
         agent = self._directory.find(recipient)
-        draft = self._draft(sender, MessageType.NOTIFICATION, data, priority, headers)
-        return await self._delivery.send(agent, draft.to(recipient))
+        return await agent.send(
+            self._compose(sender, recipient, MessageType.NOTIFICATION, data, priority, headers)
+        )
 
     @trio.lowlevel.enable_ki_protection
     async def request(
@@ -205,17 +221,19 @@ class Hub:
 
         Cancellation: the answer is dropped; the handler may have the message, and is not cancelled.
         """
-        check_seconds("timeout", timeout)
-        seconds = self._config.timeout if timeout is None else timeout
+        if timeout is None:
+            timeout = self._state.config.timeout
+        else:
+            check_seconds("timeout", timeout)
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             self._check_open()
             agent = self._directory.find(recipient)
-            draft = self._draft(sender, MessageType.REQUEST, data, priority, headers)
+            message = self._compose(sender, recipient, MessageType.REQUEST, data, priority, headers)
         except TrioflowError:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise
-        return await self._delivery.request(agent, draft.to(recipient), seconds)
+        return await agent.request(message, timeout)
 
     @trio.lowlevel.enable_ki_protection
     async def broadcast(
@@ -236,8 +254,8 @@ class Hub:
         """
         await trio.lowlevel.checkpoint()
         self._check_open()
-        draft = self._draft(sender, MessageType.BROADCAST, data, priority, headers)
-        return self._delivery.spread(list(self._directory), draft)
+        first = self._compose(sender, "", MessageType.BROADCAST, data, priority, headers)
+        return self._spread(first, list(self._directory))
 
     @trio.lowlevel.enable_ki_protection
     async def publish(
@@ -260,40 +278,82 @@ class Hub:
         await trio.lowlevel.checkpoint()
         self._check_open()
         subscribers = self._directory.subscribers(topic)
-        draft = self._draft(sender, MessageType.NOTIFICATION, data, priority, headers, topic=topic)
-        return self._delivery.spread(subscribers, draft)
+        first = self._compose(sender, "", MessageType.NOTIFICATION, data, priority, headers, topic)
+        return self._spread(first, subscribers)
 
-    def _draft(
+    def _compose(
         self,
         sender: str,
+        recipient: str,
         type: MessageType,
         data: Any,
         priority: Priority,
         headers: Mapping[str, str] | None,
-        *,
         topic: str | None = None,
-    ) -> Draft:
-        return Draft(
-            hub=self.name, sender=sender, type=type, data=data, priority=priority, headers=headers, topic=topic
+    ) -> Message:
+        check_text("sender", sender)
+        if not isinstance(priority, Priority):
+            check_instance("priority", priority, Priority)
+        if headers is not None:
+            check_instance("headers", headers, Mapping)
+        return Message(
+            hub=self.name,
+            sender=sender,
+            recipient=recipient,
+            type=type,
+            data=data,
+            topic=topic,
+            priority=priority,
+            headers=dict(headers or {}),
         )
 
+    def _spread(self, first: Message, agents: Iterable[Agent]) -> int:
+        """Deliver to all of `agents` but the sender that have room; return how many they were."""
+        delivered = 0
+        for agent in agents:
+            if agent.name == first.sender:
+                continue
+            # A tenth of the time that making it anew takes.
+            message = replace(first, id=new_id(), recipient=agent.name, headers=dict(first.headers))
+            if agent.offer(message):
+                delivered += 1
+            else:
+                agent.refuse(message)
+        return delivered
+
     def _check_open(self) -> None:
-        if self._closed:
-            raise self._closed_error()
+        if self._state.closed:
+            raise self._state.closed_error()
 
-    def _closed_error(self) -> HubClosedError:
-        return HubClosedError(f"hub {quote(self.name)} is closed: its block has been left")
 
-    async def _drain(self) -> None:
-        """Wait until every message has been dealt with, or patience ends.
+@final
+class _HubBlock(Block[Hub]):
+    """The block of a hub: left in peace or at once."""
 
-        Cancellation: passes through.
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._state = hub._state  # noqa: SLF001 - this is the hub's own
+        super().__init__(self._state.errors)
+
+    def _open(self, nursery: trio.Nursery) -> Hub:
+        self._state.nursery = nursery
+        return self._hub
+
+    async def _leave(self, *, in_peace: bool) -> None:
+        """Let the messages be handled, or patience end; then stop the handlers, and tell who waits.
+
+        Cancellation: passes through; the handlers are stopped.
         """
-        with trio.move_on_after(self._config.drain_timeout):
-            await self._account.wait_until_quiet()
+        state = self._state
+        try:
+            if in_peace:
+                with trio.move_on_after(state.config.drain_timeout):
+                    await state.ledger.wait_until_quiet()
+        finally:
+            state.closed = True
+            state.nursery.cancel_scope.cancel()
+            self._hub._directory.dismiss(state.closed_error)  # noqa: SLF001 - the same
+            state.ledger.live.end()
 
-    def _close(self) -> None:
-        self._closed = True
-        self._ground.nursery.cancel_scope.cancel()
-        self._directory.dismiss(self._closed_error)
-        self._account.live.end()
+    def _conclude(self) -> None:
+        """Nothing is left to decide: what went wrong has been collected."""
