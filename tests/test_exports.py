@@ -21,7 +21,7 @@ MODULES = [
 def test_each_module_has_a_docstring_and_says_what_it_exports(name):
     module = importlib.import_module(name)
     assert module.__doc__, name
-    if name in {"trioflow._runtime", "trioflow._durable"}:
+    if any(part.startswith("_") for part in name.split(".")):
         return
     assert isinstance(module.__all__, tuple)
     assert len(set(module.__all__)) == len(module.__all__)

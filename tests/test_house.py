@@ -14,8 +14,8 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_module_over_350_lines_is_two_modules(path):
-    assert len(path.read_text().splitlines()) <= 350
+def test_a_module_over_450_lines_is_two_modules(path):
+    assert len(path.read_text().splitlines()) <= 450
 
 
 def test_the_layout_comment_names_every_room():

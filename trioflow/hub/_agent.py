@@ -1,5 +1,7 @@
-"""One registered agent: how a message gets to it, at once, after a wait for room or not at all; and who waits for
-its answers.
+"""One registered agent: how a message gets to it, and who waits for its answers.
+
+A message goes to a handler or into the mailbox at once, after a wait for room, or not at all. A request is settled
+by whoever knows first: the handler, the timer, `unregister`, or the closing hub.
 """
 
 from collections.abc import Callable
@@ -9,12 +11,13 @@ from typing import final
 import trio
 
 from trioflow._text import quote
+from trioflow.config import HubConfig
 from trioflow.errors import HandlerError, HubError, MailboxFullError, RequestTimeoutError
 from trioflow.hub._handlers import Handler, HandlerTasks
-from trioflow.hub._mailbox import Mailbox
+from trioflow.hub._mailbox import Mailbox, Place
 from trioflow.hub._promise import Promise
 from trioflow.hub._state import HubState
-from trioflow.hub.message import Message, MessageType
+from trioflow.hub.message import AWAITED, Message, MessageType
 
 
 @final
@@ -24,22 +27,28 @@ class Agent:
     Args:
         name: by which messages reach it.
         handler: what is given them.
+        config: the hub's, with the limits of this agent.
         state: what it shares with others.
 
     Attributes:
+        accepting: whether it takes new messages.
+        left: set when it has gone.
         mailbox: what waits for a handler.
         tasks: what runs it.
         topics: what it has subscribed to.
     """
 
-    __slots__ = ("_answers", "_state", "mailbox", "name", "tasks", "topics")
+    __slots__ = ("_answers", "_config", "_state", "accepting", "left", "mailbox", "name", "tasks", "topics")
 
-    def __init__(self, name: str, handler: Handler, state: HubState) -> None:
+    def __init__(self, name: str, handler: Handler, config: HubConfig, state: HubState) -> None:
         self.name = name
-        self.mailbox = Mailbox(state.config.buffer, state.ledger)
-        self.tasks = HandlerTasks(name, handler, self.mailbox, self._settle, state)
+        self.mailbox = Mailbox(config.buffer, state.ledger)
+        self.tasks = HandlerTasks(name, handler, config, state, mailbox=self.mailbox, settle=self._settle)
         self.topics: set[str] = set()
+        self.accepting = True
+        self.left = trio.Event()
         self._answers: dict[str, Promise[Message]] = {}
+        self._config = config
         self._state = state
 
     def __repr__(self) -> str:
@@ -65,87 +74,133 @@ class Agent:
         """
         if self.offer(message):
             return True
-        overflow = self._state.config.overflow
-        if overflow == "wait":
+        if self._config.overflow == "wait":
             await self._wait_for_room(message)
             return True
-        if overflow == "error":
+        if self._config.overflow == "error":
             raise self.refuse(message)
         self.refuse(message)
         return False
 
-    async def request(self, message: Message, seconds: float) -> Message:
+    async def request(self, message: Message, now: float, until: float) -> Message:
         """Deliver `message`, and return the answer.
 
         Cancellation: withdrawn, or the answer is dropped.
         """
-        ledger, since = self._state.ledger, trio.current_time()
-        answer = self._answers[message.id] = Promise[Message](partial(self.mailbox.withdraw, message))
-        ledger.pending += 1
+        answer = Promise[Message](
+            partial(self.mailbox.withdraw, message), partial(self._too_late, message, now, until)
+        )
+        self._answers[message.id] = answer
+        AWAITED[message.id] = until
+        self._state.ledger.pending += 1
         try:
             if not self.offer(message):
-                if self._state.config.overflow != "wait":
-                    await trio.lowlevel.cancel_shielded_checkpoint()
-                    raise self.refuse(message)
-                ledger.waiting()
-                self.mailbox.wait_in_line(message, None)
-            with trio.move_on_after(seconds):
-                return await answer.wait()
-            late = f"no answer from {quote(self.name)} within {seconds:g} s"
-            raise RequestTimeoutError(late, agent=self.name, timeout=seconds)
+                await self._line_up(message)
+            self._state.timer.add(until, answer)
+            return await answer.wait()
         finally:
-            ledger.pending -= 1
-            self._answers.pop(message.id, None)
-            if answer.withdrawn == "line":
-                ledger.not_admitted(message, None, trio.current_time() - since)
-            elif answer.withdrawn == "mailbox":
-                self.mailbox.admit()
-                ledger.discarded(message)
+            self._state.ledger.pending -= 1
+            self._forget(message)
+            if answer.withdrawn is not None:
+                self._withdrawn(message, now, answer.withdrawn)
+
+    def retire(self, on_quiet: Callable[[], object]) -> None:
+        """Take no more messages, and call `on_quiet` as soon as those that are here have been handled."""
+        self.accepting = False
+        if self.tasks.busy:
+            self.tasks.on_quiet = on_quiet
+        else:
+            on_quiet()
 
     def leave(self, why: Callable[[], HubError]) -> None:
         """Take no more messages, and let go of those that are not in hand; those who wait are told why."""
-        ledger = self._state.ledger
+        self.accepting = False
+        self.tasks.on_quiet = None
         for message in self.mailbox.clear():
-            ledger.discarded(message)
+            self._state.ledger.discarded(message)
         answers, self._answers = self._answers, {}
-        for answer in answers.values():
+        for name, answer in answers.items():
+            AWAITED.pop(name, None)
             answer.reject(why())
         self.mailbox.dismiss_line(why)
         self.tasks.dismiss()
+        self.left.set()
+
+    async def _line_up(self, message: Message) -> None:
+        """Let a request wait for room, where that is what `overflow` says.
+
+        Cancellation: no checkpoint where it waits, shielded where it is refused.
+        """
+        if self._config.overflow != "wait":
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise self.refuse(message)
+        self._state.ledger.waiting()
+        self.mailbox.wait_in_line(message, None)
 
     async def _wait_for_room(self, message: Message) -> None:
         """Wait in line.
 
         Cancellation: not delivered.
         """
-        ledger, seconds = self._state.ledger, self._state.config.timeout
-        since = trio.current_time()
-        room = Promise[None](partial(self.mailbox.withdraw, message))
-        ledger.waiting()
-        self.mailbox.wait_in_line(message, room)
-        scope = trio.move_on_after(seconds)
+        seconds, now = self._config.timeout, trio.current_time()
+        room = Promise[None](partial(self.mailbox.withdraw, message), partial(self._no_room, message, seconds))
+
+        def end(error: HubError | None) -> None:
+            if error is None:
+                room.resolve(None)
+            else:
+                room.reject(error)
+
+        self._state.ledger.waiting()
+        self.mailbox.wait_in_line(message, end)
+        self._state.timer.add(now + seconds, room)
         try:
-            with scope:
-                return await room.wait()
+            await room.wait()
         finally:
-            if room.withdrawn:
-                error = self._full(f" after {seconds:g} s") if scope.cancelled_caught else None
-                ledger.not_admitted(message, error, trio.current_time() - since)
-        raise self._full(f" after {seconds:g} s")
+            if room.withdrawn is not None:
+                self._withdrawn(message, now, room.withdrawn)
+
+    def _too_late(self, message: Message, since: float, until: float, place: Place | None) -> RequestTimeoutError:
+        self._forget(message)
+        if place is not None:
+            self._withdrawn(message, since, place)
+        seconds = until - since
+        late = f"no answer from {quote(self.name)} within {seconds:g} s"
+        return RequestTimeoutError(late, agent=self.name, timeout=seconds)
+
+    def _no_room(self, message: Message, seconds: float, _: Place | None) -> MailboxFullError:
+        error = self._full(f" after {seconds:g} s")
+        self._state.ledger.not_admitted(message, error, seconds)
+        return error
+
+    def _withdrawn(self, message: Message, since: float, place: Place) -> None:
+        """Count a message whose sender has given up, and that was taken out of `place`."""
+        if place == "line":
+            self._state.ledger.not_admitted(message, None, trio.current_time() - since)
+        else:
+            self._state.ledger.discarded(message)
+            self.mailbox.admit()
 
     def _full(self, after: str = "") -> MailboxFullError:
-        size = self._state.config.buffer
+        size = self._config.buffer
         message = f"the mailbox of {quote(self.name)} is full{after}: it holds {size} messages (buffer)"
         return MailboxFullError(message, agent=self.name)
 
+    def _forget(self, message: Message) -> None:
+        """Let nobody expect the answer to `message` any more."""
+        self._answers.pop(message.id, None)
+        AWAITED.pop(message.id, None)
+
     def _settle(self, message: Message, result: object, error: BaseException | None, seconds: float) -> None:
         answer = self._answers.get(message.id)
-        if answer is not None and error is None:
-            answer.resolve(_answer(message, result))
-        elif answer is not None and not isinstance(error, trio.Cancelled):
-            failure = HandlerError(self.name, message.id)
-            failure.__cause__ = error
-            answer.reject(failure)
+        if answer is not None and not isinstance(error, trio.Cancelled):
+            self._forget(message)
+            if error is None:
+                answer.resolve(_answer(message, result))
+            else:
+                failure = HandlerError(self.name, message.id)
+                failure.__cause__ = error
+                answer.reject(failure)
         self._state.ledger.handled(message, error, seconds)
 
 

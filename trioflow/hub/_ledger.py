@@ -5,6 +5,7 @@ but `open` to become 0.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, final
 
 import msgspec
@@ -12,6 +13,7 @@ import trio
 
 from trioflow._runtime.emitter import Emitter, error_fields, status_of
 from trioflow._runtime.live import Live
+from trioflow._text import quote
 from trioflow.events import EventType, Observer
 from trioflow.hub.message import Message
 
@@ -139,6 +141,15 @@ class MessageLedger:
         else:
             self._failed += 1
         self._close_one(EventType.MESSAGE_HANDLED, message, None, error, seconds)
+
+    def warn(self, running: int, seconds: float) -> None:
+        """Say what is lost because it was not handled within so many seconds, of which some is in hand."""
+        from loguru import logger  # noqa: PLC0415 - loaded on first use
+
+        text = "hub {} was not quiet after {:g} s (drain_timeout): {} handlers are cancelled, {} messages dropped"
+        # Where the log itself fails, the metrics still tell.
+        with suppress(Exception):
+            logger.warning(text, quote(self._hub), seconds, running, self.open - running)
 
     def _close_one(
         self,

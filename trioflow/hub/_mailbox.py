@@ -1,4 +1,9 @@
-"""The messages that wait for an agent, and the senders that wait for room."""
+"""The messages that wait for an agent, and the senders that wait for room.
+
+Age raises priority, so that nothing waits for ever: a message counts as one priority higher for each `size`
+messages that were handed out since it came, up to the highest. So a mailbox that is only emptied keeps strictly to
+the priorities, and under any load at most `4 * size` messages are handed out before one that was let in.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -8,8 +13,13 @@ import trio
 
 from trioflow.errors import HubError
 from trioflow.hub._ledger import MessageLedger
-from trioflow.hub._promise import Promise
 from trioflow.hub.message import Message, Priority
+
+Place = Literal["line", "mailbox"]
+"""Where a message is before a handler has it."""
+
+OnEnd = Callable[[HubError | None], object]
+"""Called when a sender's wait for room is over: with None where the message was let in, else with the reason."""
 
 
 @final
@@ -20,23 +30,27 @@ class Mailbox:
 
     Attributes:
         depth: messages in it.
+        size: messages that it can hold.
     """
 
-    __slots__ = ("_lanes", "_ledger", "_line", "_size", "depth")
+    __slots__ = ("_lanes", "_ledger", "_line", "_taken", "depth", "size")
 
     def __init__(self, size: int, ledger: MessageLedger) -> None:
-        self._size = size
-        self._ledger = ledger
-        self._lanes: dict[Priority, OrderedDict[str, Message]] = {}
-        self._line: OrderedDict[str, tuple[Message, Promise[None] | None, float]] = OrderedDict()
+        self.size = size
         self.depth = 0
+        self._ledger = ledger
+        # Each message with how many were handed out before it came. Lanes are made on demand, for most agents of a
+        # large hub never have one.
+        self._lanes: dict[Priority, OrderedDict[str, tuple[int, Message]]] = {}
+        self._line: OrderedDict[str, tuple[Message, OnEnd | None, float]] = OrderedDict()
+        self._taken = 0
 
     def __repr__(self) -> str:
-        return f"<Mailbox: {self.depth} of {self._size}, {len(self._line)} in line>"
+        return f"<Mailbox: {self.depth} of {self.size}, {len(self._line)} in line>"
 
     def put(self, message: Message) -> bool:
         """Put `message` in, if there is room and no line; return whether it went."""
-        if self.depth >= self._size or self._line:
+        if self.depth >= self.size or self._line:
             return False
         self._insert(message)
         return True
@@ -45,26 +59,27 @@ class Mailbox:
         """Take the next message out, and let in who waits for the room."""
         if not self.depth:
             return None
-        lane = self._lanes[max(self._lanes)]
-        message = lane.popitem(last=False)[1]
-        self._shrink(message.priority)
+        priority = next(iter(self._lanes)) if len(self._lanes) == 1 else max(self._lanes, key=self._rank)
+        _, message = self._lanes[priority].popitem(last=False)[1]
+        self._taken += 1
+        self._shrink(priority)
         self.admit()
         return message
 
-    def wait_in_line(self, message: Message, room: Promise[None] | None) -> None:
-        """Let `message` in as soon as there is room, and resolve `room` then."""
-        self._line[message.id] = message, room, trio.current_time()
+    def wait_in_line(self, message: Message, on_end: OnEnd | None) -> None:
+        """Let `message` in as soon as there is room, and call `on_end` then."""
+        self._line[message.id] = message, on_end, trio.current_time()
 
     def admit(self) -> None:
         """Let messages in from the line, as many as there is room for."""
-        while self._line and self.depth < self._size:
-            _, (message, room, since) = self._line.popitem(last=False)
+        while self._line and self.depth < self.size:
+            _, (message, on_end, since) = self._line.popitem(last=False)
             self._insert(message)
-            if room is not None:
-                room.resolve(None)
+            if on_end is not None:
+                on_end(None)
             self._ledger.admitted(message, trio.current_time() - since)
 
-    def withdraw(self, message: Message) -> Literal["line", "mailbox"] | None:
+    def withdraw(self, message: Message) -> Place | None:
         """Take `message` out, wherever it is; return where it was.
 
         Nothing else happens here, for Trio may be the caller: whoever waits for the room is let in by `admit`.
@@ -79,24 +94,25 @@ class Mailbox:
 
     def clear(self) -> list[Message]:
         """Take out every message that was let in."""
-        messages = [
-            message for priority in sorted(self._lanes, reverse=True) for message in self._lanes[priority].values()
-        ]
-        self._lanes.clear()
+        lanes = [self._lanes[priority] for priority in sorted(self._lanes, reverse=True)]
+        self._lanes = {}
         self.depth = 0
-        return messages
+        return [message for lane in lanes for _, message in lane.values()]
 
     def dismiss_line(self, why: Callable[[], HubError]) -> None:
         """Tell everybody in line that they will not be let in."""
         while self._line:
-            _, (message, room, since) = self._line.popitem(last=False)
+            _, (message, on_end, since) = self._line.popitem(last=False)
             error = why()
-            if room is not None:
-                room.reject(error)
+            if on_end is not None:
+                on_end(error)
             self._ledger.not_admitted(message, error, trio.current_time() - since)
 
     def _insert(self, message: Message) -> None:
-        self._lanes.setdefault(message.priority, OrderedDict())[message.id] = message
+        lane = self._lanes.get(message.priority)
+        if lane is None:
+            lane = self._lanes[message.priority] = OrderedDict()
+        lane[message.id] = self._taken, message
         self.depth += 1
 
     def _shrink(self, priority: Priority) -> None:
@@ -104,3 +120,9 @@ class Mailbox:
         self.depth -= 1
         if not self._lanes[priority]:
             del self._lanes[priority]
+
+    def _rank(self, priority: Priority) -> tuple[int, int, int]:
+        """Return how urgent the first message of a lane is; those behind it are less, for they came later."""
+        before, _ = next(iter(self._lanes[priority].values()))
+        age = (self._taken - before) // self.size
+        return min(priority + age, Priority.CRITICAL), -before, priority

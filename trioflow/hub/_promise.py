@@ -1,4 +1,4 @@
-"""One task that waits for what another one settles, once: a `Future` without callbacks.
+"""One task that waits for what another one settles, once: a future without callbacks.
 
 Giving up is part of it: `withdraw` is called inside the abort function of the waiting task, in the very moment in
 which Trio decides that the task is cancelled. So a message is either withdrawn or delivered, and its sender either
@@ -11,6 +11,7 @@ from typing import Generic, TypeVar, cast, final
 import trio
 
 from trioflow._runtime.errors import ErrorCollector
+from trioflow.hub._mailbox import Place
 
 V = TypeVar("V")
 
@@ -20,22 +21,26 @@ class Promise(Generic[V]):
     """Holds a task until it is settled with a value or an error; what settles it first counts.
 
     Args:
-        withdraw: called when the waiting task is cancelled; it must not raise, for Trio calls it.
+        withdraw: takes the message out of the mailbox; it must not raise, for Trio calls it.
+        give_up: is given where the message was when the time is up, and returns the error that says so.
 
     Attributes:
         done: whether it is settled, or its task gone.
-        withdrawn: what `withdraw` returned, where it was called.
+        withdrawn: where the message was when the waiting task was cancelled.
     """
 
-    __slots__ = ("_errors", "_task", "_value", "_withdraw", "done", "withdrawn")
+    __slots__ = ("__weakref__", "_errors", "_give_up", "_task", "_value", "_withdraw", "done", "withdrawn")
 
-    def __init__(self, withdraw: Callable[[], object]) -> None:
+    def __init__(
+        self, withdraw: Callable[[], Place | None], give_up: Callable[[Place | None], BaseException]
+    ) -> None:
         self._task: trio.lowlevel.Task | None = None
         self._value: V | None = None
         self._errors: ErrorCollector | None = None
         self._withdraw = withdraw
+        self._give_up = give_up
         self.done = False
-        self.withdrawn: object = None
+        self.withdrawn: Place | None = None
 
     def __repr__(self) -> str:
         return f"<Promise: {'done' if self.done else 'open'}>"
@@ -54,6 +59,11 @@ class Promise(Generic[V]):
             self._errors.add(error)
             if self._task is not None:
                 trio.lowlevel.reschedule(self._task)
+
+    def expire(self) -> None:
+        """Withdraw, and let the task go on with the error that says that the time is up."""
+        if not self.done:
+            self.reject(self._give_up(self._withdraw()))
 
     async def wait(self) -> V:
         """Wait until it is settled, and return the value or raise the error.

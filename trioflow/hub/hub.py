@@ -1,27 +1,33 @@
 """The hub: agents register with it and exchange messages, for as long as its block lasts."""
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from time import perf_counter
 from typing import Any, Self, final
 
 import trio
 from msgspec.structs import replace
 
 from trioflow._runtime.block import Block
+from trioflow._text import quote
 from trioflow.config import HubConfig
-from trioflow.config.checks import check_instance, check_seconds, check_text
-from trioflow.errors import TrioflowError
+from trioflow.config.checks import check_async, check_instance, check_seconds, check_text
+from trioflow.errors import RequestTimeoutError, TrioflowError
 from trioflow.events import Observer
 from trioflow.hub._agent import Agent
 from trioflow.hub._directory import Directory
 from trioflow.hub._handlers import Handler
 from trioflow.hub._ledger import HubMetrics, MessageLedger
 from trioflow.hub._state import HubState
-from trioflow.hub.message import Message, MessageType, Priority, new_id
+from trioflow.hub.message import Message, MessageType, Priority, check_headers, new_id
 from trioflow.observers.registry import check_observer, get_observer
 from trioflow.outcomes import LiveValue
 
 __all__ = ("Hub", "open_hub")
+
+AT_ONCE = 0.003
+"""Seconds that delivering to many may take before others run."""
 
 
 def open_hub(
@@ -84,27 +90,48 @@ class Hub:
         return self
 
     def __repr__(self) -> str:
-        return f"<Hub {self.name}: {len(self._directory)} agents, {'closed' if self._state.closed else self._ledger!r}>"
+        state = "closed" if self._state.closed else repr(self._ledger)
+        return f"<Hub {self.name}: {len(self._directory)} agents, {state}>"
 
     # Who is there.
 
-    def register(self, agent: str, handler: Handler) -> None:
-        """Let `handler` be called with each message for `agent`, at most `max_handlers` of them at once.
+    def register(
+        self,
+        name: str,
+        handler: Handler,
+        *,
+        max_handlers: int | None = None,
+        buffer: int | None = None,
+        handler_timeout: float | None = None,
+    ) -> None:
+        """Let `handler` be called with each message for agent `name`.
 
         What it returns answers a request: data, or a `Message` made by `Message.reply`. What it raises, the
         requester gets as a `HandlerError`; the hub goes on.
 
+        Args:
+            name: what messages for it are addressed to.
+            handler: an async function.
+            max_handlers: messages that it handles at once; None is the hub's, as for the others.
+            buffer: messages that its mailbox holds.
+            handler_timeout: seconds for one call, after which it fails with `trio.TooSlowError`.
+
         Raises:
-            ConfigError: the name is empty or taken, or the handler is no async function.
+            ConfigError: the name is empty or taken, the handler is no async function, or a limit cannot work.
             HubClosedError: the block has been left.
         """
         self._check_open()
-        self._directory.add(agent, handler, self._state)
+        self._directory.check_free(name)
+        check_async("handler", handler)
+        own = {"max_handlers": max_handlers, "buffer": buffer, "handler_timeout": handler_timeout}
+        given = {field: limit for field, limit in own.items() if limit is not None}
+        config = replace(self._state.config, **given) if given else self._state.config
+        self._directory.add(Agent(name, handler, config, self._state))
         self._ledger.live.publish()
 
     @trio.lowlevel.enable_ki_protection
-    def unregister(self, agent: str) -> None:
-        """Forget `agent` and what is in its mailbox; messages that its handler has in hand are finished.
+    def unregister(self, name: str) -> None:
+        """Forget an agent and what is in its mailbox; messages that its handler has in hand are finished.
 
         Those who wait for an answer of it, or for room, get `AgentGoneError` at once.
 
@@ -113,6 +140,29 @@ class Hub:
             HubClosedError: the block has been left.
         """
         self._check_open()
+        self._remove(self._directory.find(name))
+
+    @trio.lowlevel.enable_ki_protection
+    async def retire(self, name: str) -> None:
+        """Let an agent handle what it has, and forget it then: the gentle way to `unregister` it.
+
+        It takes no new messages: senders get `AgentGoneError`, and what is broadcast or published passes it by. A
+        handler must not wait for its own agent to retire.
+
+        Raises:
+            UnknownAgentError: there is no such agent.
+            HubClosedError: the block has been left, now or while this waited.
+
+        Cancellation: the agent goes all the same when it has handled everything.
+        """
+        await trio.lowlevel.checkpoint()
+        self._check_open()
+        agent = self._directory.find(name)
+        agent.retire(lambda: self._remove(agent))
+        await agent.left.wait()
+        self._check_open()
+
+    def _remove(self, agent: Agent) -> None:
         self._directory.remove(agent)
         self._ledger.live.publish()
 
@@ -176,7 +226,7 @@ class Hub:
         Raises:
             UnknownAgentError: there is no such agent.
             MailboxFullError: the mailbox was full, or did not get room in time.
-            AgentGoneError: the agent was unregistered while this waited for room.
+            AgentGoneError: the agent retires, or was unregistered while this waited for room.
             ConfigError: an argument cannot work.
             HubClosedError: the block has been left.
 
@@ -184,9 +234,9 @@ class Hub:
         """
         await trio.lowlevel.checkpoint()
         self._check_open()
-        agent = self._directory.find(recipient)
+        agent = self._directory.find_accepting(recipient)
         return await agent.send(
-            self._compose(sender, recipient, MessageType.NOTIFICATION, data, priority, headers)
+            self._compose(sender, recipient, MessageType.NOTIFICATION, data, priority=priority, headers=headers)
         )
 
     @trio.lowlevel.enable_ki_protection
@@ -206,34 +256,43 @@ class Hub:
             sender: who asks.
             recipient: who is asked.
             data: what is asked.
-            timeout: seconds for the answer, waiting for room included; None is `config.timeout`.
+            timeout: seconds for the answer, waiting for room included; None is `config.timeout`. A handler that
+                is asked itself waits no longer than its requester does (`message.deadline`).
             priority: whether it is handled before others.
             headers: what is said beside the data.
 
         Raises:
             HandlerError: the handler failed (from what it raised).
-            RequestTimeoutError: there was no answer in time; a late one is dropped.
+            RequestTimeoutError: there was no answer in time; as under a cancellation.
             UnknownAgentError: there is no such agent.
             MailboxFullError: the mailbox is full, and `config.overflow` is not "wait".
-            AgentGoneError: the agent was unregistered.
+            AgentGoneError: the agent was unregistered, or retires.
             ConfigError: an argument cannot work.
             HubClosedError: the block has been left, now or while this waited.
 
-        Cancellation: the answer is dropped; the handler may have the message, and is not cancelled.
+        Cancellation: the message is withdrawn; a handler that has it is not cancelled, and its answer dropped.
         """
-        if timeout is None:
-            timeout = self._state.config.timeout
-        else:
-            check_seconds("timeout", timeout)
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
+            if timeout is None:
+                timeout = self._state.config.timeout
+            else:
+                check_seconds("timeout", timeout)
             self._check_open()
-            agent = self._directory.find(recipient)
-            message = self._compose(sender, recipient, MessageType.REQUEST, data, priority, headers)
+            agent = self._directory.find_accepting(recipient)
+            now = trio.current_time()
+            until = self._state.limit(now + timeout)
+            if until <= now:
+                late = f"{quote(recipient)} was not asked: the request that this is for is not awaited any more"
+                raise RequestTimeoutError(late, agent=recipient)
+            deadline = time.time() + until - now
+            message = self._compose(
+                sender, recipient, MessageType.REQUEST, data, priority=priority, headers=headers, deadline=deadline
+            )
         except TrioflowError:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise
-        return await agent.request(message, timeout)
+        return await agent.request(message, now, until)
 
     @trio.lowlevel.enable_ki_protection
     async def broadcast(
@@ -250,12 +309,12 @@ class Hub:
             ConfigError: an argument cannot work.
             HubClosedError: the block has been left.
 
-        Cancellation: nothing was delivered.
+        Cancellation: nothing was delivered; once it has begun it goes on to the last.
         """
         await trio.lowlevel.checkpoint()
         self._check_open()
-        first = self._compose(sender, "", MessageType.BROADCAST, data, priority, headers)
-        return self._spread(first, list(self._directory))
+        first = self._compose(sender, "", MessageType.BROADCAST, data, priority=priority, headers=headers)
+        return await self._spread(first, list(self._directory))
 
     @trio.lowlevel.enable_ki_protection
     async def publish(
@@ -273,13 +332,15 @@ class Hub:
             ConfigError: an argument cannot work.
             HubClosedError: the block has been left.
 
-        Cancellation: nothing was delivered.
+        Cancellation: nothing was delivered; once it has begun it goes on to the last.
         """
         await trio.lowlevel.checkpoint()
         self._check_open()
         subscribers = self._directory.subscribers(topic)
-        first = self._compose(sender, "", MessageType.NOTIFICATION, data, priority, headers, topic)
-        return self._spread(first, subscribers)
+        first = self._compose(
+            sender, "", MessageType.NOTIFICATION, data, priority=priority, headers=headers, topic=topic
+        )
+        return await self._spread(first, subscribers)
 
     def _compose(
         self,
@@ -287,15 +348,17 @@ class Hub:
         recipient: str,
         type: MessageType,
         data: Any,
+        *,
         priority: Priority,
         headers: Mapping[str, str] | None,
         topic: str | None = None,
+        deadline: float | None = None,
     ) -> Message:
         check_text("sender", sender)
         if not isinstance(priority, Priority):
             check_instance("priority", priority, Priority)
         if headers is not None:
-            check_instance("headers", headers, Mapping)
+            check_headers(headers)
         return Message(
             hub=self.name,
             sender=sender,
@@ -305,15 +368,25 @@ class Hub:
             topic=topic,
             priority=priority,
             headers=dict(headers or {}),
+            deadline=deadline,
         )
 
-    def _spread(self, first: Message, agents: Iterable[Agent]) -> int:
-        """Deliver to all of `agents` but the sender that have room; return how many they were."""
+    async def _spread(self, first: Message, agents: list[Agent]) -> int:
+        """Deliver to all of `agents` but the sender that have room; return how many they were.
+
+        Others run in between, and agents that go then are passed by.
+
+        Cancellation: not noticed.
+        """
         delivered = 0
+        rest = perf_counter() + AT_ONCE
         for agent in agents:
-            if agent.name == first.sender:
+            if perf_counter() > rest:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                rest = perf_counter() + AT_ONCE
+            if agent.name == first.sender or not agent.accepting:
                 continue
-            # A tenth of the time that making it anew takes.
+            # A quarter of the time that making it anew takes.
             message = replace(first, id=new_id(), recipient=agent.name, headers=dict(first.headers))
             if agent.offer(message):
                 delivered += 1
@@ -333,27 +406,38 @@ class _HubBlock(Block[Hub]):
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._state = hub._state  # noqa: SLF001 - this is the hub's own
+        self._directory = hub._directory  # noqa: SLF001 - the same
         super().__init__(self._state.errors)
 
     def _open(self, nursery: trio.Nursery) -> Hub:
-        self._state.nursery = nursery
+        self._state.open(nursery, self._dismiss)
         return self._hub
 
     async def _leave(self, *, in_peace: bool) -> None:
-        """Let the messages be handled, or patience end; then stop the handlers, and tell who waits.
+        """Let the messages be handled, or patience end; then stop the handlers.
 
         Cancellation: passes through; the handlers are stopped.
         """
         state = self._state
         try:
             if in_peace:
-                with trio.move_on_after(state.config.drain_timeout):
+                with trio.move_on_after(state.config.drain_timeout) as patience:
                     await state.ledger.wait_until_quiet()
+                if patience.cancelled_caught:
+                    running = sum(agent.tasks.busy for agent in self._directory)
+                    state.ledger.warn(running, state.config.drain_timeout)
         finally:
-            state.closed = True
-            state.nursery.cancel_scope.cancel()
-            self._hub._directory.dismiss(state.closed_error)  # noqa: SLF001 - the same
-            state.ledger.live.end()
+            state.close()
+
+    async def _dismiss(self) -> None:
+        """Let go of what waits, and tell those who wait for it that the hub is closed.
+
+        Cancellation: the caller shields it.
+        """
+        for number, agent in enumerate(list(self._directory)):
+            agent.leave(self._state.closed_error)
+            if not (number + 1) % 100:
+                await trio.lowlevel.checkpoint()
 
     def _conclude(self) -> None:
-        """Nothing is left to decide: what went wrong has been collected."""
+        self._state.ledger.live.end()

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 from itertools import count
 from threading import RLock
@@ -9,7 +10,13 @@ from typing import Any, Self, final
 
 import msgspec
 
-__all__ = ("Message", "MessageType", "Priority", "new_id")
+from trioflow.errors import ConfigError
+
+__all__ = ("AWAITED", "Message", "MessageType", "Priority", "check_headers", "new_id")
+
+
+AWAITED: dict[str, float] = {}
+"""The requests of this process that wait for their answers: until when, by the clock of their `trio.run`."""
 
 
 class MessageType(StrEnum):
@@ -37,8 +44,8 @@ class Priority(IntEnum):
 class _Ids:
     """Where ids come from: what those of this millisecond begin with, and a counter for the rest.
 
-    The random bits are drawn once a millisecond and counted up in it: RFC 9562, section 6.2, method 2. Threads share
-    the counter, which is atomic, so the order of creation holds between them too.
+    The random bits are drawn once a millisecond and counted up in it: RFC 9562, section 6.2, method 2. Threads
+    share the counter, which is atomic, so the order of creation holds between them too.
     """
 
     current = (0, "", count())
@@ -103,6 +110,13 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is handled before others."""
     headers: dict[str, str] = msgspec.field(default_factory=dict)
     """What is said beside the data, such as a trace's id."""
+    deadline: float | None = None
+    """Until when the sender waits for the answer, in seconds since the epoch; None where it does not wait."""
+
+    @property
+    def expects_answer(self) -> bool:
+        """Whether somebody in this process still waits for the answer: long work may look before it goes on."""
+        return self.id in AWAITED
 
     def reply(self, data: Any = None, *, headers: dict[str, str] | None = None) -> Self:
         """Return the answer to this message, as its recipient gives it."""
@@ -116,3 +130,11 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
             priority=self.priority,
             headers=dict(headers or {}),
         )
+
+
+def check_headers(headers: object) -> None:
+    """Refuse what is not a mapping of strings to strings."""
+    if not isinstance(headers, Mapping) or not all(
+        isinstance(text, str) for pair in headers.items() for text in pair
+    ):
+        raise ConfigError.refusing("headers", headers, "a mapping of strings to strings")
