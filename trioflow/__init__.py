@@ -79,7 +79,7 @@ from trioflow.graph import (
     parallel_node,
     pause,
 )
-from trioflow.hub import Hub, HubMetrics, Message, MessageType, Priority, open_hub
+from trioflow.hub import Hub, HubMetrics, Message, MessageType, Priority, gather_requests, open_hub
 from trioflow.observers import (
     LoguruObserver,
     MultiObserver,
@@ -177,6 +177,7 @@ __all__ = (
     "any_of",
     "chain_node",
     "conditional_node",
+    "gather_requests",
     "get_checkpoint_store",
     "get_observer",
     "graph_node",

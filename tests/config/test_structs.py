@@ -68,6 +68,7 @@ DEFAULTS = [
             "timeout": 30.0,
             "drain_timeout": 30.0,
             "max_handlers": 16,
+            "handler_timeout": None,
             "observer": "loguru",
         },
     ),
@@ -127,6 +128,7 @@ REFUSED = [
     (HubConfig, "timeout", [0, None], "a positive number of seconds"),
     (HubConfig, "drain_timeout", [0], "a positive number of seconds"),
     (HubConfig, "max_handlers", [0], "1 or more"),
+    (HubConfig, "handler_timeout", [0, -1, math.nan], "a positive number of seconds or None"),
     (HubConfig, "observer", [""], "the name of a registered observer"),
 ]
 

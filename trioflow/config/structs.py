@@ -181,6 +181,8 @@ class HubConfig(_Settings, frozen=True, kw_only=True):
     """Seconds that leaving the hub waits for queued and running messages."""
     max_handlers: int = 16
     """Messages that one agent handles at once; 1 keeps strict order."""
+    handler_timeout: float | None = None
+    """Seconds for one call of a handler; None is no limit."""
     observer: str = "loguru"
     """Name of the registered observer that hears of the messages."""
 
@@ -191,6 +193,7 @@ class HubConfig(_Settings, frozen=True, kw_only=True):
         checks.check_seconds("timeout", self.timeout, optional=False)
         checks.check_seconds("drain_timeout", self.drain_timeout, optional=False)
         checks.check_count("max_handlers", self.max_handlers, minimum=1, allowed="1 or more")
+        checks.check_seconds("handler_timeout", self.handler_timeout)
         _check_observer(self.observer)
 
 
