@@ -147,7 +147,7 @@ async def test_events_tell_what_is_kept(store, steps):
     with pytest.raises(ChainError):
         await process_chain(range(3), [], steps, config=config(), store=store, run_id="c", observer=observer)
     saved = [(e.data["step"], e.data["run_status"]) for e in observer.events if e.type == "checkpoint.save"]
-    assert saved == [(1, "running"), (1, "failed")]
+    assert saved == [(0, "running"), (1, "running"), (1, "failed")]
     observer.clear()
     steps.failing = set()
     await process_chain(range(3), [], steps, config=config(), store=store, run_id="c", observer=observer)

@@ -114,18 +114,19 @@ async def test_a_finished_run_is_forgotten_unless_it_is_to_be_kept(store, calls)
 async def test_every_interval_th_step_is_written_and_the_last_one_at_the_end(store, calls):
     graph = make(calls, "abcdefg", store, interval=3)
     await graph.execute(State(), run_id="r")
-    assert [info.step for info in await store.history("r")] == [3, 6, 7]
+    assert [info.step for info in await store.history("r")] == [0, 3, 6, 7]
     calls.failing = {"e"}
     with pytest.raises(ExecutionError):
         await graph.execute(State(), run_id="f")
     history = await store.history("f")
-    assert [(info.step, info.status, info.next_node) for info in history] == [(3, "running", "d"), (4, "failed", "e")]
+    kept = [(info.step, info.status, info.next_node) for info in history]
+    assert kept == [(0, "running", "a"), (3, "running", "d"), (4, "failed", "e")]
 
 
 async def test_a_store_that_is_given_means_every_step(calls):
     store = MemoryStore()
     await make(calls, "abc", store, interval=0).execute(State(), run_id="r")
-    assert [info.step for info in await store.history("r")] == [1, 2, 3]
+    assert [info.step for info in await store.history("r")] == [0, 1, 2, 3]
 
 
 async def test_interval_0_is_off(calls):
@@ -177,8 +178,8 @@ async def test_a_run_forks_from_an_earlier_step_into_a_new_run(store, calls):
     assert calls == ["c", "d"]
     assert fork.run_id != "r"
     assert fork.state == original.state.set("forked", True)
-    assert [info.step for info in await store.history(fork.run_id)] == [3, 4]
-    assert [info.step for info in await store.history("r")] == [1, 2, 3, 4]
+    assert [info.step for info in await store.history(fork.run_id)] == [2, 3, 4]
+    assert [info.step for info in await store.history("r")] == [0, 1, 2, 3, 4]
     with pytest.raises(CheckpointNotFoundError, match="no step 9"):
         await graph.resume("r", step=9)
 
@@ -387,7 +388,9 @@ async def test_events_tell_what_is_kept(calls):
     with pytest.raises(ExecutionError):
         await graph.execute(State(secret="hunter2"), run_id="r")
     saves = [event.data for event in observer.events if event.type == "checkpoint.save"]
-    assert [(data["step"], data["run_status"]) for data in saves] == [(1, "running"), (1, "failed")]
+    assert [(data["step"], data["run_status"]) for data in saves] == [
+        (0, "running"), (1, "running"), (1, "failed"),
+    ]
     calls.failing = set()
     observer.clear()
     await graph.resume("r")
@@ -418,6 +421,8 @@ class Broken:
         return getattr(self._store, name)
 
     async def save(self, checkpoint, epoch):
+        if checkpoint.step == 0 and checkpoint.status == "running":
+            return
         if self._hang:
             await trio.sleep_forever()
         raise self._error

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from trioflow import CheckpointEncodeError, CheckpointMismatchError, State
 from trioflow.checkpoint import large
-from trioflow.graph._kept import state_codec
+from trioflow.graph.state import state_codec
 
 SHAPES = {
     "long text": "ä" * 3_000_000,
