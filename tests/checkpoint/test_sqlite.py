@@ -153,7 +153,7 @@ async def test_the_digest_is_checked_whatever_the_store():
 
 async def test_a_checkpoint_of_a_newer_form_is_refused():
     store = MemoryStore()
-    await store.save(checkpoint(version=2), await store.claim("r"))
+    await store.save(checkpoint(version=3), await store.claim("r"))
     with pytest.raises(CheckpointMismatchError, match="newer version of trioflow"):
         await load_verified(store, "r")
 

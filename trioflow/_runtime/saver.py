@@ -13,8 +13,7 @@ import trio
 
 from trioflow._runtime.pausing import Paused
 from trioflow._text import describe_error, quote
-from trioflow.checkpoint.codec import Codec
-from trioflow.checkpoint.large import is_large
+from trioflow.checkpoint.codec import Codec, is_large
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore, RunStatus
 from trioflow.checkpoint.session import SAVE_DEADLINE, Session, encode, encode_large
 from trioflow.config import CheckpointConfig

@@ -13,12 +13,14 @@ import apsw
 
 from trioflow._text import quote
 from trioflow.checkpoint._schema import immediately, reading
-from trioflow.checkpoint.large import PIECE
 from trioflow.checkpoint.memory import conflict, not_found
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo
 from trioflow.errors import CheckpointCorruptError
 
 __all__ = ("claim", "delete", "history", "list_runs", "load", "load_items", "save", "save_items")
+
+PIECE = 1 << 20
+"""Bytes of a state from which it is written and read apart from its row."""
 
 _INFO = ("step", "graph", "node", "next_node", "iterations", "status", "created_at")
 _REST = ("version", "digest", "pause")

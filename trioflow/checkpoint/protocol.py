@@ -15,8 +15,8 @@ __all__ = ("CHECKPOINT_VERSION", "Checkpoint", "CheckpointInfo", "CheckpointStor
 RunStatus = Literal["running", "completed", "paused", "failed", "cancelled"]
 """How a run stands after a step."""
 
-CHECKPOINT_VERSION = 1
-"""The form of a `Checkpoint`."""
+CHECKPOINT_VERSION = 2
+"""The form of a `Checkpoint`: 2 has `kind` and `forked_from`."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -42,6 +42,10 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The encoded payload of a pause; None where there was none."""
     created_at: float
     """When it was made, in seconds since the epoch."""
+    kind: str = "graph"
+    """What kind of run it is: `graph`, `chain` or `parallel`."""
+    forked_from: str | None = None
+    """The run that this one was forked from; None for one that began anew."""
     version: int = CHECKPOINT_VERSION
     """The form of this struct."""
     digest: str = ""

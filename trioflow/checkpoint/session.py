@@ -10,8 +10,7 @@ from typing import Any, TypeVar, final
 import trio
 
 from trioflow._text import quote
-from trioflow.checkpoint.codec import Codec, sealed, verified
-from trioflow.checkpoint.large import LARGE, is_large
+from trioflow.checkpoint.codec import LARGE, Codec, is_large, sealed, verified
 from trioflow.checkpoint.memory import MemoryStore
 from trioflow.checkpoint.protocol import CHECKPOINT_VERSION, Checkpoint, CheckpointStore
 from trioflow.checkpoint.registry import check_store, get_checkpoint_store, is_url
@@ -187,7 +186,7 @@ async def encode_large(codec: Codec[V], plain: Any) -> bytes:
     """
     data = b""
     with trio.CancelScope(shield=True):
-        data = await trio.to_thread.run_sync(codec.encode_large, plain)
+        data = await trio.to_thread.run_sync(codec.encode_plain, plain)
     return data  # noqa: RET504 - type checkers think that the scope might swallow an exception
 
 
