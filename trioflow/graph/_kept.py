@@ -32,7 +32,7 @@ async def find(store: CheckpointStore, run_id: str, step: int | None, graph: str
 
     Cancellation: nothing is changed.
     """
-    checkpoint = await load_verified(store, run_id, step)
+    checkpoint = await load_verified(store, run_id, step, suggest=True)
     if checkpoint.graph != graph:
         message = f"run {quote(run_id)} is one of {quote(checkpoint.graph)}, not of graph {quote(graph)}"
         raise CheckpointMismatchError(f"{message}: resume it there", run_id=run_id)

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import trio
 
@@ -24,6 +24,8 @@ ODD_NAMES = (
     "x" * 2_000,
     "RUN",
     "r_n%",
+    "\u00e9",
+    "e\u0301",
 )
 
 TIME_LIMIT = 60.0
@@ -32,6 +34,9 @@ TIME_LIMIT = 60.0
 
 class StoreCases:
     """Test methods for the stores that `open_store` gives."""
+
+    durable: ClassVar[bool] = False
+    """Whether a second `open_store()` must give a store on the same storage; otherwise it may."""
 
     def open_store(self) -> AbstractAsyncContextManager[CheckpointStore]:
         """Return a context manager that gives an empty store of the kind to be tested."""

@@ -1,5 +1,6 @@
 """Cancellation, many tasks at once, and closing."""
 
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -59,6 +60,27 @@ class EndingCases(StoreCases):
         check(counts <= {0, 50}, f"a part of a batch is kept: {counts}")
 
     @case
+    async def test_a_cancelled_delete_is_whole_or_not_done(self, store: CheckpointStore) -> None:
+        """Whenever a delete is cancelled, all of the run is there or nothing."""
+        for number in range(20):
+            epoch = await store.claim("run")
+            await store.save(checkpoint(), epoch)
+            await store.save_items("run", epoch, [(str(part), b"x") for part in range(50)])
+            inside = await store.claim("inside", parent=("run", epoch))
+            await store.save(checkpoint("inside"), inside)
+            with trio.CancelScope() as scope:
+                # By turns of the scheduler, and by time, for stores that work in other threads.
+                scope.deadline = trio.current_time() + number * 0.0005 if number % 2 else math.inf
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_cancel_after, scope, number // 2 if not number % 2 else None)
+                    await store.delete("run")
+                    nursery.cancel_scope.cancel()
+            steps, items = await store.history("run"), await store.load_items("run")
+            counts = len(steps), len(items), len(await store.list_runs())
+            check(counts in {(0, 0, 0), (1, 50, 2)}, f"a part of a run is left: {counts}")
+            await store.delete("run")
+
+    @case
     async def test_tasks_may_use_it_at_once(self, store: CheckpointStore) -> None:
         """Many tasks may use one store at a time."""
 
@@ -80,3 +102,14 @@ class EndingCases(StoreCases):
         await store.claim("run")
         await store.aclose()
         await store.aclose()
+
+
+async def _cancel_after(scope: trio.CancelScope, turns: int | None) -> None:
+    """Cancel `scope` after some turns of the scheduler.
+
+    Cancellation: passes through.
+    """
+    for _ in range(turns or 0):
+        await trio.lowlevel.checkpoint()
+    if turns is not None:
+        scope.cancel()

@@ -1,5 +1,7 @@
 """Epochs: who claimed a run last may save, and nobody else."""
 
+import contextlib
+
 import trio
 
 from trioflow.checkpoint.protocol import CheckpointStore
@@ -109,3 +111,83 @@ class FencingCases(StoreCases):
         for epoch in sorted(epochs)[:-1]:
             await refused(store.save(checkpoint(), epoch), CheckpointConflictError)
         await store.save(checkpoint(), max(epochs))
+
+    @case
+    async def test_a_save_that_is_overtaken_changes_nothing(self, store: CheckpointStore) -> None:
+        """Once a claim has returned, no save of before comes after it, however long it was under way."""
+        for number in range(20):
+            run_id = f"run {number}"
+            old = await store.claim(run_id)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_save_until_refused, store, run_id, old)
+                for _ in range(number):
+                    await trio.lowlevel.checkpoint()
+                await store.save(checkpoint(run_id, state=b"newer"), await store.claim(run_id))
+                await store.save_items(run_id, await store.claim(run_id), [("k", b"newer")])
+            check((await store.load(run_id)).state == b"newer", "a save of before replaced a newer one")
+            kept = dict(await store.load_items(run_id))
+            check(kept == {"k": b"newer"}, "an item of before replaced a newer one")
+
+    @case
+    async def test_the_holder_of_a_run_claims_those_inside_it(self, store: CheckpointStore) -> None:
+        """A run inside a run is claimed with the id and the epoch of its parent, again and again."""
+        parent = await store.claim("parent")
+        first = await store.claim("child", parent=("parent", parent))
+        await store.save(checkpoint("child"), first)
+        second = await store.claim("child", parent=("parent", parent))
+        check(parent < first < second, f"epochs do not grow: {(parent, first, second)}")
+        check(await store.load("child") == checkpoint("child"), "a claim changed a checkpoint")
+        await refused(store.save(checkpoint("child"), first), CheckpointConflictError)
+        await store.save(checkpoint("child", step=2), second)
+        await store.save(checkpoint("parent"), parent)
+
+    @case
+    async def test_an_older_epoch_of_the_parent_claims_nothing(self, store: CheckpointStore) -> None:
+        """Who has lost the parent gets nothing inside it, and disturbs nobody there."""
+        old = await store.claim("parent")
+        new = await store.claim("parent")
+        child = await store.claim("child", parent=("parent", new))
+        for parent in (("parent", old), ("parent", new + 10), ("nobody", new), ("child", new)):
+            for run_id in ("child", "another"):
+                await refused(store.claim(run_id, parent=parent), CheckpointConflictError)
+        await store.save(checkpoint("child"), child)
+        await refused(store.save(checkpoint("another"), child), CheckpointConflictError)
+
+    @case
+    async def test_a_claim_of_the_parent_takes_what_is_inside(self, store: CheckpointStore) -> None:
+        """Who worked inside a run for its former holder may save there no more, at any depth."""
+        old = await store.claim("parent")
+        child = await store.claim("child", parent=("parent", old))
+        grandchild = await store.claim("grandchild", parent=("child", child))
+        await store.save(checkpoint("grandchild"), grandchild)
+        new = await store.claim("parent")
+        await refused(store.save(checkpoint("child"), child), CheckpointConflictError)
+        await refused(store.save(checkpoint("grandchild", step=2), grandchild), CheckpointConflictError)
+        await refused(store.save_items("grandchild", grandchild, [("a", b"1")]), CheckpointConflictError)
+        await refused(store.claim("grandchild", parent=("child", child)), CheckpointConflictError)
+        child = await store.claim("child", parent=("parent", new))
+        grandchild = await store.claim("grandchild", parent=("child", child))
+        check(await store.load("grandchild") == checkpoint("grandchild"), "what is inside was lost")
+        await store.save(checkpoint("grandchild", step=2), grandchild)
+
+    @case
+    async def test_a_run_keeps_its_parent(self, store: CheckpointStore) -> None:
+        """A run inside a run is claimed by itself as little as under another, and one by itself by no parent."""
+        parents = {run_id: await store.claim(run_id) for run_id in ("parent", "other")}
+        child = await store.claim("child", parent=("parent", parents["parent"]))
+        await refused(store.claim("child"), CheckpointConflictError)
+        await refused(store.claim("child", parent=("other", parents["other"])), CheckpointConflictError)
+        await refused(store.claim("other", parent=("parent", parents["parent"])), CheckpointConflictError)
+        await store.save(checkpoint("child"), child)
+        await store.save(checkpoint("other"), parents["other"])
+
+
+async def _save_until_refused(store: CheckpointStore, run_id: str, epoch: int) -> None:
+    """Save a step and an item, over and over.
+
+    Cancellation: passes through.
+    """
+    with contextlib.suppress(CheckpointConflictError):
+        while True:
+            await store.save(checkpoint(run_id, state=b"older"), epoch)
+            await store.save_items(run_id, epoch, [("k", b"older")])

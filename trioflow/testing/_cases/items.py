@@ -50,9 +50,9 @@ class ItemCases(StoreCases):
 
     @case
     async def test_a_large_batch_is_kept(self, store: CheckpointStore) -> None:
-        """Ten thousand items in one batch are no trouble."""
+        """Twelve thousand items in one batch are no trouble."""
         epoch = await store.claim("run")
-        batch = [(f"key {number}", b"%d" % number) for number in range(10_000)]
+        batch = [(f"key {number}", b"%d" % number) for number in range(12_000)]
         await store.save_items("run", epoch, batch)
         check(dict(await store.load_items("run")) == dict(batch), "items were lost")
 
@@ -73,3 +73,26 @@ class ItemCases(StoreCases):
         with contextlib.suppress(TypeError):
             loaded["a"] = b"spoilt"
         check(dict(await store.load_items("run")) == {"a": b"1"}, "the caller changed what is kept")
+
+    @case
+    async def test_keys_that_look_alike_are_told_apart(self, store: CheckpointStore) -> None:
+        """A key is what it is, to the last code point."""
+        epoch = await store.claim("run")
+        keys = ("a", "A", "a ", "a\0", "\u00e9", "e\u0301", "\u212b", "\u00c5")
+        batch = [(key, b"%d" % number) for number, key in enumerate(keys)]
+        await store.save_items("run", epoch, batch)
+        check(dict(await store.load_items("run")) == dict(batch), "two keys were taken for one")
+
+    @case
+    async def test_a_batch_that_fails_leaves_nothing(self, store: CheckpointStore) -> None:
+        """Where a store cannot keep a part of a batch, it keeps nothing of it."""
+        epoch = await store.claim("run")
+        batch = [(f"{number}", b"x") for number in range(50)]
+        # No store that keeps text can keep this key; one that can keeps all of the batch.
+        batch.insert(25, ("\ud800", b"x"))
+        try:
+            await store.save_items("run", epoch, batch)
+        except Exception:  # noqa: BLE001 - what it raises is its own
+            check(not await store.load_items("run"), "a part of the batch is kept")
+        else:
+            check(dict(await store.load_items("run")) == dict(batch), "a part of the batch was lost")

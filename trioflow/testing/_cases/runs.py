@@ -1,7 +1,7 @@
 """Histories, lists of runs, and deleting."""
 
 from trioflow.checkpoint.protocol import CheckpointStore
-from trioflow.errors import CheckpointNotFoundError
+from trioflow.errors import CheckpointConflictError, CheckpointNotFoundError
 from trioflow.testing._cases._support import StoreCases, case, check, checkpoint, refused
 
 __all__ = ("RunCases",)
@@ -17,6 +17,14 @@ class RunCases(StoreCases):
         for step in range(12):
             await store.save(checkpoint(step=step), epoch)
         check([info.step for info in await store.history("run")] == list(range(12)), "the order is wrong")
+
+    @case
+    async def test_history_is_in_the_order_of_steps(self, store: CheckpointStore) -> None:
+        """Whatever was saved last, a history goes by the numbers of its steps."""
+        epoch = await store.claim("run")
+        for step in (5, 2, 9, 2, 1):
+            await store.save(checkpoint(step=step), epoch)
+        check([info.step for info in await store.history("run")] == [1, 2, 5, 9], "the order is wrong")
 
     @case
     async def test_history_tells_what_was_saved(self, store: CheckpointStore) -> None:
@@ -58,6 +66,45 @@ class RunCases(StoreCases):
         await store.save_items("run", epoch, [("b", b"3"), ("c", b"4")])
         run = (await store.list_runs())[0]
         check((run.graph, run.status, run.step, run.items) == ("g", "failed", 7, 3), f"wrong numbers: {run}")
+
+    @case
+    async def test_a_run_is_listed_with_its_kind_and_its_origin(self, store: CheckpointStore) -> None:
+        """A listed run tells what kind it is of, what it was forked from, and which run it is inside of."""
+        epoch = await store.claim("run")
+        await store.save(checkpoint(kind="chain", forked_from="old"), epoch)
+        inside = await store.claim("inside", parent=("run", epoch))
+        await store.save(checkpoint("inside", kind="parallel"), inside)
+        found = [(run.run_id, run.kind, run.forked_from, run.parent) for run in await store.list_runs()]
+        wanted = [("run", "chain", "old", None), ("inside", "parallel", None, "run")]
+        check(found == wanted, f"wrong: {found}")
+
+    @case
+    async def test_runs_are_listed_by_pages(self, store: CheckpointStore) -> None:
+        """`limit` runs at most after the run `after`, in the order of all, whatever was changed meanwhile."""
+        names = ["c", "a", "d", "b", "e"]
+        epochs = {run_id: await store.claim(run_id) for run_id in names}
+        for run_id in sorted(names):
+            await store.save(checkpoint(run_id), epochs[run_id])
+        await store.claim("a claim alone")
+        pages: list[list[str]] = []
+        while not pages or pages[-1]:
+            last = pages[-1][-1] if pages else None
+            page = await store.list_runs(after=last, limit=2)
+            pages.append([run.run_id for run in page])
+            await store.save(checkpoint("c", step=len(pages)), epochs["c"])
+        check(pages == [["c", "a"], ["d", "b"], ["e"], []], f"wrong pages: {pages}")
+        rest = [run.run_id for run in await store.list_runs(after="d")]
+        check(rest == ["b", "e"], f"wrong rest: {rest}")
+        check(len(await store.list_runs(limit=9)) == 5, "a page that is not full is wrong")
+        await refused(store.list_runs(after="nobody"), CheckpointNotFoundError)
+
+    @case
+    async def test_there_is_no_limit_to_a_list(self, store: CheckpointStore) -> None:
+        """Without a limit all runs are listed."""
+        for number in range(300):
+            run_id = f"run {number}"
+            await store.save_items(run_id, await store.claim(run_id), [("a", b"1")])
+        check(len(await store.list_runs()) == 300, "runs are missing")
 
     @case
     async def test_a_run_with_items_alone_is_listed(self, store: CheckpointStore) -> None:
@@ -120,3 +167,48 @@ class RunCases(StoreCases):
         await store.save(checkpoint(step=1), epoch)
         check([info.step for info in await store.history("run")] == [1], "steps of before are back")
         check(not await store.load_items("run"), "items of before are back")
+
+    @case
+    async def test_delete_with_an_older_epoch_does_nothing(self, store: CheckpointStore) -> None:
+        """Who has lost a run deletes nothing of it, and is not told that it could not."""
+        old = await store.claim("run")
+        new = await store.claim("run")
+        await store.save(checkpoint(), new)
+        await store.save_items("run", new, [("a", b"1")])
+        for epoch in (old, new + 1, 0):
+            await store.delete("run", epoch)
+        await store.delete("nobody", new)
+        check(await store.load("run") == checkpoint(), "a step was deleted")
+        check(dict(await store.load_items("run")) == {"a": b"1"}, "items were deleted")
+        await store.save(checkpoint(step=2), new)
+
+    @case
+    async def test_delete_with_the_latest_epoch_forgets(self, store: CheckpointStore) -> None:
+        """Who has a run deletes it, and its epoch is good for nothing then."""
+        epoch = await store.claim("run")
+        await store.save(checkpoint(), epoch)
+        await store.delete("run", epoch)
+        check(not await store.list_runs(), "the run is there still")
+        await refused(store.save(checkpoint(), epoch), CheckpointConflictError)
+
+    @case
+    async def test_delete_takes_what_is_inside(self, store: CheckpointStore) -> None:
+        """The runs inside a run go with it, at any depth, and no others do."""
+        parent = await store.claim("parent")
+        other = await store.claim("other")
+        child = await store.claim("child", parent=("parent", parent))
+        grandchild = await store.claim("grandchild", parent=("child", child))
+        cousin = await store.claim("cousin", parent=("other", other))
+        epochs = {"parent": parent, "child": child, "grandchild": grandchild, "other": other, "cousin": cousin}
+        for run_id, epoch in epochs.items():
+            await store.save(checkpoint(run_id), epoch)
+            await store.save_items(run_id, epoch, [("a", b"1")])
+        await store.delete("parent")
+        check([run.run_id for run in await store.list_runs()] == ["other", "cousin"], "the wrong runs went")
+        for run_id in ("child", "grandchild"):
+            await refused(store.load(run_id), CheckpointNotFoundError)
+            check(not await store.load_items(run_id), "items of a run inside are left")
+            await refused(store.save(checkpoint(run_id), epochs[run_id]), CheckpointConflictError)
+        await store.delete("cousin", cousin)
+        check([run.run_id for run in await store.list_runs()] == ["other"], "a run inside cannot be deleted alone")
+        await store.save(checkpoint("other", step=2), other)

@@ -9,7 +9,7 @@ from trioflow.testing._cases._support import ODD_NAMES, StoreCases, case, check,
 __all__ = ("StepCases",)
 
 STATUSES: tuple[RunStatus, ...] = ("running", "completed", "paused", "failed", "cancelled")
-SIZES = (0, 1, 4_096, 3_000_000)
+SIZES = (0, 1, 4_096, 3_000_000, 9 << 20)
 
 
 class StepCases(StoreCases):
@@ -19,7 +19,7 @@ class StepCases(StoreCases):
     async def test_a_checkpoint_comes_back_equal(self, store: CheckpointStore) -> None:
         """Every field of a checkpoint survives."""
         epoch = await store.claim("run")
-        saved = checkpoint(pause=b"payload", status="paused")
+        saved = checkpoint(pause=b"payload", status="paused", kind="chain", forked_from="another")
         await store.save(saved, epoch)
         check(await store.load("run") == saved, "a checkpoint came back changed")
 
@@ -146,11 +146,12 @@ class StepCases(StoreCases):
     @case
     async def test_odd_names_are_told_apart(self, store: CheckpointStore) -> None:
         """Ids that look alike are different runs."""
-        for run_id in ("run", "RUN", "run ", " run", "r_n", "r%n", "run\0"):
+        for run_id in ("run", "RUN", "run ", " run", "r_n", "r%n", "run\0", "\u00e9", "e\u0301"):
             epoch = await store.claim(run_id)
             await store.save(checkpoint(run_id, state=run_id.encode()), epoch)
-        check(len(await store.list_runs()) == 7, "two ids were taken for one")
+        check(len(await store.list_runs()) == 9, "two ids were taken for one")
         check((await store.load("run")).state == b"run", "ids were mixed up")
+        check((await store.load("\u00e9")).state == "\u00e9".encode(), "ids were mixed up")
 
     @case
     async def test_large_numbers_are_kept(self, store: CheckpointStore) -> None:
