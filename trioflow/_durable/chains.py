@@ -27,7 +27,7 @@ S_contra = TypeVar("S_contra", contravariant=True)
 
 MakeStep = Callable[[T], Awaitable[None]]
 
-_KIND = "a chain"
+_NAME = "a chain"
 _AHEAD = "the next step"
 _SKIPPED_IN_A_ROW = 256
 """Items that are passed over without a checkpoint: half a millisecond's work."""
@@ -153,7 +153,7 @@ class KeptChain(Generic[S]):
         Cancellation: passes through.
         """
         config = self._config
-        self._keeping = Keeping(_KIND, _codec_for(initial), config.interval or 1, config.preserve)
+        self._keeping = Keeping("chain", _NAME, _codec_for(initial), config.interval or 1, config.preserve)
         async with open_store(self._named_store) as self._store:
             try:
                 checkpoint = await load_verified(self._store, self._run_id)
@@ -161,7 +161,7 @@ class KeptChain(Generic[S]):
                 position = Position(_AHEAD, initial)
                 self._steps = await begin_steps(self._store, self._run_id, self._keeping, position)
                 return await run(self, 0, initial)
-            if checkpoint.graph != _KIND:
+            if checkpoint.kind != "chain":
                 of = quote(checkpoint.graph)
                 message = f"run {quote(self._run_id)} is one of {of} and no chain: take another run_id"
                 raise CheckpointMismatchError(message, run_id=self._run_id)

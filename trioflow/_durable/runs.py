@@ -151,7 +151,7 @@ class KeptRuns(Generic[S]):
         """
         run_id, name = asked.run_id, self._keeping.name
         checkpoint = await load_verified(store, run_id, asked.step)
-        if checkpoint.graph != name:
+        if checkpoint.graph != name or checkpoint.kind != self._keeping.kind:
             message = f"run {quote(run_id)} is one of {quote(checkpoint.graph)}, not of graph {quote(name)}"
             raise CheckpointMismatchError(f"{message}: resume it there", run_id=run_id)
         node = checkpoint.next_node or checkpoint.node

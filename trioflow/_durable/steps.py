@@ -17,12 +17,12 @@ import trio
 
 from trioflow._runtime.signals import Paused
 from trioflow._text import describe_error, quote
-from trioflow.checkpoint.codec import Codec
-from trioflow.checkpoint.large import is_large
+from trioflow.checkpoint.codec import Codec, is_large
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore, RunStatus
-from trioflow.checkpoint.session import SAVE_DEADLINE, Session, encode, encode_large
+from trioflow.checkpoint.session import Session, encode, encode_large, shielded_save
 from trioflow.errors import (
     CheckpointConflictError,
+    CheckpointEncodeError,
     CheckpointError,
     CheckpointMismatchError,
     CheckpointNotFoundError,
@@ -55,6 +55,8 @@ class Position(msgspec.Struct, Generic[S], frozen=True):
 class Keeping(msgspec.Struct, Generic[S], frozen=True):
     """How the runs of a graph, or a chain, are kept."""
 
+    kind: str
+    """What kind of run: `graph` or `chain`."""
     name: str
     """The graph's name, or the kind of pattern."""
     codec: Codec[S]
@@ -82,7 +84,7 @@ class Steps(Protocol[S_contra]):
     async def end(self, error: BaseException | None, position: Position[Any]) -> BaseException | None:
         """Take note of how the run ended, and return what it ends with now.
 
-        Cancellation: shielded, for at most `SAVE_DEADLINE` seconds.
+        Cancellation: shielded, for as long as `shielded_save` waits.
         """
 
 
@@ -134,18 +136,33 @@ class _Step(msgspec.Struct, frozen=True, gc=False):
 
 @final
 class KeptSteps(Generic[S]):
-    """The steps of a run that is claimed in a store: `begin_steps` and `take_over_steps` make it."""
+    """The steps of a run that is claimed in a store: `begin_steps` and `take_over_steps` make it.
 
-    def __init__(self, session: Session, keeping: Keeping[S], last: _Step) -> None:
-        self._session = session
+    Attributes:
+        store: the store.
+        session: the claim.
+    """
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        session: Session,
+        keeping: Keeping[S],
+        last: _Step,
+        forked_from: str | None = None,
+    ) -> None:
+        self.store = store
+        self.session = session
         self._keeping = keeping
         self._last = last
+        self._forked_from = forked_from
+        self._iterations = 0
+        self._unsaved = False
         self._on_save: Saved | None = None
         self._written: tuple[int, str, str, int] | None = None
-        self._ended = False
 
     def __repr__(self) -> str:
-        return f"<KeptSteps of run {self._session.run_id}, step {self._last.step}>"
+        return f"<KeptSteps of run {self.session.run_id}, step {self._last.step}>"
 
     def start(self, on_save: Saved) -> None:
         """See `Steps.start`."""
@@ -164,7 +181,16 @@ class KeptSteps(Generic[S]):
         """
         if state is not None:
             self._last = msgspec.structs.replace(self._last, state=await encode(self._keeping.codec, state))
-        await self._save("running", iterations)
+        self._iterations = iterations
+        await self._save("running")
+
+    async def flush(self) -> None:
+        """Write the last step, if it is not written yet: a run that begins inside this one stands on it.
+
+        Cancellation: it is written whole, or not at all.
+        """
+        if self._unsaved:
+            await self._save("running")
 
     async def completed(
         self, node: str, next_node: str, iterations: int, state: S, *, is_last: bool = False
@@ -172,70 +198,73 @@ class KeptSteps(Generic[S]):
         """Take note of a complete step; write it where it is its turn, or the last one.
 
         Raises:
-            CheckpointEncodeError: the state cannot be kept; the step before it still is.
+            CheckpointEncodeError: the state cannot be kept, and is in the error; the step before it still is.
             CheckpointConflictError: somebody else has claimed the run.
 
         Cancellation: the step is saved whole, or not at all; `end` saves it then.
         """
         codec = self._keeping.codec
-        plain = codec.plain(state)
-        data = await encode_large(codec, plain) if is_large(plain) else codec.encode_plain(plain)
+        try:
+            plain = codec.plain(state)
+            data = await encode_large(codec, plain) if is_large(plain) else codec.encode_plain(plain)
+        except CheckpointEncodeError as error:
+            error.value = state
+            raise
         step = self._last.step + 1
         self._last = _Step(step, node, next_node, data)
+        self._iterations = iterations
+        self._unsaved = True
         if is_last:
-            await self._save("completed", iterations)
-            self._ended = True
+            await self._save("completed")
         elif next_node and not step % self._keeping.interval:
-            await self._save("running", iterations)
+            await self._save("running")
 
     async def end(self, error: BaseException | None, position: Position[Any]) -> BaseException | None:
         """See `Steps.end`: save how the run ended, then forget one that completed and need not be kept.
 
-        Cancellation: shielded, for at most `SAVE_DEADLINE` seconds.
+        Cancellation: shielded, for as long as `shielded_save` waits.
         """
-        problem: CheckpointError | None = None
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + SAVE_DEADLINE) as scope:
-            try:
-                await self._end(error, position.iterations)
-            except CheckpointError as raised:
-                problem = raised
-        if scope.cancelled_caught:
-            problem = CheckpointError(f"the end of the run could not be saved within {SAVE_DEADLINE:g} s")
-        if problem is None or isinstance(error, CheckpointConflictError):
+        if isinstance(error, CheckpointConflictError):
             return error
-        if error is None or isinstance(error, Paused):
-            return problem
-        error.add_note(f"how the run ended was not saved: {describe_error(problem)}")
+        self._iterations = position.iterations
+        try:
+            await shielded_save(self.store, lambda: self._end(error))
+        except CheckpointError as problem:
+            if isinstance(problem, CheckpointConflictError) or error is None or isinstance(error, Paused):
+                return problem
+            error.add_note(f"how the run ended was not saved: {describe_error(problem)}")
         return error
 
-    async def _end(self, error: BaseException | None, iterations: int) -> None:
-        if isinstance(error, CheckpointConflictError):
-            return
+    async def _end(self, error: BaseException | None) -> None:
         if isinstance(error, Paused):
-            await self._save("paused", iterations, _payloads.encode(error.payload))
+            await self._save("paused", _payloads.encode(error.payload))
         elif error is not None:
-            await self._save("cancelled" if isinstance(error, trio.Cancelled) else "failed", iterations)
+            await self._save("cancelled" if isinstance(error, trio.Cancelled) else "failed")
         else:
-            if not self._ended:
-                await self._save("completed", iterations)
+            if self._written is None or self._written[2] != "completed":
+                await self._save("completed")
             if not self._keeping.preserve:
-                await self._session.forget()
+                # Where it fails the run is there still, as completed, and says so to whoever asks.
+                await self.session.forget()
 
-    async def _save(self, status: RunStatus, iterations: int, pause: bytes | None = None) -> None:
+    async def _save(self, status: RunStatus, pause: bytes | None = None) -> None:
         last = self._last
         checkpoint = Checkpoint(
-            run_id=self._session.run_id,
+            run_id=self.session.run_id,
             graph=self._keeping.name,
+            kind=self._keeping.kind,
             step=last.step,
             node=last.node,
             next_node=last.next_node,
-            iterations=iterations,
+            iterations=self._iterations,
             state=last.state,
             status=status,
             pause=pause,
             created_at=time.time(),
+            forked_from=self._forked_from,
         )
-        await self._session.save(checkpoint)
+        await self.session.save(checkpoint)
+        self._unsaved = False
         self._written = (last.step, last.node, status, len(last.state))
         if self._on_save is not None:
             self._on_save(*self._written)
@@ -254,7 +283,8 @@ async def begin_steps(
     """
     data = await encode(keeping.codec, position.state)
     await refuse_existing(store, run_id)
-    steps = KeptSteps(await Session.claim(store, run_id), keeping, _Step(position.step, "", position.node, data))
+    first = _Step(position.step, "", position.node, data)
+    steps = KeptSteps(store, await Session.claim(store, run_id), keeping, first)
     await steps.write(position.iterations)
     return steps
 
@@ -262,11 +292,13 @@ async def begin_steps(
 async def take_over_steps(
     store: CheckpointStore, run_id: str, keeping: Keeping[S], checkpoint: Checkpoint
 ) -> KeptSteps[S]:
-    """Claim `run_id` to go on from `checkpoint`, which may be of another run.
+    """Claim `run_id` to go on from `checkpoint`, which may be of the run that it is forked from.
 
     Cancellation: the run may have been claimed.
     """
-    return KeptSteps(await Session.claim(store, run_id), keeping, _step_of(checkpoint))
+    forked_from = checkpoint.forked_from if checkpoint.run_id == run_id else checkpoint.run_id
+    session = await Session.claim(store, run_id)
+    return KeptSteps(store, session, keeping, _step_of(checkpoint), forked_from)
 
 
 def _step_of(checkpoint: Checkpoint) -> _Step:

@@ -242,7 +242,7 @@ class StateGraph(GraphBuilder[S]):
             return PausedRuns(self.name, isolate)
         checkpoint = self._config.checkpoint
         codec = state_codec(self._state_type)
-        return KeptRuns(store, Keeping(self.name, codec, checkpoint.interval or 1, checkpoint.preserve))
+        return KeptRuns(store, Keeping("graph", self.name, codec, checkpoint.interval or 1, checkpoint.preserve))
 
     def _updating(self, update: Callable[[S], S]) -> Callable[[S], S]:
         """Return `update` as it is called: on a copy, and for a state of the graph's type."""
