@@ -16,6 +16,7 @@ from trioflow._durable.steps import (
     Steps,
     UnkeptSteps,
     begin_steps,
+    refuse_existing,
     take_over_steps,
 )
 from trioflow._runtime.signals import Paused
@@ -26,6 +27,7 @@ from trioflow.errors import (
     CheckpointConflictError,
     CheckpointMismatchError,
     CheckpointNotFoundError,
+    ConfigError,
 )
 
 S = TypeVar("S")
@@ -39,10 +41,19 @@ class Resumption(msgspec.Struct, Generic[S], frozen=True):
     """The run."""
     nodes: Collection[str]
     """The nodes that the graph has now."""
+    exits: Collection[str]
+    """Those that a run ends after."""
     step: int | None = None
-    """The step to fork from; None goes on with the run itself."""
+    """The step to fork from; None is the latest."""
+    as_run_id: str | None = None
+    """The id of the fork; None makes one, or, without a step, goes on with the run itself."""
     update: Callable[[S], S] | None = None
     """Makes the state to go on with of the one that was kept."""
+
+    @property
+    def forks(self) -> bool:
+        """Whether a new run is to begin where the old one stood."""
+        return self.step is not None or self.as_run_id is not None
 
 
 class Resumed(msgspec.Struct, Generic[S], frozen=True):
@@ -122,25 +133,44 @@ class KeptRuns(Generic[S]):
         Cancellation: passes through; the run can be resumed again.
         """
         check_run_id(asked.run_id)
+        if asked.as_run_id is not None:
+            check_run_id(asked.as_run_id)
         async with open_store(self._store) as store:
             return await run(await self._take_over(store, asked))
 
     async def _take_over(self, store: CheckpointStore, asked: Resumption[S]) -> Resumed[S]:
         checkpoint = await self._load_resumable(store, asked)
-        if asked.step is None and checkpoint.status == "completed":
-            return await self._resumed(checkpoint, UnkeptSteps())
-        position = await self._position(checkpoint)
-        if asked.update is not None:
-            position = msgspec.structs.replace(position, state=asked.update(position.state))
-        run_id = asked.run_id if asked.step is None else uuid.uuid4().hex
+        if asked.forks:
+            return await self._fork(store, asked, checkpoint)
+        if checkpoint.status == "completed":
+            return await self._resumed(checkpoint)
+        position = _updated(await self._position(checkpoint), asked.update)
+        steps = await take_over_steps(store, asked.run_id, self._keeping, checkpoint)
+        # Whoever had the run may have saved a step before it was ours.
+        latest = await self._load_resumable(store, asked)
+        if latest.status == "completed":
+            return await self._resumed(latest)
+        if latest != checkpoint:
+            return await self._take_over(store, asked)
+        await steps.write(position.iterations, None if asked.update is None else position.state)
+        return Resumed(asked.run_id, position, checkpoint.status, steps)
+
+    async def _fork(self, store: CheckpointStore, asked: Resumption[S], checkpoint: Checkpoint) -> Resumed[S]:
+        """Begin a new run where `checkpoint` stands.
+
+        Raises:
+            ConfigError: it stands at the run's end.
+            CheckpointMismatchError: there is a run of the new id.
+
+        Cancellation: the new run may have been begun.
+        """
+        if not checkpoint.next_node and checkpoint.node in asked.exits:
+            allowed = f"a step before the last of run {quote(asked.run_id)}: after it nothing is left to do"
+            raise ConfigError.refusing("step", checkpoint.step, allowed)
+        run_id = asked.as_run_id or uuid.uuid4().hex
+        await refuse_existing(store, run_id)
+        position = _updated(await self._position(checkpoint), asked.update)
         steps = await take_over_steps(store, run_id, self._keeping, checkpoint)
-        if asked.step is None:
-            # Whoever had the run may have saved a step before it was ours.
-            latest = await self._load_resumable(store, asked)
-            if latest.status == "completed":
-                return await self._resumed(latest, UnkeptSteps())
-            if latest != checkpoint:
-                return await self._take_over(store, asked)
         await steps.write(position.iterations, None if asked.update is None else position.state)
         return Resumed(run_id, position, checkpoint.status, steps)
 
@@ -150,7 +180,7 @@ class KeptRuns(Generic[S]):
         Cancellation: nothing is changed.
         """
         run_id, name = asked.run_id, self._keeping.name
-        checkpoint = await load_verified(store, run_id, asked.step)
+        checkpoint = await load_verified(store, run_id, asked.step, suggest=True)
         if checkpoint.graph != name or checkpoint.kind != self._keeping.kind:
             message = f"run {quote(run_id)} is one of {quote(checkpoint.graph)}, not of graph {quote(name)}"
             raise CheckpointMismatchError(f"{message}: resume it there", run_id=run_id)
@@ -163,8 +193,12 @@ class KeptRuns(Generic[S]):
             )
         return checkpoint
 
-    async def _resumed(self, checkpoint: Checkpoint, steps: Steps[S]) -> Resumed[S]:
-        return Resumed(checkpoint.run_id, await self._position(checkpoint), checkpoint.status, steps)
+    async def _resumed(self, checkpoint: Checkpoint) -> Resumed[S]:
+        """Return a run that has ended.
+
+        Cancellation: passes through; nothing is changed.
+        """
+        return Resumed(checkpoint.run_id, await self._position(checkpoint), checkpoint.status, UnkeptSteps())
 
     async def _position(self, checkpoint: Checkpoint) -> Position[S]:
         """Return where the run of `checkpoint` goes on.
@@ -175,6 +209,10 @@ class KeptRuns(Generic[S]):
         node = checkpoint.next_node or checkpoint.node
         left = not checkpoint.next_node
         return Position(node, state, checkpoint.iterations, left, checkpoint.step)
+
+
+def _updated(position: Position[S], update: Callable[[S], S] | None) -> Position[S]:
+    return position if update is None else msgspec.structs.replace(position, state=update(position.state))
 
 
 @final
@@ -227,16 +265,14 @@ class PausedRuns(Generic[S]):
         self._check_resumable(asked)
         self._resuming.add(run_id)
         try:
-            position = self._positions[run_id]
-            if asked.update is not None:
-                position = msgspec.structs.replace(position, state=asked.update(position.state))
+            position = _updated(self._positions[run_id], asked.update)
             return await run(Resumed(run_id, position, "paused", self._steps(run_id), from_store=False))
         finally:
             self._resuming.discard(run_id)
 
     def _check_resumable(self, asked: Resumption[S]) -> None:
         run_id = asked.run_id
-        if asked.step is not None:
+        if asked.forks:
             message = f"no steps are kept of runs of graph {quote(self._graph)}: checkpointing is not enabled; "
             advice = "set checkpoint.interval in its config, or give it a store"
             raise CheckpointNotFoundError(message + advice, run_id=run_id)

@@ -55,6 +55,8 @@ BATCH_BYTES = 4 << 20
 _NEAR = 1_000
 """Runs among which near names are looked for."""
 
+_DEFAULT = CheckpointConfig()
+
 _FORBIDDEN = frozenset("\"'`\\")
 
 
@@ -73,12 +75,18 @@ def check_run_id(run_id: object) -> None:
 
 
 def choose_store(given: CheckpointStore | None, config: CheckpointConfig | None) -> CheckpointStore | str | None:
-    """Return the store to keep a run in, refusing one that is not there; None where none is asked for."""
+    """Return the store to keep a run step by step in, refusing one that is not there; None where none is asked for.
+
+    An `interval` of 0 is off. Without one, a store that is given or named is used; the one that a config has which
+    names none is not.
+    """
     if given is not None:
         check_store("store", given)
-        return given
-    if config is None or config.interval == 0:
+    interval = None if config is None else config.interval
+    if interval == 0:
         return None
+    if given is not None or config is None or (interval is None and config.store == _DEFAULT.store):
+        return given
     get_checkpoint_store(config.store)
     return config.store
 

@@ -227,7 +227,8 @@ class GraphRunner(Generic[S]):
         *,
         cause: BaseException | None = None,
     ) -> ExecutionError:
-        error = ExecutionError(self._node.name, self._state, list(self._path), kind=kind, reason=reason)
+        name, path = self._node.name, list(self._path)
+        error = ExecutionError(name, self._state, path, self.run_id, kind=kind, reason=reason)
         error.__cause__ = cause
         return error
 

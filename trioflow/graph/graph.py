@@ -158,7 +158,12 @@ class StateGraph(GraphBuilder[S]):
         return RunBlock(run)
 
     async def resume(
-        self, run_id: str, *, step: int | None = None, update: Callable[[S], S] | None = None
+        self,
+        run_id: str,
+        *,
+        step: int | None = None,
+        update: Callable[[S], S] | None = None,
+        as_run_id: str | None = None,
     ) -> GraphResult[S]:
         """Go on with a run: from where it paused, failed, was cancelled or was killed.
 
@@ -168,17 +173,21 @@ class StateGraph(GraphBuilder[S]):
 
         Args:
             run_id: the run's id.
-            step: go on from after this step of it, as a new run with an id of its own; the old one stays as it is.
+            step: fork: go on from after this step of it, as a new run with an id of its own; the old one stays as
+                it is. Step 0 is where the run began.
             update: a plain function that makes the state to go on with of the state that was kept, such as one
-                that puts an answer in.
+                that puts an answer in. What it made is saved before the node runs.
+            as_run_id: the id of the fork; None makes one, which is in the result, or in the error. Without `step`
+                the fork goes on from the latest step.
 
         Raises:
             CheckpointNotFoundError: there is no such run, or no such step.
-            CheckpointMismatchError: it is another graph's run, or its node or state type is gone.
+            CheckpointMismatchError: it is another graph's run, its node or state type is gone, or there is a run
+                of the fork's id.
             CheckpointConflictError: somebody else has claimed the run since; their steps count.
             CheckpointCorruptError: what was kept is damaged.
             CheckpointStoreError: the store cannot be read or written.
-            ConfigError: an argument cannot work, or `update` returned no state.
+            ConfigError: an argument cannot work, nothing is left to do after `step`, or `update` returned no state.
             Exception: what `update` raised, as it is; the run stays as it was.
             ExecutionError: as for `execute`; the run can be resumed again.
 
@@ -188,8 +197,12 @@ class StateGraph(GraphBuilder[S]):
         check_callable("update", update, optional=True)
         if step is not None:
             check_count("step", step, minimum=0, allowed="0 or more, or None (the latest)")
-        nodes = self._planned().nodes
-        asked = Resumption(run_id, nodes, step, None if update is None else self._updating(update))
+        if as_run_id is not None:
+            check_text("as_run_id", as_run_id, "a non-empty string or None")
+        plan = self._planned()
+        exits = [name for name, node in plan.nodes.items() if node.is_exit]
+        updating = None if update is None else self._updating(update)
+        asked = Resumption(run_id, plan.nodes, exits, step, as_run_id, updating)
         return await self._runs.resume(asked, self._go_on)
 
     async def _begin(self, runner: GraphRunner[S]) -> GraphResult[S]:
