@@ -36,7 +36,7 @@ STEPS = 1_000
 ITEMS = 20_000
 MEMORY_MARGIN = 15.0
 ITEM_BOUND = 60.0
-BLOCK_BOUND = 50.0
+BLOCK_BOUND = 100.0
 LEGEND = "ratio: how much longer a peer or a variant takes than the first line of its table"
 
 Folder = Path

@@ -40,6 +40,7 @@ class EventType(StrEnum):
     ROUTE_EXECUTE = "route.execute"
     MESSAGE_SENT = "message.sent"
     MESSAGE_HANDLED = "message.handled"
+    CUSTOM = "custom"
 
 
 class Event(msgspec.Struct, frozen=True):

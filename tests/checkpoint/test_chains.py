@@ -147,7 +147,7 @@ async def test_events_tell_what_is_kept(store, steps):
     with pytest.raises(ChainError):
         await process_chain(range(3), [], steps, config=config(), store=store, run_id="c", observer=observer)
     saved = [(e.data["step"], e.data["run_status"]) for e in observer.events if e.type == "checkpoint.save"]
-    assert saved == [(1, "running"), (1, "failed")]
+    assert saved == [(0, "running"), (1, "running"), (1, "failed")]
     observer.clear()
     steps.failing = set()
     await process_chain(range(3), [], steps, config=config(), store=store, run_id="c", observer=observer)
@@ -165,3 +165,102 @@ async def test_captured_states_begin_where_the_chain_goes_on(store, steps):
     steps.failing = set()
     result = await process_chain(range(3), [], steps, config=capturing, store=store, run_id="c")
     assert result.intermediate == [[0], [0, 1], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("items", [[0, 1], [0, 1, 9], [0, 1, 2, 3], []])
+async def test_a_finished_chain_that_is_kept_knows_its_items(store, steps, items):
+    await process_chain(range(3), [], steps, config=config(), store=store, run_id="c")
+    with pytest.raises(CheckpointMismatchError, match="the items of chain 'c' are not those"):
+        await process_chain(items, [], steps, config=config(), store=store, run_id="c")
+    assert steps == [0, 1, 2]
+
+
+async def test_wrong_items_take_nothing_from_whoever_makes_the_chain(store):
+    entered, go_on = trio.Event(), trio.Event()
+
+    async def step(item, state):
+        if item == 1:
+            entered.set()
+            await go_on.wait()
+        return state + item
+
+    results = []
+
+    async def healthy():
+        results.append(await process_chain([0, 1, 2], 0, step, config=config(), store=store, run_id="c"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(healthy)
+        await entered.wait()
+        with pytest.raises(CheckpointMismatchError):
+            await process_chain([7, 8], 0, step, config=config(), store=store, run_id="c")
+        go_on.set()
+    assert results[0].final == 3
+
+
+async def test_a_chain_that_somebody_else_went_on_with_meanwhile_goes_on_after_their_steps(steps):
+    from trioflow import MemoryStore
+
+    class Overtaken:
+        def __init__(self):
+            self.inner = MemoryStore()
+            self.at_claim = None
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+        async def claim(self, run_id, *, parent=None):
+            if self.at_claim is not None:
+                work, self.at_claim = self.at_claim, None
+                await work()
+            return await self.inner.claim(run_id, parent=parent)
+
+    store = Overtaken()
+    steps.failing = {1}
+    with pytest.raises(ChainError):
+        await process_chain(range(4), [], steps, config=config(), store=store, run_id="c")
+    steps.failing = {3}
+    steps.clear()
+
+    async def others():
+        with pytest.raises(ChainError):
+            await process_chain(range(4), [], steps, config=config(), store=store.inner, run_id="c")
+        assert steps == [1, 2, 3]
+        steps.failing = set()
+        steps.clear()
+
+    store.at_claim = others
+    result = await process_chain(range(4), [], steps, config=config(), store=store, run_id="c")
+    assert (result.final, steps) == ([0, 1, 2, 3], [3])
+
+
+async def test_passing_over_many_steps_lets_others_run(store):
+    async def step(item, state):
+        if item == 2_000:
+            raise ValueError
+        return state
+
+    with pytest.raises(ChainError):
+        await process_chain(range(3_000), 0, step, config=config(interval=1_000_000), store=store, run_id="c")
+    turns = [0]
+
+    async def count():
+        while True:
+            turns[0] += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        with pytest.raises(ChainError):
+            await process_chain(range(3_000), 0, step, config=config(), store=store, run_id="c")
+        nursery.cancel_scope.cancel()
+    assert turns[0] >= 7
+
+
+async def test_a_chain_is_written_when_it_begins(store):
+    async def step(item, state):
+        [run] = await store.list_runs()
+        assert (run.run_id, run.kind, run.status, run.step) == ("c", "chain", "running", 0)
+        return state
+
+    await process_chain([1], 0, step, config=config(), store=store, run_id="c")

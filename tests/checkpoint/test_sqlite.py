@@ -12,6 +12,7 @@ from trioflow import (
     CheckpointConfig,
     CheckpointCorruptError,
     CheckpointMismatchError,
+    CheckpointNotFoundError,
     CheckpointStoreError,
     ConfigError,
     GraphConfig,
@@ -139,8 +140,58 @@ async def test_histories_and_lists_are_checked_too(path, spoil):
     async with SqliteStore(path) as store:
         with pytest.raises(CheckpointCorruptError):
             await store.history("r")
+        assert [(run.run_id, run.status) for run in await store.list_runs()] == [("r", "corrupt")]
+
+
+SPOILING = [
+    "UPDATE checkpoints SET state = 'x' WHERE run = 2", "UPDATE checkpoints SET node = x'ff' WHERE run = 2", "DELETE FROM checkpoints WHERE run = 2",
+    "UPDATE runs SET epoch = 99 WHERE number = 2", "UPDATE runs SET last_step = 'x', created_at = 'y', items = x'00' WHERE number = 2",
+    "UPDATE runs SET run_id = CAST('two' AS BLOB) WHERE number = 2", "UPDATE runs SET parent = 77 WHERE number = 2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spoil", SPOILING)
+async def test_one_damaged_run_hides_and_blocks_no_other(path, spoil):
+    async with SqliteStore(path) as store:
+        for run_id in ("one", "two", "three"):
+            await store.save(checkpoint(run_id=run_id), await store.claim(run_id))
+        db = apsw.Connection(str(path))
+        db.execute(spoil)
+        db.close()
+        runs = await store.list_runs()
+        assert [run.status for run in runs] == ["running", "corrupt", "running"]
+        assert [run.run_id for run in runs][::2] == ["one", "three"]
+        assert (await load_verified(store, "three")).step == 1
+        await store.delete(str(runs[1].run_id))
+        assert [run.run_id for run in await store.list_runs()] == ["one", "three"]
+
+
+async def test_a_run_whose_child_is_damaged_can_be_claimed_and_deleted(path):
+    async with SqliteStore(path) as store:
+        epoch = await store.claim("parent")
+        await store.save(checkpoint(run_id="parent"), epoch)
+        child = await store.claim("child", parent=("parent", epoch))
+        await store.save(checkpoint(run_id="child"), child)
+        db = apsw.Connection(str(path))
+        db.execute("UPDATE runs SET items = 7 WHERE run_id = 'child'")
+        db.close()
+        await store.claim("parent")
         with pytest.raises(CheckpointCorruptError):
-            await store.list_runs()
+            await store.save(checkpoint(run_id="child"), child)
+        assert [run.status for run in await store.list_runs()] == ["running", "corrupt"]
+        await store.delete("parent")
+        assert list(await store.list_runs()) == []
+
+
+async def test_a_step_that_is_not_there_is_named_among_those_that_are(path):
+    await fill(path)
+    async with SqliteStore(path) as store:
+        with pytest.raises(CheckpointNotFoundError, match=r"there is no step 9 of run 'r' in this store$"):
+            await load_verified(store, "r", 9)
+        with pytest.raises(CheckpointNotFoundError, match=r"no step 9 of run 'r' \(known: 1, 2, 3\)"):
+            await load_verified(store, "r", 9, suggest=True)
+        with pytest.raises(CheckpointNotFoundError, match=r"no run 'q' in this store \(known: 'r'\)"):
+            await load_verified(store, "q", suggest=True)
 
 
 async def test_the_digest_is_checked_whatever_the_store():
@@ -153,7 +204,7 @@ async def test_the_digest_is_checked_whatever_the_store():
 
 async def test_a_checkpoint_of_a_newer_form_is_refused():
     store = MemoryStore()
-    await store.save(checkpoint(version=2), await store.claim("r"))
+    await store.save(checkpoint(version=3), await store.claim("r"))
     with pytest.raises(CheckpointMismatchError, match="newer version of trioflow"):
         await load_verified(store, "r")
 
@@ -165,7 +216,7 @@ async def test_a_newer_schema_is_refused_and_left_as_it_is(path):
     db.close()
     before = path.read_bytes()
     async with SqliteStore(path) as store:
-        with pytest.raises(CheckpointStoreError, match="has schema 99, and this version of trioflow knows up to 1: upgrade"):
+        with pytest.raises(CheckpointStoreError, match="has schema 99, and this version of trioflow knows up to 2: upgrade"):
             await store.load("r")
     assert path.read_bytes() == before
 

@@ -54,7 +54,7 @@ DEFAULTS = [
             "observer": "loguru",
         },
     ),
-    (CheckpointConfig(), {"store": "memory", "interval": 0, "preserve": False, "flush_interval": 0.05}),
+    (CheckpointConfig(), {"store": "memory", "interval": None, "preserve": False, "flush_interval": 0.05}),
     (
         RetryConfig(),
         {"max_attempts": 3, "initial_delay": 0.1, "max_delay": 30.0, "multiplier": 2.0, "jitter": True},

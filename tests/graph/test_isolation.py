@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioflow import State
-from trioflow.graph._isolation import isolate
+from trioflow.graph.state import isolate
 
 DATA = st.recursive(
     st.one_of(st.none(), st.integers(), st.text(), st.binary(), st.booleans()),

@@ -1,35 +1,128 @@
-"""What is kept of a run: told of each step, and of the end, it saves what the config asks for.
+"""How one run is kept step by step: told of each step and of the end, it saves what the config asks for.
+
+A run has one of two: `KeptSteps` writes to a store, under the run's epoch; `UnkeptSteps` is what a run has that no
+store keeps. Whoever makes the steps, a graph's runner or a chain, does not know which it is.
 
 Every step is encoded, so that a state that cannot be kept is found at once; every `interval`-th is written, and
-the last one when the run pauses, fails or is cancelled. Graphs and chains both have one.
+the last one when the run pauses, fails or is cancelled. The end of a run is written first, and only then is the
+run cleaned up: whoever is killed in between, or has lost the run to somebody else, costs nothing that was kept.
 """
 
 import time
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, final
+from typing import Any, Generic, Protocol, TypeVar, final
 
 import msgspec
 import trio
 
 from trioflow._runtime.signals import Paused
 from trioflow._text import describe_error, quote
-from trioflow.checkpoint.codec import Codec
-from trioflow.checkpoint.large import is_large
+from trioflow.checkpoint.codec import Codec, is_large
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore, RunStatus
-from trioflow.checkpoint.session import SAVE_DEADLINE, Session, encode, encode_large
-from trioflow.config import CheckpointConfig
+from trioflow.checkpoint.session import Session, encode, encode_large, shielded_save
 from trioflow.errors import (
     CheckpointConflictError,
+    CheckpointEncodeError,
     CheckpointError,
     CheckpointMismatchError,
     CheckpointNotFoundError,
 )
 
-__all__ = ("Saver",)
-
 S = TypeVar("S")
+S_contra = TypeVar("S_contra", contravariant=True)
 
 _payloads: Codec[Any] = Codec(Any, what="the payload of pause()")
+
+Saved = Callable[[int, str, str, int], object]
+"""Told of each save: the step, its node, how the run stood, and the bytes of its state."""
+
+
+class Position(msgspec.Struct, Generic[S], frozen=True):
+    """Where a run stands: what it takes to go on from here."""
+
+    node: str
+    """The next node."""
+    state: S
+    """What it will be given."""
+    iterations: int = 0
+    """Node attempts made so far."""
+    left: bool = False
+    """Whether the node is complete, so that its edges are next."""
+    step: int = 0
+    """How many steps are complete."""
+
+
+class Keeping(msgspec.Struct, Generic[S], frozen=True):
+    """How the runs of a graph, or a chain, are kept."""
+
+    kind: str
+    """What kind of run: `graph` or `chain`."""
+    name: str
+    """The graph's name, or the kind of pattern."""
+    codec: Codec[S]
+    """Encodes and decodes the states."""
+    interval: int
+    """Steps between two writes."""
+    preserve: bool
+    """Whether a completed run stays."""
+
+
+class Steps(Protocol[S_contra]):
+    """What a run tells of its steps."""
+
+    def start(self, on_save: Saved) -> None:
+        """Tell `on_save` of each save from now on, and of the one that the run began with."""
+
+    async def completed(
+        self, node: str, next_node: str, iterations: int, state: S_contra, *, is_last: bool = False
+    ) -> None:
+        """Take note of a complete step.
+
+        Cancellation: the step is saved whole, or not at all; `end` saves it then.
+        """
+
+    async def end(self, error: BaseException | None, position: Position[Any]) -> BaseException | None:
+        """Take note of how the run ended, and return what it ends with now.
+
+        Cancellation: shielded, for as long as `shielded_save` waits.
+        """
+
+
+@final
+class UnkeptSteps:
+    """The steps of a run that no store keeps.
+
+    Args:
+        on_end: told of the error that the run ended with, and where it stood.
+    """
+
+    __slots__ = ("_on_end",)
+
+    def __init__(self, on_end: Callable[[BaseException | None, Position[Any]], object] | None = None) -> None:
+        self._on_end = on_end
+
+    def __repr__(self) -> str:
+        return "<UnkeptSteps>"
+
+    def start(self, on_save: Saved) -> None:
+        """Do nothing: nothing will be saved."""
+
+    async def completed(
+        self, node: str, next_node: str, iterations: int, state: object, *, is_last: bool = False
+    ) -> None:
+        """Do nothing.
+
+        Cancellation: not a checkpoint.
+        """
+
+    async def end(self, error: BaseException | None, position: Position[Any]) -> BaseException | None:
+        """See `Steps.end`.
+
+        Cancellation: not a checkpoint.
+        """
+        if self._on_end is not None:
+            self._on_end(error, position)
+        return error
 
 
 class _Step(msgspec.Struct, frozen=True, gc=False):
@@ -42,137 +135,190 @@ class _Step(msgspec.Struct, frozen=True, gc=False):
 
 
 @final
-class Saver(Generic[S]):
-    """Keeps one run.
+class KeptSteps(Generic[S]):
+    """The steps of a run that is claimed in a store: `begin_steps` and `take_over_steps` make it.
 
-    Args:
-        graph: the graph's name, or the kind of pattern.
-        codec: encodes the states.
-        config: how often, and whether a completed run is kept.
-        tell: told of each save: the step, its node, how the run stood, and the bytes of its state.
+    Attributes:
+        store: the store.
+        session: the claim.
     """
 
     def __init__(
         self,
-        graph: str,
-        codec: Codec[S],
-        config: CheckpointConfig,
-        tell: Callable[[int, str, str, int], object],
+        store: CheckpointStore,
+        session: Session,
+        keeping: Keeping[S],
+        last: _Step,
+        forked_from: str | None = None,
     ) -> None:
-        self._graph = graph
-        self._codec = codec
-        self._interval = config.interval or 1
-        self._preserve = config.preserve
-        self._tell = tell
-        self._session: Session
-        self._last: _Step
+        self.store = store
+        self.session = session
+        self._keeping = keeping
+        self._last = last
+        self._forked_from = forked_from
+        self._iterations = 0
+        self._unsaved = False
+        self._on_save: Saved | None = None
+        self._written: tuple[int, str, str, int] | None = None
 
     def __repr__(self) -> str:
-        return f"<Saver of {self._graph}>"
+        return f"<KeptSteps of run {self.session.run_id}, step {self._last.step}>"
 
-    async def begin(self, store: CheckpointStore, run_id: str, node: str, state: S) -> None:
-        """Claim a new run that begins at `node`.
-
-        Raises:
-            CheckpointMismatchError: there is a run of this id.
-            CheckpointEncodeError: the state cannot be kept.
-
-        Cancellation: the run may have been claimed.
-        """
-        data = await encode(self._codec, state)
-        try:
-            kept = await store.load(run_id)
-        except CheckpointNotFoundError:
-            self._session = await Session.claim(store, run_id)
-            self._last = _Step(0, "", node, data)
-        else:
-            raise CheckpointMismatchError(
-                f"run {quote(run_id)} is there already, {kept.status} at step {kept.step} of {quote(kept.graph)}: "
-                "resume it, delete it, or begin under another run_id",
-                run_id=run_id,
-            )
-
-    async def take_over(self, store: CheckpointStore, checkpoint: Checkpoint, run_id: str) -> None:
-        """Claim `run_id` to go on from `checkpoint`, which may be of another run.
-
-        Cancellation: the run may have been claimed.
-        """
-        self._session = await Session.claim(store, run_id)
-        self.stand_at(checkpoint)
+    def start(self, on_save: Saved) -> None:
+        """See `Steps.start`."""
+        self._on_save = on_save
+        if self._written is not None:
+            on_save(*self._written)
 
     def stand_at(self, checkpoint: Checkpoint) -> None:
-        """Go on from `checkpoint`."""
-        self._last = _Step(checkpoint.step, checkpoint.node, checkpoint.next_node, checkpoint.state)
+        """Go on from `checkpoint` instead."""
+        self._last = _step_of(checkpoint)
 
-    async def update(self, state: S) -> None:
-        """Go on with `state` in place of the one that was kept.
+    async def write(self, iterations: int, state: S | None = None) -> None:
+        """Write where the run stands now that it is ours, with `state` in place of the one that was kept.
 
-        Cancellation: nothing is changed.
+        Cancellation: it is written whole, or not at all.
         """
-        self._last = msgspec.structs.replace(self._last, state=await encode(self._codec, state))
+        if state is not None:
+            self._last = msgspec.structs.replace(self._last, state=await encode(self._keeping.codec, state))
+        self._iterations = iterations
+        await self._save("running")
 
-    async def completed(self, node: str, next_node: str, iterations: int, state: S) -> None:
-        """Take note of a complete step; the last one, where `next_node` is empty, is saved at the end.
+    async def flush(self) -> None:
+        """Write the last step, if it is not written yet: a run that begins inside this one stands on it.
+
+        Cancellation: it is written whole, or not at all.
+        """
+        if self._unsaved:
+            await self._save("running")
+
+    async def completed(
+        self, node: str, next_node: str, iterations: int, state: S, *, is_last: bool = False
+    ) -> None:
+        """Take note of a complete step; write it where it is its turn, or the last one.
 
         Raises:
-            CheckpointEncodeError: the state cannot be kept; the step before it still is.
+            CheckpointEncodeError: the state cannot be kept, and is in the error; the step before it still is.
             CheckpointConflictError: somebody else has claimed the run.
 
         Cancellation: the step is saved whole, or not at all; `end` saves it then.
         """
-        plain = self._codec.plain(state)
-        data = await encode_large(self._codec, plain) if is_large(plain) else self._codec.encode_plain(plain)
+        codec = self._keeping.codec
+        try:
+            plain = codec.plain(state)
+            data = await encode_large(codec, plain) if is_large(plain) else codec.encode_plain(plain)
+        except CheckpointEncodeError as error:
+            error.value = state
+            raise
         step = self._last.step + 1
         self._last = _Step(step, node, next_node, data)
-        if next_node and not step % self._interval:
-            await self._session.save(self._checkpoint("running", iterations, None))
-            self._tell(step, node, "running", len(data))
+        self._iterations = iterations
+        self._unsaved = True
+        if is_last:
+            await self._save("completed")
+        elif next_node and not step % self._keeping.interval:
+            await self._save("running")
 
-    async def end(self, fault: BaseException | None, iterations: int) -> BaseException | None:
-        """Save how the run ended, or forget one that completed; return what it ends with now.
+    async def end(self, error: BaseException | None, position: Position[Any]) -> BaseException | None:
+        """See `Steps.end`: save how the run ended, then forget one that completed and need not be kept.
 
-        Cancellation: shielded, for at most `SAVE_DEADLINE` seconds.
+        Cancellation: shielded, for as long as `shielded_save` waits.
         """
-        problem: CheckpointError | None = None
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + SAVE_DEADLINE) as scope:
-            try:
-                await self._end(fault, iterations)
-            except CheckpointError as error:
-                problem = error
-        if scope.cancelled_caught:
-            problem = CheckpointError(f"the end of the run could not be saved within {SAVE_DEADLINE:g} s")
-        if problem is None or isinstance(fault, CheckpointConflictError):
-            return fault
-        if fault is None or isinstance(fault, Paused):
-            return problem
-        fault.add_note(f"how the run ended was not saved: {describe_error(problem)}")
-        return fault
+        if isinstance(error, CheckpointConflictError):
+            return error
+        self._iterations = position.iterations
+        try:
+            await shielded_save(self.store, lambda: self._end(error))
+        except CheckpointError as problem:
+            if isinstance(problem, CheckpointConflictError) or error is None or isinstance(error, Paused):
+                return problem
+            error.add_note(f"how the run ended was not saved: {describe_error(problem)}")
+        return error
 
-    async def _end(self, fault: BaseException | None, iterations: int) -> None:
-        if fault is None and not self._preserve:
-            await self._session.forget()
-        elif isinstance(fault, Paused):
-            await self._save("paused", iterations, _payloads.encode(fault.payload))
-        elif not isinstance(fault, CheckpointConflictError):
-            status: RunStatus = "completed" if fault is None else "failed"
-            await self._save("cancelled" if isinstance(fault, trio.Cancelled) else status, iterations, None)
+    async def _end(self, error: BaseException | None) -> None:
+        if isinstance(error, Paused):
+            await self._save("paused", _payloads.encode(error.payload))
+        elif error is not None:
+            await self._save("cancelled" if isinstance(error, trio.Cancelled) else "failed")
+        else:
+            if self._written is None or self._written[2] != "completed":
+                await self._save("completed")
+            if not self._keeping.preserve:
+                # Where it fails the run is there still, as completed, and says so to whoever asks.
+                await self.session.forget()
 
-    async def _save(self, status: RunStatus, iterations: int, pause: bytes | None) -> None:
+    async def _save(self, status: RunStatus, pause: bytes | None = None) -> None:
         last = self._last
-        await self._session.save(self._checkpoint(status, iterations, pause))
-        self._tell(last.step, last.node, status, len(last.state))
-
-    def _checkpoint(self, status: RunStatus, iterations: int, pause: bytes | None) -> Checkpoint:
-        last = self._last
-        return Checkpoint(
-            run_id=self._session.run_id,
-            graph=self._graph,
+        checkpoint = Checkpoint(
+            run_id=self.session.run_id,
+            graph=self._keeping.name,
+            kind=self._keeping.kind,
             step=last.step,
             node=last.node,
             next_node=last.next_node,
-            iterations=iterations,
+            iterations=self._iterations,
             state=last.state,
             status=status,
             pause=pause,
             created_at=time.time(),
+            forked_from=self._forked_from,
         )
+        await self.session.save(checkpoint)
+        self._unsaved = False
+        self._written = (last.step, last.node, status, len(last.state))
+        if self._on_save is not None:
+            self._on_save(*self._written)
+
+
+async def begin_steps(
+    store: CheckpointStore, run_id: str, keeping: Keeping[S], position: Position[S]
+) -> KeptSteps[S]:
+    """Claim a new run, and write where it begins.
+
+    Raises:
+        CheckpointMismatchError: there is a run of this id.
+        CheckpointEncodeError: the state cannot be kept.
+
+    Cancellation: the run may have been claimed, and written.
+    """
+    data = await encode(keeping.codec, position.state)
+    await refuse_existing(store, run_id)
+    first = _Step(position.step, "", position.node, data)
+    steps = KeptSteps(store, await Session.claim(store, run_id), keeping, first)
+    await steps.write(position.iterations)
+    return steps
+
+
+async def take_over_steps(
+    store: CheckpointStore, run_id: str, keeping: Keeping[S], checkpoint: Checkpoint
+) -> KeptSteps[S]:
+    """Claim `run_id` to go on from `checkpoint`, which may be of the run that it is forked from.
+
+    Cancellation: the run may have been claimed.
+    """
+    forked_from = checkpoint.forked_from if checkpoint.run_id == run_id else checkpoint.run_id
+    session = await Session.claim(store, run_id)
+    return KeptSteps(store, session, keeping, _step_of(checkpoint), forked_from)
+
+
+def _step_of(checkpoint: Checkpoint) -> _Step:
+    return _Step(checkpoint.step, checkpoint.node, checkpoint.next_node, checkpoint.state)
+
+
+async def refuse_existing(store: CheckpointStore, run_id: str) -> None:
+    """Refuse to begin a run under the id of one that is there.
+
+    Raises:
+        CheckpointMismatchError: there is a run of this id.
+
+    Cancellation: nothing is changed.
+    """
+    try:
+        kept = await store.load(run_id)
+    except CheckpointNotFoundError:
+        return
+    raise CheckpointMismatchError(
+        f"run {quote(run_id)} is there already, {kept.status} at step {kept.step} of {quote(kept.graph)}: "
+        "resume it, delete it, or begin under another run_id",
+        run_id=run_id,
+    )

@@ -1,12 +1,10 @@
 """Which store a run is kept in: the caller's, or the one that its config names; or none."""
 
 from trioflow.checkpoint.protocol import CheckpointStore
-from trioflow.checkpoint.registry import get_checkpoint_store
+from trioflow.checkpoint.registry import check_store, get_checkpoint_store
 from trioflow.checkpoint.session import check_run_id, choose_store
 from trioflow.config import CheckpointConfig
 from trioflow.errors import ConfigError
-
-__all__ = ("choose_store_for",)
 
 
 def choose_store_for(
@@ -22,11 +20,16 @@ def choose_store_for(
     """
     if given is not None and run_id is None:
         raise ConfigError.refusing("run_id", run_id, "an id to find the run again, where a store is given")
-    if always and given is None and config is not None:
-        get_checkpoint_store(config.store)
-        store: CheckpointStore | str | None = config.store
-    else:
+    store: CheckpointStore | str | None
+    if not always:
         store = choose_store(given, config)
+    elif given is not None:
+        check_store("store", given)
+        store = given
+    else:
+        store = None if config is None else config.store
+        if store is not None:
+            get_checkpoint_store(store)
     if store is None or run_id is None:
         return None
     check_run_id(run_id)

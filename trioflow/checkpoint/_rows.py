@@ -7,97 +7,148 @@ last step and the number of its items: so a row that was changed, moved or lost 
 import hashlib
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import apsw
 
 from trioflow._text import quote
 from trioflow.checkpoint._schema import immediately, reading
-from trioflow.checkpoint.large import PIECE
-from trioflow.checkpoint.memory import conflict, not_found
-from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo
+from trioflow.checkpoint.memory import conflict, foreign_child, not_found
+from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo, kind_of_form_1
 from trioflow.errors import CheckpointCorruptError
 
-__all__ = ("claim", "delete", "history", "list_runs", "load", "load_items", "save", "save_items")
+__all__ = ("claim", "delete", "history", "list_runs", "load", "load_items", "save", "save_items", "vacuum")
 
-_INFO = ("step", "graph", "node", "next_node", "iterations", "status", "created_at")
-_REST = ("version", "digest", "pause")
+PIECE = 1 << 20
+"""Bytes of a state from which it is written and read apart from its row."""
+
+LOOKED_AT = 1 << 16
+"""Bytes of a state up to which a list of runs looks whether it is whole."""
+
 # Written out: SQL that is put together cannot be seen to be safe.
 _SELECT_RUN = (
-    "SELECT number, run_id, epoch, last_step, items, created_at, updated_at, seal FROM runs WHERE run_id = ?"
+    "SELECT number, run_id, epoch, last_step, items, created_at, updated_at, parent, seal FROM runs"
+    " WHERE run_id = ?"
 )
 _PUT_RUN = (
-    "REPLACE INTO runs(number, run_id, epoch, last_step, items, created_at, updated_at, seal)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    "REPLACE INTO runs(number, run_id, epoch, last_step, items, created_at, updated_at, parent, seal)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_SELECT_PAGE = (
+    "SELECT number, run_id, epoch, last_step, items, created_at, updated_at, parent, seal FROM runs"
+    " WHERE number > ? AND (last_step IS NOT NULL OR items <> 0) ORDER BY number LIMIT ?"
+)
+_SELECT_EPOCH = "SELECT number, epoch FROM runs WHERE run_id = ?"
+_SELECT_EPOCH_OF_DAMAGED = "SELECT number, epoch FROM runs WHERE CAST(run_id AS TEXT) = ?"
+_SELECT_INSIDE = (
+    "WITH RECURSIVE inside(number) AS (SELECT number FROM runs WHERE parent = ?"
+    " UNION SELECT runs.number FROM runs JOIN inside ON runs.parent = inside.number)"
+    " SELECT number, run_id FROM runs JOIN inside USING (number)"
+)
+_INFO = ("step", "graph", "node", "next_node", "iterations", "status", "created_at", "kind", "forked_from")
+_REST = ("version", "digest", "pause")
 _SELECT_STEP = (
-    "SELECT seal, step, graph, node, next_node, iterations, status, created_at, version, digest, pause,"
-    " iif(length(state) > 1048576, NULL, state), rowid FROM checkpoints WHERE run = ? AND step = ?"
+    "SELECT info_seal, seal, step, graph, node, next_node, iterations, status, created_at, kind, forked_from,"
+    " version, digest, pause, iif(length(state) > ?, NULL, state), rowid"
+    " FROM checkpoints WHERE run = ? AND step = ?"
 )
 _SELECT_INFOS = (
-    "SELECT info_seal, step, graph, node, next_node, iterations, status, created_at"
+    "SELECT info_seal, step, graph, node, next_node, iterations, status, created_at, kind, forked_from"
     " FROM checkpoints WHERE run = ? ORDER BY step"
-)
-_SELECT_INFO = (
-    "SELECT info_seal, step, graph, node, next_node, iterations, status, created_at"
-    " FROM checkpoints WHERE run = ? AND step = ?"
 )
 _PUT_STEP = (
     "REPLACE INTO checkpoints(run, info_seal, seal, step, graph, node, next_node, iterations, status, created_at,"
-    " version, digest, pause, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " kind, forked_from, version, digest, pause, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
-def claim(db: apsw.Connection, run_id: str) -> int:
-    """Give the run to the caller, and return the new epoch."""
+class _Run(NamedTuple):
+    """The row of a run, without its seal."""
+
+    number: int | None
+    run_id: str
+    epoch: int
+    last_step: int | None
+    items: int
+    created_at: float
+    updated_at: float
+    parent: int | None
+
+
+def claim(db: apsw.Connection, run_id: str, parent: tuple[str, int] | None) -> int:
+    """Give the run, and those inside it, to the caller, and return the new epoch."""
     now = time.time()
     with immediately(db):
-        db.execute("UPDATE epochs SET last = last + 1")
-        epoch = int(db.execute("SELECT last FROM epochs").get)
+        holder = None if parent is None else _claimed(db, *parent).number
         run = _find(db, run_id)
         if run is None:
-            _put_run(db, None, run_id, epoch, None, 0, now, now)
-        else:
-            _put_run(db, run[0], run_id, epoch, *run[3:6], now)
+            epoch = _next_epoch(db)
+            _put_run(db, _Run(None, run_id, epoch, None, 0, now, now, holder))
+            return epoch
+        if run.parent != holder:
+            raise foreign_child(run_id, _name_of(db, run.parent))
+        # Whoever worked inside the run did so for its former holder.
+        for number, inside in list(db.execute(_SELECT_INSIDE, (run.number,))):
+            _take_away(db, number, inside)
+        epoch = _next_epoch(db)
+        _put_run(db, run._replace(epoch=epoch, updated_at=now))
     return epoch
+
+
+def _take_away(db: apsw.Connection, number: int, run_id: str) -> None:
+    """Give the run an epoch that nobody knows."""
+    epoch = _next_epoch(db)
+    try:
+        run = _find(db, run_id)
+    except CheckpointCorruptError:
+        # It stays damaged, and its former holder loses it all the same.
+        db.execute("UPDATE runs SET epoch = ? WHERE number = ?", (epoch, number))
+    else:
+        _put_run(db, run._replace(epoch=epoch))
+
+
+def _next_epoch(db: apsw.Connection) -> int:
+    return int(db.execute("UPDATE epochs SET last = last + 1 RETURNING last").get)
 
 
 def save(db: apsw.Connection, checkpoint: Checkpoint, epoch: int) -> None:
     """Keep the checkpoint."""
+    info = [getattr(checkpoint, name) for name in _INFO]
+    info[6] = float(checkpoint.created_at)
+    rest = [getattr(checkpoint, name) for name in _REST]
+    state = checkpoint.state
+    seals = _seal_info(checkpoint.run_id, info), _seal_step(checkpoint.run_id, info, rest, state)
+    long = len(state) > PIECE
     with immediately(db):
         run = _claimed(db, checkpoint.run_id, epoch)
-        info = [getattr(checkpoint, name) for name in _INFO]
-        info[-1] = float(checkpoint.created_at)
-        rest = [getattr(checkpoint, name) for name in _REST]
-        state = checkpoint.state
-        seals = _seal(checkpoint.run_id, *info), _seal(checkpoint.run_id, *info, *rest, state)
-        long = len(state) > PIECE
-        db.execute(_PUT_STEP, (run[0], *seals, *info, *rest, apsw.zeroblob(len(state)) if long else state))
+        db.execute(_PUT_STEP, (run.number, *seals, *info, *rest, apsw.zeroblob(len(state)) if long else state))
         if long:
             _write_state(db, state)
-        _put_run(db, run[0], run[1], epoch, checkpoint.step, *run[4:6], time.time())
+        _put_run(db, run._replace(last_step=checkpoint.step, updated_at=time.time()))
 
 
 def load(db: apsw.Connection, run_id: str, step: int | None) -> Checkpoint:
     """Return the checkpoint of a step, or the latest."""
     with reading(db):
         run = _find(db, run_id)
-        if run is None:
-            known = [row[0] for row in db.execute("SELECT run_id FROM runs")]
-            raise not_found(run_id, None, known)
-        wanted = run[3] if step is None else step
-        row = db.execute(_SELECT_STEP, (run[0], wanted)).fetchone()
+        wanted = run.last_step if step is None and run is not None else step
+        if run is None or wanted is None:
+            raise not_found(run_id, step)
+        row = db.execute(_SELECT_STEP, (PIECE, run.number, wanted)).fetchone()
         if row is None:
-            if wanted is not None and wanted == run[3]:
+            if wanted == run.last_step:
                 raise _damaged(run_id, f"its last step, {wanted}, is missing")
-            steps = [row[0] for row in db.execute("SELECT step FROM checkpoints WHERE run = ?", (run[0],))]
-            raise not_found(run_id, step, steps)
-        seal, *values, state, place = cast("list[Any]", row)
+            raise not_found(run_id, step)
+        _, seal, *values, state, place = cast("list[Any]", row)
         if state is None:
             state = _read_state(db, place)
-    if seal != _seal(run_id, *values, state):
+    info, rest = values[: len(_INFO)], values[len(_INFO) :]
+    if seal != _seal_step(run_id, info, rest, state):
         raise _damaged(run_id, f"step {wanted} is not what was saved")
-    return Checkpoint(run_id=run_id, state=state, **dict(zip(_INFO + _REST, values, strict=True)))
+    fields = dict(zip(_INFO + _REST, values, strict=True))
+    if fields["kind"] is None:
+        fields["kind"] = kind_of_form_1(fields["graph"])
+    return Checkpoint(run_id=run_id, state=state, **fields)
 
 
 # SQLite copies a bound value while no other thread can run, and what goes through a blob while they can.
@@ -122,63 +173,103 @@ def history(db: apsw.Connection, run_id: str) -> list[CheckpointInfo]:
         run = _find(db, run_id)
         if run is None:
             return []
-        steps = [_info(run_id, row) for row in db.execute(_SELECT_INFOS, (run[0],))]
-    if run[3] not in {None, *(step["step"] for step in steps)}:
-        raise _damaged(run_id, f"its last step, {run[3]}, is missing")
-    return [CheckpointInfo(**{name: step[name] for name in CheckpointInfo.__struct_fields__}) for step in steps]
+        rows = db.execute(_SELECT_INFOS, (run.number,)).fetchall()
+    steps = []
+    for seal, *info in cast("list[Any]", rows):
+        if seal != _seal_info(run_id, info):
+            raise _damaged(run_id, f"step {info[0]} is not what was saved")
+        fields: dict[str, Any] = dict(zip(_INFO, info, strict=True), run_id=run_id)
+        steps.append(CheckpointInfo(**{name: fields[name] for name in CheckpointInfo.__struct_fields__}))
+    if run.last_step not in {None, *(step.step for step in steps)}:
+        raise _damaged(run_id, f"its last step, {run.last_step}, is missing")
+    return steps
 
 
-def list_runs(db: apsw.Connection) -> list[RunInfo]:
+def list_runs(db: apsw.Connection, after: str | None, limit: int | None) -> list[RunInfo]:
     """Return the runs that something is kept of."""
-    found = []
     with reading(db):
-        rows = db.execute("SELECT run_id FROM runs WHERE last_step IS NOT NULL OR items > 0 ORDER BY number")
-        for (run_id,) in list(rows):
-            number, _, _, last, items, created_at, updated_at, _ = _find(db, run_id)
-            step: dict[str, Any] = {"graph": "", "status": "running", "step": 0}
-            if last is not None:
-                row = db.execute(_SELECT_INFO, (number, last)).fetchone()
-                if row is None:
-                    raise _damaged(run_id, f"its last step, {last}, is missing")
-                step = _info(run_id, row)
-            named = {name: step[name] for name in ("graph", "status", "step")}
-            found.append(
-                RunInfo(run_id=run_id, items=items, created_at=created_at, updated_at=updated_at, **named)
-            )
-    return found
+        start = 0
+        if after is not None:
+            start = db.execute("SELECT number FROM runs WHERE run_id = ?", (after,)).get
+            if start is None:
+                raise not_found(after, None)
+        rows = db.execute(_SELECT_PAGE, (start, -1 if limit is None else limit)).fetchall()
+        return [_look(db, row) for row in cast("list[Any]", rows)]
 
 
-def _info(run_id: str, row: Any) -> dict[str, Any]:
-    seal, *values = row
-    if seal != _seal(run_id, *values):
-        raise _damaged(run_id, f"step {values[0]} is not what was saved")
-    return {"run_id": run_id, **dict(zip(_INFO, values, strict=True))}
+def _look(db: apsw.Connection, row: Sequence[Any]) -> RunInfo:
+    """Return what is known of the run in `row`, which one that is damaged does not keep from being listed."""
+    run = _Run(*row[:-1])
+    known: dict[str, Any] = {"graph": "", "kind": "", "status": "corrupt", "step": 0, "forked_from": None}
+    parent = _name_of(db, run.parent)
+    try:
+        if row[-1] == _seal_run(run):
+            known = _last_of(db, run)
+    except (CheckpointCorruptError, apsw.CorruptError):
+        # What is damaged in its rows makes it a damaged run, and no more is to be said of it.
+        pass
+    name: Any = run.run_id
+    return RunInfo(
+        run_id=name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name),
+        items=_number(run.items),
+        created_at=_number(run.created_at),
+        updated_at=_number(run.updated_at),
+        parent=parent,
+        **known,
+    )
 
 
-def delete(db: apsw.Connection, run_id: str) -> None:
-    """Forget the run."""
+def _last_of(db: apsw.Connection, run: _Run) -> dict[str, Any]:
+    if run.last_step is None:
+        return {"graph": "", "kind": "", "status": "running", "step": 0, "forked_from": None}
+    row = db.execute(_SELECT_STEP, (LOOKED_AT, run.number, run.last_step)).fetchone()
+    if row is None:
+        raise _damaged(run.run_id, f"its last step, {run.last_step}, is missing")
+    info_seal, seal, *values, state, _ = cast("list[Any]", row)
+    info, rest = values[: len(_INFO)], values[len(_INFO) :]
+    whole = info_seal == _seal_info(run.run_id, info)
+    if not whole or (state is not None and seal != _seal_step(run.run_id, info, rest, state)):
+        raise _damaged(run.run_id, f"step {run.last_step} is not what was saved")
+    fields = dict(zip(_INFO, info, strict=True))
+    kind = kind_of_form_1(fields["graph"]) if fields["kind"] is None else fields["kind"]
+    return {"kind": kind, **{name: fields[name] for name in ("graph", "status", "step", "forked_from")}}
+
+
+def _number(value: Any) -> Any:
+    """Return what stands for a number in a row that may be damaged."""
+    return value if isinstance(value, int | float) else 0
+
+
+def delete(db: apsw.Connection, run_id: str, epoch: int | None) -> None:
+    """Forget the run and those inside it, if the epoch, where one is given, is its latest."""
     with immediately(db):
-        number = db.execute("SELECT number FROM runs WHERE run_id = ?", (run_id,)).get
-        db.execute("DELETE FROM checkpoints WHERE run = ?", (number,))
-        db.execute("DELETE FROM items WHERE run = ?", (number,))
-        db.execute("DELETE FROM runs WHERE number = ?", (number,))
+        rows = db.execute(_SELECT_EPOCH, (run_id,)).fetchall()
+        if not rows and epoch is None:
+            # The name of a damaged run may be no text any more.
+            rows = db.execute(_SELECT_EPOCH_OF_DAMAGED, (run_id,)).fetchall()
+        for number, latest in cast("list[Any]", rows):
+            if epoch in {None, latest}:
+                inside = db.execute(_SELECT_INSIDE, (number,)).fetchall()
+                for each in (number, *(row[0] for row in inside)):
+                    db.execute("DELETE FROM checkpoints WHERE run = ?", (each,))
+                    db.execute("DELETE FROM items WHERE run = ?", (each,))
+                    db.execute("DELETE FROM runs WHERE number = ?", (each,))
 
 
 def save_items(
     db: apsw.Connection, run_id: str, epoch: int, batch: Sequence[tuple[str, bytes]]
 ) -> None:
     """Keep the items."""
+    sealed = [(_item_seal(run_id, key, value), value, key) for key, value in dict(batch).items()]
     with immediately(db):
         run = _claimed(db, run_id, epoch)
-        number = run[0]
-        unique = dict(batch)
-        rows = [(_item_seal(run_id, key, value), value, number, key) for key, value in unique.items()]
+        rows = [(seal, value, run.number, key) for seal, value, key in sealed]
         before = db.total_changes()
         db.executemany("INSERT OR IGNORE INTO items(seal, value, run, key) VALUES (?, ?, ?, ?)", rows)
         added = db.total_changes() - before
         if added < len(rows):
             db.executemany("UPDATE items SET seal = ?, value = ? WHERE run = ? AND key = ?", rows)
-        _put_run(db, number, run_id, epoch, run[3], run[4] + added, run[5], time.time())
+        _put_run(db, run._replace(items=run.items + added, updated_at=time.time()))
 
 
 def load_items(db: apsw.Connection, run_id: str) -> dict[str, bytes]:
@@ -186,34 +277,67 @@ def load_items(db: apsw.Connection, run_id: str) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     with reading(db):
         run = _find(db, run_id)
-        number = None if run is None else run[0]
+        number = None if run is None else run.number
         for key, seal, value in db.execute("SELECT key, seal, value FROM items WHERE run = ?", (number,)):
             whole = isinstance(key, str) and isinstance(value, bytes)
             if not whole or seal != _item_seal(run_id, key, value):
                 raise _damaged(run_id, f"item {quote(key)} is not what was saved")
             found[key] = value
-    if run is not None and len(found) != run[4]:
-        raise _damaged(run_id, f"{run[4] - len(found)} of its {run[4]} items are missing")
+    if run is not None and len(found) != run.items:
+        raise _damaged(run_id, f"{run.items - len(found)} of its {run.items} items are missing")
     return found
+
+
+def vacuum(db: apsw.Connection) -> None:
+    """Give the space of what was deleted back to the disk."""
+    db.execute("VACUUM")
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _find(db: apsw.Connection, run_id: str) -> Any:
     """Return the row of the run, if there is one and it is whole."""
     row = db.execute(_SELECT_RUN, (run_id,)).fetchone()
-    if row is not None and row[-1] != _seal(*row[1:-1]):
+    if row is None:
+        return None
+    run = _Run(*cast("Any", row[:-1]))
+    if row[-1] != _seal_run(run):
         raise _damaged(run_id, "its entry is not what was saved")
-    return row
-
-
-def _claimed(db: apsw.Connection, run_id: str, epoch: int) -> Any:
-    run = _find(db, run_id)
-    if run is None or run[2] != epoch:
-        raise conflict(run_id, epoch, None if run is None else run[2])
     return run
 
 
-def _put_run(db: apsw.Connection, number: int | None, *values: object) -> None:
-    db.execute(_PUT_RUN, (number, *values, _seal(*values)))
+def _claimed(db: apsw.Connection, run_id: str, epoch: int) -> _Run:
+    run: _Run | None = _find(db, run_id)
+    if run is None or run.epoch != epoch:
+        raise conflict(run_id, epoch, None if run is None else run.epoch)
+    return run
+
+
+def _name_of(db: apsw.Connection, number: int | None) -> str | None:
+    name = None if number is None else db.execute("SELECT run_id FROM runs WHERE number = ?", (number,)).get
+    return name if isinstance(name, str) else None
+
+
+def _put_run(db: apsw.Connection, run: _Run) -> None:
+    db.execute(_PUT_RUN, (*run, _seal_run(run)))
+
+
+def _seal_run(run: _Run) -> bytes:
+    # A run by itself has the seal that it had before there were runs inside runs.
+    return _seal(*run[1:7], *(() if run.parent is None else (run.parent,)))
+
+
+def _seal_info(run_id: str, info: Sequence[Any]) -> bytes:
+    return _seal(run_id, *_sealed_part(info))
+
+
+def _seal_step(run_id: str, info: Sequence[Any], rest: Sequence[Any], state: Any) -> bytes:
+    return _seal(run_id, *_sealed_part(info), *rest, state)
+
+
+def _sealed_part(info: Sequence[Any]) -> Sequence[Any]:
+    # A step of form 1 has neither kind nor origin, and the seals that it had.
+    kind = _INFO.index("kind")
+    return info[:kind] if info[kind] is None else info
 
 
 def _seal(*values: object) -> bytes:

@@ -4,18 +4,23 @@
 in one transaction with the change of the version; two processes that open one new file take turns.
 """
 
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import apsw
 
 from trioflow._text import quote
 from trioflow.errors import CheckpointStoreError
 
-__all__ = ("MIGRATIONS", "immediately", "prepare", "reading")
+__all__ = ("MIGRATIONS", "immediately", "open_to_look", "prepare", "reading")
 
 APPLICATION_ID = 0x7472696F  # "trio"
 BUSY_TIMEOUT = 10_000
 """Milliseconds that a write waits for those of other processes."""
+
+_PAUSE = 0.005
+"""Seconds between two tries of what SQLite does not wait for."""
 
 MIGRATIONS: Sequence[str] = (
     """
@@ -38,6 +43,23 @@ MIGRATIONS: Sequence[str] = (
         PRIMARY KEY (run, key)
     ) WITHOUT ROWID;
     """,
+    # The state stays the last column: what comes after it is read through all of its pages. A row of before has no
+    # kind, and its seals are those of before.
+    """
+    ALTER TABLE runs ADD COLUMN parent INTEGER;
+    CREATE INDEX runs_by_parent ON runs(parent) WHERE parent IS NOT NULL;
+    CREATE TABLE steps(
+        run INTEGER NOT NULL, step INTEGER NOT NULL, graph TEXT NOT NULL, node TEXT NOT NULL,
+        next_node TEXT NOT NULL, iterations INTEGER NOT NULL, status TEXT NOT NULL, created_at REAL NOT NULL,
+        kind TEXT, forked_from TEXT, version INTEGER NOT NULL, digest TEXT NOT NULL, info_seal BLOB NOT NULL,
+        seal BLOB NOT NULL, pause BLOB, state BLOB NOT NULL,
+        PRIMARY KEY (run, step)
+    );
+    INSERT INTO steps SELECT run, step, graph, node, next_node, iterations, status, created_at, NULL, NULL,
+        version, digest, info_seal, seal, pause, state FROM checkpoints;
+    DROP TABLE checkpoints;
+    ALTER TABLE steps RENAME TO checkpoints;
+    """,
 )
 """What makes version n + 1 of version n."""
 
@@ -51,10 +73,28 @@ def prepare(db: apsw.Connection, path: str, migrations: Sequence[str] = MIGRATIO
     db.set_busy_timeout(BUSY_TIMEOUT)
     _check(db, path, len(migrations))
     # WAL with synchronous=FULL loses no commit to a power cut; NORMAL does. The mode is kept in the file.
-    db.pragma("journal_mode", "wal")
+    _set_wal(db)
     db.pragma("synchronous", "full")
     if db.pragma("synchronous") != 2:
         raise CheckpointStoreError(f"the store {quote(path)} cannot be made durable: synchronous is not FULL")
+    _migrate(db, migrations)
+
+
+def _set_wal(db: apsw.Connection) -> None:
+    """Set the journal's mode, waiting for others: SQLite gives up at once where two would wait for each other."""
+    until = time.monotonic() + BUSY_TIMEOUT / 1_000
+    while db.pragma("journal_mode") != "wal":
+        try:
+            db.pragma("journal_mode", "wal")
+        except apsw.BusyError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(_PAUSE)
+        else:
+            return
+
+
+def _migrate(db: apsw.Connection, migrations: Sequence[str]) -> None:
     if _version(db) < len(migrations):
         with immediately(db):
             # Somebody else may have done it meanwhile.
@@ -62,6 +102,37 @@ def prepare(db: apsw.Connection, path: str, migrations: Sequence[str] = MIGRATIO
                 db.execute(script)
             db.execute(f"PRAGMA user_version = {len(migrations)}")
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+def open_to_look(path: str) -> apsw.Connection:
+    """Open a store so that nothing is changed: not the file, and not what is beside it.
+
+    Raises:
+        CheckpointStoreError: the file is newer, or of something else.
+    """
+    file = Path(path).absolute()
+    log = file.with_name(f"{file.name}-wal")
+    # Without a log nobody has the file open, and SQLite needs none of the files that it would make beside it.
+    how = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
+    db = apsw.Connection(f"{file.as_uri()}?{how}", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    try:
+        db.set_busy_timeout(BUSY_TIMEOUT)
+        _check(db, path, len(MIGRATIONS))
+        return db if _version(db) == len(MIGRATIONS) else _migrated_copy(db)
+    except BaseException:
+        db.close()
+        raise
+
+
+def _migrated_copy(db: apsw.Connection) -> apsw.Connection:
+    """Return a temporary copy, in the newest form, of a store that must stay as it is."""
+    copy = apsw.Connection("")
+    if _version(db):
+        with copy.backup("main", db, "main") as backup:
+            backup.step()
+    db.close()
+    _migrate(copy, MIGRATIONS)
+    return copy
 
 
 def _check(db: apsw.Connection, path: str, newest: int) -> None:

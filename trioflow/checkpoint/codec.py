@@ -1,36 +1,42 @@
 """Values as bytes: exactly, or not at all.
 
 msgspec writes MessagePack, fast and without code in the data, but changes what MessagePack has no form for: a
-tuple comes back as a list, a set too, a Decimal as text. So what was written is read again at once and compared;
-what does not come back equal is refused, with the place of it. Nothing here imports or calls what data names.
+tuple comes back as a list, an enum as its value. Plain data is looked over for types that do not come back; where
+a type is given, what was written is read again at once and compared part by part, types too. What is not exact
+is refused with its place. Nothing here imports or calls what data names.
 """
 
 import hashlib
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, Generic, TypeVar, final
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, Final, Generic, TypeVar, final
 
 import msgspec
 
 from trioflow._text import clip, describe_error, escape, show
-from trioflow.checkpoint.large import decode_in_parts, encode_in_parts
+from trioflow.checkpoint import _exact, _models
 from trioflow.checkpoint.protocol import Checkpoint
-from trioflow.errors import CheckpointCorruptError, CheckpointEncodeError, CheckpointMismatchError
+from trioflow.errors import CheckpointCorruptError, CheckpointEncodeError, CheckpointMismatchError, ConfigError
 
-__all__ = ("Codec", "digest_of", "fingerprint", "sealed", "verified")
+__all__ = ("LARGE", "Codec", "digest_of", "fingerprint", "is_large", "is_marked", "sealed", "verified")
 
 V = TypeVar("V")
 
-_BREAKERS = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError, AttributeError)
+LARGE = 1 << 18
+"""Bytes from which work on a value is given to a thread."""
+
+_BREAKERS = _exact.BREAKERS
+_OPTIONS = {"the state": "state_type", "a result": "result_type"}
+_PLAIN = "make plain data of it (of a pydantic model by model_dump())"
 
 _LOST: Any = object()
 """What stands for a part that was not decoded."""
 
-_DEEPEST = 50
+_DEEPEST_PLACE = 50
 """How deep the place of what cannot be saved is looked for."""
 
-_encoder = msgspec.msgpack.Encoder()
-_any = msgspec.msgpack.Decoder()
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder().decode
+_encode_typed: Final = msgspec.msgpack.Encoder(enc_hook=_models.dump).encode
 
 
 @final
@@ -38,12 +44,15 @@ class Codec(Generic[V]):
     """Encodes and decodes the values of one type.
 
     Args:
-        kind: a msgspec struct or a dataclass, to come back as such; anything else stands for plain data.
+        kind: what msgspec knows, or a pydantic model, to come back as such; `Any` stands for plain data.
         wrap: makes the value of what was decoded, and `unwrap` what is encoded of it, for a mapping of our own.
         what: what the values are, for errors.
+
+    Raises:
+        ConfigError: values of this type cannot be decoded.
     """
 
-    __slots__ = ("_decoder", "_what", "_wrap", "plain")
+    __slots__ = ("_decode", "_encode", "_typed", "_what", "_wrap", "plain")
 
     def __init__(
         self,
@@ -53,7 +62,16 @@ class Codec(Generic[V]):
         unwrap: Callable[[Any], dict[str, Any]] = dict,
         what: str = "the state",
     ) -> None:
-        self._decoder = _any if wrap is not None or kind is Any else msgspec.msgpack.Decoder(kind)
+        self._typed = wrap is None and kind is not Any
+        self._encode: Callable[[Any], bytes] = _encode
+        self._decode: Callable[[bytes], Any] = _decode
+        if self._typed:
+            self._encode = _encode_typed
+            try:
+                self._decode = msgspec.msgpack.Decoder(kind, dec_hook=_models.load).decode
+            except (TypeError, NameError) as error:
+                allowed = f"a type that can be read back ({clip(escape(describe_error(error)))})"
+                raise ConfigError.refusing(_OPTIONS.get(what, f"the type of {what}"), kind, allowed) from error
         self._wrap = wrap
         self.plain: Callable[[Any], Any] = _same if wrap is None else unwrap
         self._what = what
@@ -62,7 +80,7 @@ class Codec(Generic[V]):
         return f"<Codec of {self._what}>"
 
     def encode(self, value: V) -> bytes:
-        """Return `value` as bytes that come back equal.
+        """Return `value` as bytes that come back equal and of the same types.
 
         Raises:
             CheckpointEncodeError: there are none; the message names the place and the type.
@@ -70,24 +88,20 @@ class Codec(Generic[V]):
         return self.encode_plain(self.plain(value))
 
     def encode_plain(self, plain: Any) -> bytes:
-        """Return what `plain` made of a value as bytes that come back equal."""
+        """Return what `plain` made of a value as bytes that come back as it is."""
         back: Any = _LOST
         try:
-            data = _encoder.encode(plain)
-            back = self._decoder.decode(data)
-            if back == plain:
+            data = self._encode(plain)
+            if self._typed:
+                back = self._decode(data)
+                exact = _exact.is_same(plain, back)
+            else:
+                exact = _exact.is_plain(plain)
+            if exact:
                 return data
         except _BREAKERS as error:
             raise self._refusal(plain, back, clip(escape(describe_error(error)))) from error
-        raise self._refusal(plain, back, "it would not come back equal")
-
-    def encode_large(self, plain: Any) -> bytes:
-        """Do what `encode_plain` does, with pauses for other threads where it is plain data."""
-        data: bytes | None = None
-        if self._decoder is _any:
-            with suppress(*_BREAKERS):
-                data = encode_in_parts(plain)
-        return self.encode_plain(plain) if data is None else data
+        raise self._refusal(plain, back, "it would not come back equal and of the same type")
 
     def decode(self, data: bytes) -> V:
         """Return the value in `data`.
@@ -96,7 +110,7 @@ class Codec(Generic[V]):
             CheckpointMismatchError: it is not a value of this type.
         """
         try:
-            plain = decode_in_parts(data) if self._decoder is _any else self._decoder.decode(data)
+            plain = self._decode(data)
             value: V = plain if self._wrap is None else self._wrap(plain)
         except _BREAKERS as error:
             message = f"{self._what} that was saved is of another type now: {clip(escape(describe_error(error)))}"
@@ -104,59 +118,110 @@ class Codec(Generic[V]):
         return value
 
     def _refusal(self, value: Any, back: Any, why: str) -> CheckpointEncodeError:
-        place, part = _culprit(value, back)
-        where = f" at {place}" if place else ""
-        return CheckpointEncodeError(f"{self._what} cannot be saved: the {type(part).__name__}{where}: {why}")
+        place, part = self._culprit(value, back)
+        where = f" at {clip(place)}" if place else ""
+        # Where a type was given, giving one is no way out.
+        option = None if self._typed else _OPTIONS.get(self._what)
+        way_out = _PLAIN if option is None else f"give {option}=, or {_PLAIN}"
+        message = f"{self._what} cannot be saved: the {type(part).__name__}{where}: {why}; {way_out}"
+        return CheckpointEncodeError(message)
+
+    def _culprit(self, value: Any, back: Any) -> tuple[str, Any]:
+        """Return the innermost part of `value` that did not come `back`, and where it is."""
+        place = ""
+        for _ in range(_DEEPEST_PLACE):
+            if not self._typed and type(value) is dict:
+                for name in value:
+                    if not _exact.is_plain_name(name):
+                        return f"{place}[{show(name)}] (a key)", name
+            returned = dict(_exact.named_parts(back))
+            for name, part in self._named_parts(value):
+                if not self._survives(part, returned.get(name, _LOST)):
+                    value, back, place = part, returned.get(name, _LOST), f"{place}[{show(name)}]"
+                    break
+            else:
+                break
+        return place, value
+
+    def _named_parts(self, value: Any) -> Iterable[tuple[Any, Any]]:
+        # Without a type, the parts of what is no plain list or dict are not what is wrong with it.
+        return _exact.named_parts(value) if self._typed or type(value) in {list, dict} else ()
+
+    def _survives(self, part: Any, back: Any) -> bool:
+        try:
+            self._encode(part)
+        except _BREAKERS:
+            return False
+        if not self._typed:
+            return _exact.is_plain(part)
+        # What is not even the same as itself is NaN, or has one.
+        return _exact.is_same(part, part if back is _LOST else back)
 
 
 def _same(value: Any) -> Any:
     return value
 
 
-def _culprit(value: Any, back: Any, place: str = "") -> tuple[str, Any]:
-    """Return the innermost part of `value` that did not come `back`, and where it is."""
-    returned = dict(_parts(back))
-    if place.count("[") < _DEEPEST:
-        for name, part in _parts(value):
-            if not _survives(part, returned.get(name, _LOST)):
-                return _culprit(part, returned.get(name, _LOST), f"{place}[{show(name)}]")
-    return place, value
+_SMALL = frozenset({int, float, bool, type(None)})
+_TEXTS = frozenset({str, bytes, bytearray})
 
 
-def _survives(part: Any, back: Any) -> bool:
-    try:
-        _encoder.encode(part)
-        return back is _LOST or bool(back == part)
-    except _BREAKERS:
-        return False
-
-
-def _parts(value: Any) -> list[tuple[Any, Any]]:
-    if isinstance(value, dict):
-        return list(value.items())
-    if isinstance(value, list):
-        return list(enumerate(value))
-    if isinstance(value, msgspec.Struct):
-        return [(name, getattr(value, name, None)) for name in value.__struct_fields__]
-    if hasattr(value, "__dataclass_fields__"):
-        return [(name, getattr(value, name, None)) for name in value.__dataclass_fields__]
-    return []
+def is_large(value: Any) -> bool:
+    """Whether encoding `value` takes so long that a thread should do it."""
+    room = LARGE
+    ahead: list[Any] = []
+    parts: Collection[Any] = (value,)
+    while True:
+        # A part that is many small ones takes as long as a large one.
+        room -= 64 * (len(parts) - 1)
+        if room < 0:
+            return True
+        for part in parts:
+            kind = type(part)
+            if kind in _TEXTS:
+                room -= len(part)
+            elif kind not in _SMALL:
+                ahead.append(part)
+        if not ahead:
+            return room < 0
+        parts = _exact.parts(ahead.pop())
+        # Shared parts and cycles use room up, too, or this would never end.
+        room -= 64
 
 
 def fingerprint(item: object) -> bytes:
-    """Return 16 bytes that stand for `item`: equal for equal data, in any process.
+    """Return 16 bytes that stand for `item`: equal for equal data, in any process, whatever the order of sets.
 
     Raises:
         CheckpointEncodeError: the item has no form as data.
     """
     try:
-        data = _encoder.encode(item)
+        data = _encode(_exact.in_order(item))
     except _BREAKERS as error:
         why = clip(escape(describe_error(error)))
         raise CheckpointEncodeError(
             f"an item of type {type(item).__name__} cannot be told from others ({why}): "
             "give key=, a function that names an item"
         ) from error
+    return _mark(data)
+
+
+def is_marked(item: object, mark: bytes) -> bool:
+    """Whether `mark` is the fingerprint of `item`; one that an earlier version of trioflow made counts, too.
+
+    Raises:
+        CheckpointEncodeError: the item has no form as data.
+    """
+    if fingerprint(item) == mark:
+        return True
+    try:
+        # Form 1 took sets and dicts in the order that they had.
+        return _mark(_encode(item)) == mark
+    except _BREAKERS:
+        return False
+
+
+def _mark(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
@@ -164,8 +229,11 @@ def digest_of(checkpoint: Checkpoint) -> str:
     """Return the hex SHA-256 of all fields but the digest."""
     c = checkpoint
     place = (c.run_id, c.graph, c.step, c.node, c.next_node, c.iterations, c.status, c.pause)
+    fields: tuple[object, ...] = (place, float(c.created_at), c.version)
+    if c.version > 1:
+        fields = (*fields, c.kind, c.forked_from)
     # The state comes last and needs no length: what is before it ends by itself.
-    hasher = hashlib.sha256(_encoder.encode((place, float(c.created_at), c.version)))
+    hasher = hashlib.sha256(_encode(fields))
     hasher.update(c.state)
     return hasher.hexdigest()
 

@@ -2,7 +2,7 @@
 
 A store keeps checkpoints of runs that go step by step, and items of runs that fan out. It knows nothing of what is
 in them. A run belongs to whoever claimed it last: its epoch is the latest, and what comes with an older one is
-refused.
+refused. A run inside a run belongs to its parent: it is claimed by the parent's holder, and goes when that goes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,21 @@ from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
-__all__ = ("CHECKPOINT_VERSION", "Checkpoint", "CheckpointInfo", "CheckpointStore", "RunInfo", "RunStatus")
+__all__ = (
+    "CHECKPOINT_VERSION",
+    "Checkpoint",
+    "CheckpointInfo",
+    "CheckpointStore",
+    "RunInfo",
+    "RunStatus",
+    "kind_of_form_1",
+)
 
-RunStatus = Literal["running", "completed", "paused", "failed", "cancelled"]
-"""How a run stands after a step."""
+RunStatus = Literal["running", "completed", "paused", "failed", "cancelled", "corrupt"]
+"""How a run stands after a step; `corrupt` in a list of runs only: what is kept of it is damaged."""
 
-CHECKPOINT_VERSION = 1
-"""The form of a `Checkpoint`."""
+CHECKPOINT_VERSION = 2
+"""The form of a `Checkpoint`: 2 has `kind` and `forked_from`."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -42,10 +50,19 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The encoded payload of a pause; None where there was none."""
     created_at: float
     """When it was made, in seconds since the epoch."""
+    kind: str = "graph"
+    """What kind of run it is: `graph`, `chain` or `parallel`."""
+    forked_from: str | None = None
+    """The run that this one was forked from; None for one that began anew."""
     version: int = CHECKPOINT_VERSION
     """The form of this struct."""
     digest: str = ""
     """The hex SHA-256 of all other fields."""
+
+
+def kind_of_form_1(graph: str) -> str:
+    """Return the kind of a run that was saved in form 1, which had it in the graph's name."""
+    return {"a fan-out": "parallel", "a chain": "chain"}.get(graph, "graph")
 
 
 class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +91,8 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The run."""
     graph: str
     """The graph that it is a run of, or the kind of pattern; empty where only items are kept."""
+    kind: str = ""
+    """What kind of run it is: `graph`, `chain` or `parallel`; empty where only items are kept."""
     status: RunStatus
     """How the run stood last."""
     step: int
@@ -84,6 +103,10 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     """When the run was claimed first, in seconds since the epoch."""
     updated_at: float
     """When something of it was saved last."""
+    parent: str | None = None
+    """The run in which this one was begun; None for one that stands by itself."""
+    forked_from: str | None = None
+    """The run that this one was forked from; None for one that began anew."""
 
 
 @runtime_checkable
@@ -95,8 +118,18 @@ class CheckpointStore(Protocol):
     named here is a `CheckpointStoreError`.
     """
 
-    async def claim(self, run_id: str) -> int:
+    async def claim(self, run_id: str, *, parent: tuple[str, int] | None = None) -> int:
         """Make the caller the one who may save, and return its epoch: higher than any the store gave out before.
+
+        Whoever had the run, or a run inside it, may save there no more.
+
+        Args:
+            run_id: the run; one that is not there is made.
+            parent: the id and the epoch of the run in which this one is begun; None for a run by itself.
+
+        Raises:
+            CheckpointConflictError: the parent's epoch is not its latest, or the run that is there has another
+                parent, or has one and none was given.
 
         Cancellation: the run may have been claimed.
         """
@@ -130,15 +163,28 @@ class CheckpointStore(Protocol):
         """
         ...
 
-    async def list_runs(self) -> Sequence[RunInfo]:
+    async def list_runs(self, *, after: str | None = None, limit: int | None = None) -> Sequence[RunInfo]:
         """Return the runs that something is kept of, in the order in which they were claimed first.
+
+        A run that is damaged is listed as `corrupt`, and keeps nobody from seeing the others.
+
+        Args:
+            after: the last run of the page before; None begins with the first.
+            limit: how many to return at most, 1 or more; None returns all.
+
+        Raises:
+            CheckpointNotFoundError: there is no run `after`.
 
         Cancellation: nothing is changed.
         """
         ...
 
-    async def delete(self, run_id: str) -> None:
-        """Forget the run; one that is not there makes no difference.
+    async def delete(self, run_id: str, epoch: int | None = None) -> None:
+        """Forget the run and the runs inside it; one that is not there makes no difference.
+
+        Args:
+            run_id: the run.
+            epoch: forget it only if this is its latest epoch; None forgets it whoever has it.
 
         Cancellation: the run was forgotten whole, or not at all.
         """

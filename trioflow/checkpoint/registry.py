@@ -9,7 +9,7 @@ from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.config.checks import check_text
 from trioflow.errors import ConfigError
 
-__all__ = ("check_store", "get_checkpoint_store", "is_url", "register_checkpoint_store")
+__all__ = ("check_store", "get_checkpoint_store", "is_url", "open_to_look", "register_checkpoint_store")
 
 _METHODS = ("claim", "save", "load", "history", "list_runs", "delete", "save_items", "load_items", "aclose")
 
@@ -38,6 +38,17 @@ def get_checkpoint_store(name_or_url: str) -> CheckpointStore:
     return _stores[name_or_url]
 
 
+def open_to_look(url: str) -> CheckpointStore:
+    """Return the store of a URL, one that changes nothing where there is such a one of this kind.
+
+    Raises:
+        ConfigError: there is no such store.
+    """
+    store = get_checkpoint_store(url)
+    scheme, _, rest = url.partition("://")
+    return _open_sqlite(rest.removeprefix("/"), read_only=True) if scheme == "sqlite" else store
+
+
 def register_checkpoint_store(name: str, store: CheckpointStore) -> None:
     """Make `store` known as `name`, in place of what had that name before; it stays the caller's to close.
 
@@ -64,10 +75,10 @@ def is_url(text: str) -> bool:
     return "://" in text
 
 
-def _open_sqlite(path: str) -> CheckpointStore:
+def _open_sqlite(path: str, *, read_only: bool = False) -> CheckpointStore:
     from trioflow.checkpoint.sqlite import SqliteStore  # noqa: PLC0415 - apsw is for those who use it
 
-    return SqliteStore(path)
+    return SqliteStore(path, read_only=read_only)
 
 
 _stores: dict[str, CheckpointStore] = {"memory": MemoryStore()}

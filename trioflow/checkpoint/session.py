@@ -1,22 +1,31 @@
 """One claimed run: what is saved of it, under its epoch, and what is read, verified.
 
-Encoding and hashing a large state take long, so they are done in a thread.
+Encoding and hashing a large state take long, so they are done in a thread. A run ends in two steps: that it is
+completed is saved, and only then, and only by its holder, it is cleaned up; so who lost the run deletes nothing,
+and a clean-up that fails costs nothing.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, final
 
+import msgspec
 import trio
 
-from trioflow._text import quote
-from trioflow.checkpoint.codec import Codec, sealed, verified
-from trioflow.checkpoint.large import LARGE, is_large
+from trioflow._text import describe_error, list_known, one_line, quote
+from trioflow.checkpoint.codec import LARGE, Codec, is_large, sealed, verified
 from trioflow.checkpoint.memory import MemoryStore
-from trioflow.checkpoint.protocol import CHECKPOINT_VERSION, Checkpoint, CheckpointStore
+from trioflow.checkpoint.protocol import CHECKPOINT_VERSION, Checkpoint, CheckpointStore, kind_of_form_1
 from trioflow.checkpoint.registry import check_store, get_checkpoint_store, is_url
 from trioflow.config import CheckpointConfig
-from trioflow.errors import CheckpointMismatchError, ConfigError
+from trioflow.errors import (
+    CheckpointError,
+    CheckpointMismatchError,
+    CheckpointNotFoundError,
+    CheckpointStoreError,
+    ConfigError,
+)
 
 __all__ = (
     "SAVE_DEADLINE",
@@ -27,13 +36,26 @@ __all__ = (
     "encode",
     "encode_large",
     "load_verified",
+    "name_known",
     "open_store",
+    "shielded_save",
 )
 
 V = TypeVar("V")
 
 SAVE_DEADLINE = 10.0
-"""Seconds that a save may take that a cancelled or failed run still makes."""
+"""Seconds, of the wall's clock, that a save may take that a cancelled or failed run still makes."""
+
+BATCH_ROWS = 1_000
+"""Items that are saved in one transaction at most."""
+
+BATCH_BYTES = 4 << 20
+"""Bytes of items that are saved in one transaction at most, or one item that is larger."""
+
+_NEAR = 1_000
+"""Runs among which near names are looked for."""
+
+_DEFAULT = CheckpointConfig()
 
 _FORBIDDEN = frozenset("\"'`\\")
 
@@ -53,12 +75,18 @@ def check_run_id(run_id: object) -> None:
 
 
 def choose_store(given: CheckpointStore | None, config: CheckpointConfig | None) -> CheckpointStore | str | None:
-    """Return the store to keep a run in, refusing one that is not there; None where none is asked for."""
+    """Return the store to keep a run step by step in, refusing one that is not there; None where none is asked for.
+
+    An `interval` of 0 is off. Without one, a store that is given or named is used; the one that a config has which
+    names none is not.
+    """
     if given is not None:
         check_store("store", given)
-        return given
-    if config is None or config.interval == 0:
+    interval = None if config is None else config.interval
+    if interval == 0:
         return None
+    if given is not None or config is None or (interval is None and config.store == _DEFAULT.store):
+        return given
     get_checkpoint_store(config.store)
     return config.store
 
@@ -71,12 +99,61 @@ async def open_store(store: CheckpointStore | str) -> AsyncIterator[CheckpointSt
         yield opened
     finally:
         if isinstance(store, str) and is_url(store):
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + SAVE_DEADLINE):
-                await opened.aclose()
+            await shielded_save(opened, opened.aclose)
 
 
-async def load_verified(store: CheckpointStore, run_id: str, step: int | None = None) -> Checkpoint:
+async def shielded_save(store: CheckpointStore, work: Callable[[], Awaitable[V]]) -> V:
+    """Return what `work` returns, which is done with `store` even if the caller was cancelled.
+
+    What it may take is measured by the wall's clock: a test's clock that jumps while all tasks wait would jump
+    over any deadline of Trio's while a thread still writes. A store that bounds its own waiting is not watched.
+
+    Raises:
+        CheckpointStoreError: it took longer than `SAVE_DEADLINE` seconds.
+
+    Cancellation: shielded.
+    """
+    with trio.CancelScope(shield=True) as scope:
+        if getattr(type(store), "bounds_waiting", False):
+            return await work()
+        token = trio.lowlevel.current_trio_token()
+        watch = threading.Timer(SAVE_DEADLINE, token.run_sync_soon, [scope.cancel])
+        watch.start()
+        try:
+            return await work()
+        finally:
+            # Ended and seen to end, or it would call a loop that is gone.
+            watch.cancel()
+            watch.join()
+    raise CheckpointStoreError(f"{quote(repr(store))} did not save within {SAVE_DEADLINE:g} s")
+
+
+async def name_known(store: CheckpointStore, run_id: str, step: int | None = None) -> CheckpointNotFoundError:
+    """Return the error for a checkpoint that a person asked for and that is not there, with what is near it.
+
+    Looking for near names reads the store's list, so nothing that runs by itself does it.
+
+    Cancellation: nothing is changed.
+    """
+    steps = () if step is None else await store.history(run_id)
+    if step is not None and steps:
+        found = list_known(step, [info.step for info in steps])
+        return CheckpointNotFoundError(f"there is no step {step} of run {quote(run_id)} {found}", run_id=run_id)
+    known = [run.run_id for run in await store.list_runs(limit=_NEAR)]
+    message = f"there is no run {quote(run_id)} in this store {list_known(run_id, known)}"
+    return CheckpointNotFoundError(message, run_id=run_id)
+
+
+async def load_verified(
+    store: CheckpointStore, run_id: str, step: int | None = None, *, suggest: bool = False
+) -> Checkpoint:
     """Return the checkpoint, if it is what was saved.
+
+    Args:
+        store: where it is kept.
+        run_id: the run.
+        step: the step; None for the latest.
+        suggest: name what is near where it is not there.
 
     Raises:
         CheckpointNotFoundError: there is none.
@@ -85,41 +162,68 @@ async def load_verified(store: CheckpointStore, run_id: str, step: int | None = 
 
     Cancellation: nothing is changed.
     """
-    checkpoint = await store.load(run_id, step)
+    try:
+        checkpoint = await store.load(run_id, step)
+    except CheckpointNotFoundError as error:
+        if not suggest:
+            raise
+        raise await name_known(store, run_id, step) from error
     if checkpoint.version > CHECKPOINT_VERSION:
         raise CheckpointMismatchError(
             f"run {quote(run_id)} was saved by a newer version of trioflow (form {checkpoint.version}): upgrade",
             run_id=run_id,
         )
     if len(checkpoint.state) < LARGE:
-        return verified(checkpoint, run_id, step)
-    return await trio.to_thread.run_sync(verified, checkpoint, run_id, step)
+        verified(checkpoint, run_id, step)
+    else:
+        await trio.to_thread.run_sync(verified, checkpoint, run_id, step)
+    if checkpoint.version == 1:
+        return msgspec.structs.replace(checkpoint, kind=kind_of_form_1(checkpoint.graph))
+    return checkpoint
 
 
 @final
 class Session:
-    """A run that is ours to save, until somebody else claims it."""
+    """A run that is ours to save, until somebody else claims it.
 
-    __slots__ = ("_epoch", "_save_nowait", "_store", "run_id")
+    Attributes:
+        run_id: the run.
+        epoch: ours, under which all is saved.
+    """
+
+    __slots__ = ("_save_nowait", "_store", "epoch", "run_id")
 
     def __init__(self, store: CheckpointStore, run_id: str, epoch: int) -> None:
         self.run_id: str = run_id
+        self.epoch: int = epoch
         self._store = store
-        self._epoch = epoch
         # A run has checkpoints of its own; one more a step would double what memory costs. Not for a subclass:
         # it may have a `save` of its own.
         self._save_nowait = store.save_nowait if type(store) is MemoryStore else None
 
     def __repr__(self) -> str:
-        return f"<Session of {self.run_id}, epoch {self._epoch}>"
+        return f"<Session of {self.run_id}, epoch {self.epoch}>"
 
     @classmethod
-    async def claim(cls, store: CheckpointStore, run_id: str) -> "Session":
+    async def claim(
+        cls, store: CheckpointStore, run_id: str, parent: "Session | tuple[str, int] | None" = None
+    ) -> "Session":
         """Claim the run.
+
+        Args:
+            store: where it is kept.
+            run_id: the run.
+            parent: the session, or the id and epoch, of the run that it belongs to.
+
+        Raises:
+            CheckpointConflictError: somebody else has claimed the parent, or the run belongs to another one.
 
         Cancellation: the run may have been claimed; whoever claims it next has it.
         """
-        return cls(store, run_id, await store.claim(run_id))
+        holder = (parent.run_id, parent.epoch) if isinstance(parent, Session) else parent
+        # A store that was written before there were runs inside runs keeps those that stand by themselves.
+        claimed = store.claim(run_id) if holder is None else store.claim(run_id, parent=holder)
+        return cls(store, run_id, await claimed)
 
     async def save(self, checkpoint: Checkpoint) -> None:
         """Save a checkpoint, which is nobody else's yet: it is given its digest.
@@ -135,20 +239,22 @@ class Session:
         else:
             await trio.to_thread.run_sync(sealed, checkpoint)
         if self._save_nowait is None:
-            await self._store.save(checkpoint, self._epoch)
+            await self._store.save(checkpoint, self.epoch)
         else:
-            self._save_nowait(checkpoint, self._epoch)
+            self._save_nowait(checkpoint, self.epoch)
 
     async def save_items(self, batch: Sequence[tuple[str, bytes]]) -> None:
-        """Save items.
+        """Save items, in transactions of at most `BATCH_ROWS` items or `BATCH_BYTES` bytes, in their order.
 
         Raises:
             CheckpointConflictError: somebody else has claimed the run.
-            CheckpointStoreError: the store cannot.
+            CheckpointStoreError: the store cannot; what is before the transaction that failed is kept.
 
-        Cancellation: the batch was saved whole, or not at all.
+        Cancellation: the items from the first on, up to some transaction's end, were saved. Saving all of them
+        again does no harm.
         """
-        await self._store.save_items(self.run_id, self._epoch, batch)
+        for part in _in_transactions(batch):
+            await self._store.save_items(self.run_id, self.epoch, part)
 
     async def load_items(self) -> Mapping[str, bytes]:
         """Return the items that were saved.
@@ -160,12 +266,56 @@ class Session:
         """
         return await self._store.load_items(self.run_id)
 
-    async def forget(self) -> None:
-        """Delete what is kept of the run.
+    async def finish(self, checkpoint: Checkpoint, *, preserve: bool) -> CheckpointError | None:
+        """Save how the run ended; one that completed is then cleaned up, unless it is to be preserved.
+
+        Returns:
+            What went wrong with the clean-up; nothing that was kept is lost by it.
+
+        Raises:
+            CheckpointConflictError: somebody else has claimed the run: it is theirs, and not cleaned up.
+            CheckpointStoreError: the store cannot; the run is as it was saved last, and not cleaned up.
+
+        Cancellation: the end was saved whole, or not at all, and the run was cleaned up whole, or not at all.
+        """
+        await self.save(checkpoint)
+        if preserve or checkpoint.status != "completed":
+            return None
+        return await self.forget()
+
+    async def forget(self) -> CheckpointError | None:
+        """Delete what is kept of the run and of the runs inside it, if it is still ours.
+
+        Returns:
+            What went wrong; the run is then there still.
 
         Cancellation: it was deleted whole, or not at all.
         """
-        await self._store.delete(self.run_id)
+        try:
+            await self._store.delete(self.run_id, self.epoch)
+        except CheckpointError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - whatever a store raises, the run has its result
+            failure = CheckpointStoreError(f"run {quote(self.run_id)} was not deleted: {_why(error)}")
+            failure.__cause__ = error
+            return failure
+        return None
+
+
+def _why(error: Exception) -> str:
+    return one_line(describe_error(error))
+
+
+def _in_transactions(batch: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, bytes]]]:
+    start = size = 0
+    for index, (key, value) in enumerate(batch):
+        # A letter of a key may be more than a byte, and that makes little difference.
+        added = len(key) + len(value)
+        if index > start and (index - start == BATCH_ROWS or size + added > BATCH_BYTES):
+            yield batch[start:index]
+            start, size = index, 0
+        size += added
+    yield batch[start:]
 
 
 async def encode(codec: Codec[V], value: V) -> bytes:
@@ -187,7 +337,7 @@ async def encode_large(codec: Codec[V], plain: Any) -> bytes:
     """
     data = b""
     with trio.CancelScope(shield=True):
-        data = await trio.to_thread.run_sync(codec.encode_large, plain)
+        data = await trio.to_thread.run_sync(codec.encode_plain, plain)
     return data  # noqa: RET504 - type checkers think that the scope might swallow an exception
 
 

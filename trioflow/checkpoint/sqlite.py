@@ -9,14 +9,16 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn, Self, TypeVar, final
+from typing import ClassVar, NoReturn, Self, TypeVar, final
 
 import apsw
 import trio
 
 from trioflow._text import describe_error, one_line, quote
 from trioflow.checkpoint import _rows
-from trioflow.checkpoint._schema import prepare
+from trioflow.checkpoint._schema import open_to_look, prepare
+from trioflow.checkpoint._users import OneRunAtATime
+from trioflow.checkpoint.memory import check_page
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo
 from trioflow.errors import (
     CheckpointCorruptError,
@@ -53,17 +55,23 @@ class SqliteStore:
 
     Args:
         path: the file; its folder must be there.
+        read_only: look only: nothing is written, and nothing made, not even beside the file, which must be there.
 
     Raises:
         ConfigError: `path` is empty, or cannot be the name of a file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    bounds_waiting: ClassVar[bool] = True
+    """It waits for nobody, or not for ever, so nobody has to end its waiting."""
+
+    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
         name = path if isinstance(path, str) else os.fspath(path)
         if not name.strip() or "\0" in name:
             raise ConfigError.refusing("path", path, "the name of a file")
         self._path = name
+        self._read_only = read_only
         self._db: apsw.Connection | None = None
+        self._user = OneRunAtATime()
         self._turns = trio.CapacityLimiter(1)
 
     def __repr__(self) -> str:
@@ -76,19 +84,19 @@ class SqliteStore:
     async def __aexit__(self, *details: object) -> None:
         await self.aclose()
 
-    async def claim(self, run_id: str) -> int:
+    async def claim(self, run_id: str, *, parent: tuple[str, int] | None = None) -> int:
         """See `CheckpointStore.claim`.
 
         Cancellation: the run may have been claimed.
         """
-        return await self._call(_rows.claim, run_id)
+        return await self._write(_rows.claim, run_id, parent)
 
     async def save(self, checkpoint: Checkpoint, epoch: int) -> None:
         """See `CheckpointStore.save`.
 
         Cancellation: waits until it is kept.
         """
-        await self._call(_rows.save, checkpoint, epoch)
+        await self._write(_rows.save, checkpoint, epoch)
 
     async def load(self, run_id: str, step: int | None = None) -> Checkpoint:
         """See `CheckpointStore.load`.
@@ -104,26 +112,27 @@ class SqliteStore:
         """
         return await self._call(_rows.history, run_id)
 
-    async def list_runs(self) -> Sequence[RunInfo]:
+    async def list_runs(self, *, after: str | None = None, limit: int | None = None) -> Sequence[RunInfo]:
         """See `CheckpointStore.list_runs`.
 
         Cancellation: nothing is changed.
         """
-        return await self._call(_rows.list_runs)
+        check_page(limit)
+        return await self._call(_rows.list_runs, after, limit)
 
-    async def delete(self, run_id: str) -> None:
+    async def delete(self, run_id: str, epoch: int | None = None) -> None:
         """See `CheckpointStore.delete`.
 
         Cancellation: waits until it is forgotten.
         """
-        await self._call(_rows.delete, run_id)
+        await self._write(_rows.delete, run_id, epoch)
 
     async def save_items(self, run_id: str, epoch: int, batch: Sequence[tuple[str, bytes]]) -> None:
         """See `CheckpointStore.save_items`.
 
         Cancellation: waits until they are kept.
         """
-        await self._call(_rows.save_items, run_id, epoch, batch)
+        await self._write(_rows.save_items, run_id, epoch, batch)
 
     async def load_items(self, run_id: str) -> dict[str, bytes]:
         """See `CheckpointStore.load_items`.
@@ -132,16 +141,35 @@ class SqliteStore:
         """
         return await self._call(_rows.load_items, run_id)
 
+    async def vacuum(self) -> None:
+        """Give the space of what was deleted back to the disk; others wait meanwhile.
+
+        Cancellation: waits until it is done.
+        """
+        await self._write(_rows.vacuum)
+
     async def aclose(self) -> None:
         """Close the file; it is opened again by its next use.
 
         Cancellation: waits until it is closed.
         """
+        self._user.check(self)
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self._close, limiter=self._turns)
+        self._user.leave()
         await trio.lowlevel.checkpoint()
 
+    async def _write(self, operation: Callable[..., R], *args: object) -> R:
+        """Do what changes the file.
+
+        Cancellation: waits until it is done.
+        """
+        if self._read_only:
+            raise CheckpointStoreError(f"the store {quote(self._path)} was opened to be read only")
+        return await self._call(operation, *args)
+
     async def _call(self, operation: Callable[..., R], *args: object) -> R:
+        self._user.check(self)
         await trio.lowlevel.checkpoint()
         # Behind the shield an operation that has begun is always heard of: a write is never of unknown fate.
         with trio.CancelScope(shield=True) as behind:
@@ -162,6 +190,8 @@ class SqliteStore:
         folder = Path(self._path).parent
         if not folder.is_dir():
             raise CheckpointStoreError(f"the folder {quote(str(folder))} of the store is not there: make it first")
+        if self._read_only:
+            return open_to_look(self._path)
         db = apsw.Connection(self._path)
         with ExitStack() as undo:
             undo.callback(db.close)

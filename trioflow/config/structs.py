@@ -51,8 +51,8 @@ class CheckpointConfig(_Settings, frozen=True, kw_only=True):
 
     store: str = "memory"
     """A registered name, or the URL of a store."""
-    interval: int = 0
-    """Steps between two saves of a graph or chain; 0 is off."""
+    interval: int | None = None
+    """Steps between two saves of a graph or chain; 0 is off, None is every step where a store is named or given."""
     preserve: bool = False
     """Whether a run that ended with nothing left to do is kept."""
     flush_interval: float = 0.05
@@ -60,7 +60,8 @@ class CheckpointConfig(_Settings, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         checks.check_text("store", self.store, "the name or URL of a checkpoint store")
-        checks.check_count("interval", self.interval, minimum=0, allowed="0 (off) or more")
+        if self.interval is not None:
+            checks.check_count("interval", self.interval, minimum=0, allowed="0 (off) or more, or None")
         checks.check_flag("preserve", self.preserve)
         checks.check_seconds("flush_interval", self.flush_interval, optional=False)
 

@@ -38,7 +38,15 @@ class CheckpointMismatchError(CheckpointError):
 
 
 class CheckpointEncodeError(CheckpointError):
-    """A value cannot be kept: it would not come back equal. What was kept before stays as it is."""
+    """A value cannot be kept: it would not come back equal and of the same types. What was kept before stays.
+
+    Attributes:
+        value: the result that could not be kept, where a call had made one; it was paid for.
+    """
+
+    def __init__(self, message: str, *, run_id: str | None = None, value: object = None) -> None:
+        super().__init__(message, run_id=run_id)
+        self.value = value
 
 
 class CheckpointCorruptError(CheckpointError):

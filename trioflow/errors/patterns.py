@@ -80,6 +80,7 @@ class ExecutionError(PlacedError):
         node: where: the node that raised, whose edges failed or had no transition; at the limit, the next node.
         state: the last good state; at a node that failed, what it was given.
         path: the nodes of this call up to the failure, the last 1,000 of them.
+        run_id: the run's id: what `StateGraph.resume` takes.
         kind: what failed.
     """
 
@@ -88,14 +89,16 @@ class ExecutionError(PlacedError):
         node: str,
         state: Any,
         path: Sequence[str],
+        run_id: str = "",
         *,
         kind: Literal["node", "predicate", "no transition", "max iterations"] = "node",
         reason: str | None = None,
     ) -> None:
-        super().__init__(node, state, path)
+        super().__init__(node, state, path, run_id)
         self.node = node
         self.state = state
         self.path: list[str] = list(path)
+        self.run_id = run_id
         self.kind = kind
         self._reason = reason
 

@@ -1,32 +1,30 @@
 """`StateGraph`: nodes that change a state, and edges that say which node comes next.
 
-A graph is built (`_definition`), then run as often as one likes (`_walk`).
+A graph is built (`GraphBuilder`), then run as often as one likes (`GraphRunner`). Where its runs are kept, in a
+store or, while they are paused, in memory, is the business of `Runs`.
 """
 
 import dataclasses
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar, cast, final, overload
+from typing import Any, TypeVar, final, overload
 
 import msgspec
 
-from trioflow._durable.steps import Saver
+from trioflow._durable.runs import KeptRuns, PausedRuns, Resumed, Resumption, Runs
+from trioflow._durable.steps import Keeping, Position, Steps
 from trioflow._runtime.calls import call_plain
-from trioflow.checkpoint.codec import Codec
-from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore
-from trioflow.checkpoint.session import check_run_id, choose_store, decode, open_store
+from trioflow.checkpoint.protocol import CheckpointStore
+from trioflow.checkpoint.session import choose_store
 from trioflow.config import GraphConfig
 from trioflow.config.checks import check_callable, check_count, check_instance, check_text
 from trioflow.errors import ConfigError
 from trioflow.events import Observer
-from trioflow.graph._definition import Definition
-from trioflow.graph._isolation import isolate
-from trioflow.graph._kept import find, state_codec
-from trioflow.graph._paused import PausedRuns
-from trioflow.graph._walk import DEFAULT_OBSERVER, Position, Surroundings, Walk
-from trioflow.graph.run import GraphRun, stepping
-from trioflow.graph.state import State
+from trioflow.graph._builder import GraphBuilder
+from trioflow.graph._runner import GraphRunner
+from trioflow.graph.run import GraphRun, OnStep, RunBlock
+from trioflow.graph.state import State, isolate, state_codec
 from trioflow.observers.registry import check_observer, get_observer
 from trioflow.outcomes import GraphResult
 
@@ -34,9 +32,12 @@ __all__ = ("StateGraph",)
 
 S = TypeVar("S")
 
+DEFAULT_OBSERVER = GraphConfig(name="default").observer
+"""The name that a config has which does not say who hears; in a node that is the graph's observer."""
+
 
 @final
-class StateGraph(Definition[S]):
+class StateGraph(GraphBuilder[S]):
     """A graph whose nodes each make a new state of the one they are given.
 
     ::
@@ -94,13 +95,11 @@ class StateGraph(Definition[S]):
         check_instance("config", config, GraphConfig)
         _check_state_type(state_type)
         check_observer("observer", observer or get_observer(config.observer))
-        self._store = choose_store(store, config.checkpoint)
-        self._codec: Codec[S] = state_codec(state_type)
         super().__init__(config.name)
         self._config = config
         self._state_type: type[S] = state_type
         self._observer = observer
-        self._paused: PausedRuns[S] = PausedRuns(config.name)
+        self._runs: Runs[S] = self._open_runs(choose_store(store, config.checkpoint))
 
     async def execute(self, state: S, run_id: str | None = None) -> GraphResult[S]:
         """Run the graph from its entry point.
@@ -123,7 +122,7 @@ class StateGraph(Definition[S]):
         Cancellation: passes through, and the steps made are lost to the caller; use `open_run` to keep them. A
         failure that happened before comes out instead, and a run that reached its end returns.
         """
-        return await self._run(self._begin(state, run_id))
+        return await self._begin(self._runner(state, run_id))
 
     def open_run(self, state: S, run_id: str | None = None) -> AbstractAsyncContextManager[GraphRun[S]]:
         """Open a run that is watched step by step.
@@ -150,11 +149,21 @@ class StateGraph(Definition[S]):
 
         Cancellation: passes through; the steps handed out are kept by who took them.
         """
-        walk = self._begin(state, run_id)
-        return stepping(walk, lambda: self._run(walk))
+        runner = self._runner(state, run_id)
+
+        async def run(on_step: OnStep[S]) -> GraphResult[S]:
+            runner.on_step = on_step
+            return await self._begin(runner)
+
+        return RunBlock(run)
 
     async def resume(
-        self, run_id: str, *, step: int | None = None, update: Callable[[S], S] | None = None
+        self,
+        run_id: str,
+        *,
+        step: int | None = None,
+        update: Callable[[S], S] | None = None,
+        as_run_id: str | None = None,
     ) -> GraphResult[S]:
         """Go on with a run: from where it paused, failed, was cancelled or was killed.
 
@@ -164,17 +173,21 @@ class StateGraph(Definition[S]):
 
         Args:
             run_id: the run's id.
-            step: go on from after this step of it, as a new run with an id of its own; the old one stays as it is.
+            step: fork: go on from after this step of it, as a new run with an id of its own; the old one stays as
+                it is. Step 0 is where the run began.
             update: a plain function that makes the state to go on with of the state that was kept, such as one
-                that puts an answer in.
+                that puts an answer in. What it made is saved before the node runs.
+            as_run_id: the id of the fork; None makes one, which is in the result, or in the error. Without `step`
+                the fork goes on from the latest step.
 
         Raises:
             CheckpointNotFoundError: there is no such run, or no such step.
-            CheckpointMismatchError: it is another graph's run, or its node or state type is gone.
+            CheckpointMismatchError: it is another graph's run, its node or state type is gone, or there is a run
+                of the fork's id.
             CheckpointConflictError: somebody else has claimed the run since; their steps count.
             CheckpointCorruptError: what was kept is damaged.
             CheckpointStoreError: the store cannot be read or written.
-            ConfigError: an argument cannot work, or `update` returned no state.
+            ConfigError: an argument cannot work, nothing is left to do after `step`, or `update` returned no state.
             Exception: what `update` raised, as it is; the run stays as it was.
             ExecutionError: as for `execute`; the run can be resumed again.
 
@@ -184,120 +197,85 @@ class StateGraph(Definition[S]):
         check_callable("update", update, optional=True)
         if step is not None:
             check_count("step", step, minimum=0, allowed="0 or more, or None (the latest)")
+        if as_run_id is not None:
+            check_text("as_run_id", as_run_id, "a non-empty string or None")
         plan = self._planned()
-        if self._store is None:
-            if step is not None:
-                self._paused.refuse_step(run_id)
-            with self._paused.resuming(run_id) as position:
-                walk = self._walk(self._updated(position, update), run_id, None, durable=False)
-                try:
-                    return await self._run(walk)
-                finally:
-                    self._paused.spend(run_id, walk.attempts)
-        check_run_id(run_id)
-        async with open_store(self._store) as store:
-            checkpoint = await find(store, run_id, step, self.name, plan)
-            if step is None and checkpoint.status == "completed":
-                return await self._result_of(checkpoint)
-            new_id = run_id if step is None else uuid.uuid4().hex
-            return await self._go_on(store, checkpoint, new_id, step, update)
+        exits = [name for name, node in plan.nodes.items() if node.is_exit]
+        updating = None if update is None else self._updating(update)
+        asked = Resumption(run_id, plan.nodes, exits, step, as_run_id, updating)
+        return await self._runs.resume(asked, self._go_on)
 
-    async def _go_on(
-        self,
-        store: CheckpointStore,
-        checkpoint: Checkpoint,
-        run_id: str,
-        step: int | None,
-        update: Callable[[S], S] | None,
-    ) -> GraphResult[S]:
-        """Claim `run_id`, and walk on from `checkpoint`.
+    async def _begin(self, runner: GraphRunner[S]) -> GraphResult[S]:
+        """Run from the entry point on.
+
+        Cancellation: passes through.
+        """
+
+        async def run(steps: Steps[S]) -> GraphResult[S]:
+            runner.steps = steps
+            return await runner.execute()
+
+        return await self._runs.begin(runner.run_id, runner.position, run)
+
+    async def _go_on(self, resumed: Resumed[S]) -> GraphResult[S]:
+        """Run from where the run stands, or return what a completed one came to.
 
         Cancellation: passes through; the run can be resumed again.
         """
-        position = self._updated(await self._position_of(checkpoint), update)
-        walk = self._walk(position, run_id, None)
-        saver = cast("Saver[S]", walk.saver)
-        await saver.take_over(store, checkpoint, run_id)
-        if step is None:
-            # Whoever had the run may have saved a step before it was ours.
-            latest = await find(store, run_id, None, self.name, self._planned())
-            if latest.status == "completed":
-                return await self._result_of(latest)
-            if latest != checkpoint:
-                return await self._go_on(store, latest, run_id, None, update)
-        if update is not None:
-            await saver.update(position.state)
-        walk.voice.tell_resumed(checkpoint.step, position.node, checkpoint.status)
-        return await walk.execute()
+        position = resumed.position
+        if resumed.status == "completed":
+            node, iterations = position.node, position.iterations
+            return GraphResult(position.state, resumed.run_id, "completed", node, [], iterations)
+        runner = self._runner_at(position, resumed.run_id, self._choose_observer())
+        runner.steps = resumed.steps
+        if resumed.from_store:
+            runner.events.run_resumed(position.step, position.node, resumed.status)
+        return await runner.execute()
 
-    async def _position_of(self, checkpoint: Checkpoint) -> Position[S]:
-        """Return where the run of `checkpoint` goes on.
-
-        Cancellation: passes through; nothing is changed.
-        """
-        state = await decode(self._codec, checkpoint.state)
-        left = not checkpoint.next_node
-        return Position(checkpoint.next_node or checkpoint.node, state, checkpoint.iterations, left)
-
-    def _updated(self, position: Position[S], update: Callable[[S], S] | None) -> Position[S]:
-        if update is None:
-            return position
-        state = call_plain(update, isolate(position.state))
-        self._check_state("what update returned", state)
-        return msgspec.structs.replace(position, state=state)
-
-    async def _result_of(self, checkpoint: Checkpoint) -> GraphResult[S]:
-        """Return what a completed run came to.
-
-        Cancellation: passes through; nothing is changed.
-        """
-        state = await decode(self._codec, checkpoint.state)
-        return GraphResult(state, checkpoint.run_id, "completed", checkpoint.node, [], checkpoint.iterations)
-
-    def _begin(self, state: S, run_id: str | None, around: Surroundings | None = None) -> Walk[S]:
+    def _runner(self, state: S, run_id: str | None) -> GraphRunner[S]:
+        """Return what runs the graph from its entry point, if it can be."""
         self._check_state("state", state)
         if run_id is not None:
             check_text("run_id", run_id, "a non-empty string or None")
-            if self._store is not None:
-                check_run_id(run_id)
-            self._paused.check_new(run_id)
-        return self._walk(Position(self._planned().entry, state), run_id, around, durable=around is None)
+            self._runs.check_new(run_id)
+        return self._runner_at(self._entrance(state), run_id or uuid.uuid4().hex, self._choose_observer())
 
-    def _walk(
-        self, position: Position[S], run_id: str | None, around: Surroundings | None, *, durable: bool = True
-    ) -> Walk[S]:
-        if around is None:
-            observer = self._observer or get_observer(self._config.observer)
-            around = Surroundings(run_id or uuid.uuid4().hex, observer)
-        walk = Walk(self._planned(), position, self._config, self._state_type, around)
-        if durable and self._store is not None:
-            walk.saver = Saver(self.name, self._codec, self._config.checkpoint, walk.voice.tell_saved)
-        return walk
+    def _runner_at(self, position: Position[S], run_id: str, observer: Observer) -> GraphRunner[S]:
+        plan = self._planned()
+        return GraphRunner(plan, position, self._config, self._state_type, run_id=run_id, observer=observer)
 
-    async def _run(self, walk: Walk[S]) -> GraphResult[S]:
-        """Run a walk that begins, or goes on in memory; keep a paused run, forget a completed one.
+    def _entrance(self, state: S) -> Position[S]:
+        return Position(self._planned().entry, state)
 
-        Cancellation: passes through.
-        """
-        if walk.saver is None or self._store is None:
-            result = await walk.execute()
-            if result.status == "paused":
-                self._paused.keep(result.run_id, walk.position)
-            else:
-                self._paused.forget(result.run_id)
-            return result
-        async with open_store(self._store) as store:
-            await walk.saver.begin(store, walk.run_id, walk.position.node, walk.position.state)
-            return await walk.execute()
+    def _choose_observer(self) -> Observer:
+        return self._observer or get_observer(self._config.observer)
 
-    async def _execute_within(self, state: S, outer: Surroundings) -> GraphResult[S]:
-        """Run as a node of another graph: under its run id, and for its observer where there is none of our own.
+    def _open_runs(self, store: CheckpointStore | str | None) -> Runs[S]:
+        if store is None:
+            return PausedRuns(self.name, isolate)
+        checkpoint = self._config.checkpoint
+        codec = state_codec(self._state_type)
+        return KeptRuns(store, Keeping("graph", self.name, codec, checkpoint.interval or 1, checkpoint.preserve))
+
+    def _updating(self, update: Callable[[S], S]) -> Callable[[S], S]:
+        """Return `update` as it is called: on a copy, and for a state of the graph's type."""
+
+        def updated(state: S) -> S:
+            changed = call_plain(update, isolate(state))
+            self._check_state("what update returned", changed)
+            return changed
+
+        return updated
+
+    async def _execute_within(self, state: S, run_id: str, observer: Observer) -> GraphResult[S]:
+        """Run as a node of another graph, whose observer hears of it where there is none of our own.
 
         Cancellation: passes through.
         """
+        self._check_state("state", state)
         named = self._config.observer != DEFAULT_OBSERVER
-        observer = self._observer or (get_observer(self._config.observer) if named else outer.observer)
-        return await self._begin(state, None, Surroundings(outer.run_id, observer)).execute()
+        observer = self._observer or (get_observer(self._config.observer) if named else observer)
+        return await self._runner_at(self._entrance(state), run_id, observer).execute()
 
     def _check_state(self, field: str, state: object) -> None:
         check_instance(field, state, self._state_type)

@@ -7,6 +7,7 @@ other than the default.
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
 from typing import Any, NoReturn, TypeVar
 
+from trioflow._durable.children import host
 from trioflow._runtime.calls import call_either
 from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.signals import Paused
@@ -14,9 +15,8 @@ from trioflow.config import ChainConfig, ConditionalConfig, ParallelConfig
 from trioflow.config.checks import check_async, check_callable, check_instance
 from trioflow.errors import ConfigError
 from trioflow.events import Observer
-from trioflow.graph._plan import NodeFunction
-from trioflow.graph._walk import DEFAULT_OBSERVER, Surroundings, surroundings
-from trioflow.graph.graph import StateGraph
+from trioflow.graph._builder import NodeFunction
+from trioflow.graph.graph import DEFAULT_OBSERVER, StateGraph
 from trioflow.observers.registry import get_observer
 from trioflow.outcomes import ParallelResult
 from trioflow.workflows import Routes, process_chain, process_parallel
@@ -46,7 +46,7 @@ def pause(payload: Any = None) -> NoReturn:
     Raises:
         RuntimeError: no graph is being run here.
     """
-    if surroundings.get(None) is None:
+    if host.get(None) is None:
         raise RuntimeError("pause() works in the nodes of a graph, while it is run")
     raise Paused(payload)
 
@@ -72,7 +72,7 @@ def chain_node(
     items_for = _items_for(items)
 
     async def run_chain(state: S) -> S:
-        run_id, observer = _voice(config.observer)
+        run_id, observer = _run_id_and_observer(config.observer)
         result = await process_chain(
             items_for(state), state, processor, config=config, observer=observer, run_id=run_id
         )
@@ -108,7 +108,7 @@ def parallel_node(
     items_for = _items_for(items)
 
     async def run_parallel(state: S) -> S:
-        run_id, observer = _voice(config.observer)
+        run_id, observer = _run_id_and_observer(config.observer)
         result = await process_parallel(
             items_for(state), processor, config=config, observer=observer, run_id=run_id
         )
@@ -139,7 +139,7 @@ def conditional_node(
         raise ConfigError.refusing("predicate", predicate, "a function of the state, plain or async")
 
     async def run_conditional(state: S) -> S:
-        run_id, observer = _voice(config.observer)
+        run_id, observer = _run_id_and_observer(config.observer)
         return await route_with(Emitter(observer, "conditional", run_id), state, predicate, routes)
 
     return run_conditional
@@ -163,10 +163,12 @@ def graph_node(
     check_callable("leave", leave)
 
     async def run_graph(state: S) -> S:
-        around = surroundings.get(None)
+        around = host.get(None)
         inner = enter(state)
         result = await (
-            subgraph.execute(inner) if around is None else subgraph._execute_within(inner, around)  # noqa: SLF001
+            subgraph.execute(inner)
+            if around is None
+            else subgraph._execute_within(inner, around.run_id, around.observer)  # noqa: SLF001 - one of us
         )
         if result.status == "paused":
             pause(result.pause)
@@ -188,9 +190,9 @@ def _items_for(
     return items
 
 
-def _voice(name: str) -> tuple[str | None, Observer]:
+def _run_id_and_observer(name: str) -> tuple[str | None, Observer]:
     """Return the run id and the observer for what runs here by a config that names this observer."""
-    around: Surroundings | None = surroundings.get(None)
+    around = host.get(None)
     if around is None:
         return None, get_observer(name)
     named = name != DEFAULT_OBSERVER

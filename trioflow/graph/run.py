@@ -1,17 +1,19 @@
-"""A run watched step by step: `open_run` hands out each step before the next node is called."""
+"""A run watched step by step: `open_run` hands out each step before the next node is called.
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+The run is in a task of its own, and between it and the block stands a relay: it holds one step, and lets the run
+go on when the next one is asked for.
+"""
+
+from collections.abc import Awaitable, Callable
 from typing import Generic, Self, TypeVar, final
 
 import trio
 
-from trioflow._runtime.errors import ErrorCollector, foreign_cancelled
-from trioflow.graph._relay import Relay
-from trioflow.graph._walk import Walk
+from trioflow._runtime.block import Block
+from trioflow._runtime.errors import ErrorCollector
 from trioflow.outcomes import GraphResult, GraphStep
 
-__all__ = ("GraphRun", "stepping")
+__all__ = ("GraphRun", "RunBlock")
 
 S = TypeVar("S")
 
@@ -25,13 +27,13 @@ class GraphRun(Generic[S]):
 
     __slots__ = ("_relay",)
 
-    _relay: Relay[S]
+    _relay: "_Relay[S]"
 
     def __init__(self) -> None:
         raise TypeError("a GraphRun is made by StateGraph.open_run")
 
     @classmethod
-    def _create(cls, relay: Relay[S]) -> Self:
+    def _create(cls, relay: "_Relay[S]") -> Self:
         self = cls.__new__(cls)
         self._relay = relay
         return self
@@ -54,13 +56,8 @@ class GraphRun(Generic[S]):
         step = await self._relay.ask()
         if step is not None:
             return step
-        fault = self._relay.take_fault()
-        if fault is None:
-            raise StopAsyncIteration
-        try:
-            raise fault
-        finally:
-            del fault
+        self._relay.errors.raise_worst()
+        raise StopAsyncIteration
 
     def result(self) -> GraphResult[S]:
         """Return what the run came to, once the iteration has ended.
@@ -75,41 +72,109 @@ class GraphRun(Generic[S]):
         return result
 
 
-@asynccontextmanager
-@trio.lowlevel.enable_ki_protection
-async def stepping(
-    walk: Walk[S], run_walk: Callable[[], Awaitable[GraphResult[S]]]
-) -> AsyncIterator[GraphRun[S]]:
-    """Run `walk`, by `run_walk`, while the block asks for its steps."""
-    relay: Relay[S] = Relay()
-    walk.on_step = relay.hand_over
-    errors = ErrorCollector()
-    with errors.collecting():
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_pump, run_walk, relay, nursery.cancel_scope, name="trioflow run")
-            with errors.collecting():
-                yield GraphRun._create(relay)  # noqa: SLF001 - only made here
-            nursery.cancel_scope.cancel()
-    errors.add(relay.take_fault())
-    errors.judge(lambda cancelled: foreign_cancelled(cancelled, "the body of the block"))
-    try:
-        errors.raise_worst()
-    finally:
-        del relay, walk, run_walk
+@final
+class RunBlock(Block[GraphRun[S]]):
+    """The block of `open_run`.
+
+    Args:
+        run: runs the graph, telling the relay that it is given of each step.
+    """
+
+    def __init__(self, run: "Callable[[OnStep[S]], Awaitable[GraphResult[S]]]") -> None:
+        super().__init__(ErrorCollector())
+        self._run = run
+        self._relay: _Relay[S] = _Relay()
+        self._scope: trio.CancelScope
+
+    def _open(self, nursery: trio.Nursery) -> GraphRun[S]:
+        self._scope = nursery.cancel_scope
+        nursery.start_soon(self._run_graph, name="trioflow run")
+        return GraphRun._create(self._relay)  # noqa: SLF001 - only made here
+
+    async def _leave(self, *, in_peace: bool) -> None:
+        del in_peace
+        self._scope.cancel(reason="the block of open_run was left")
+
+    def _conclude(self) -> None:
+        self._errors.add(self._relay.errors.worst())
+        self._relay.errors.replace(None)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _run_graph(self) -> None:
+        relay = self._relay
+        with relay.errors.collecting():
+            await relay.wait_until_wanted()
+            relay.result = await self._run(relay.hand_over)
+        # The block is what was cancelled, or what is around it: each of them hears of it by itself.
+        relay.errors.discard_cancelled()
+        worst = relay.errors.worst()
+        if worst is not None and not isinstance(worst, Exception):
+            self._scope.cancel(reason="the run was stopped")
+        del worst
+        relay.end()
 
 
-@trio.lowlevel.enable_ki_protection
-async def _pump(
-    run_walk: Callable[[], Awaitable[GraphResult[S]]], relay: Relay[S], block: trio.CancelScope
-) -> None:
-    errors = ErrorCollector()
-    result: GraphResult[S] | None = None
-    with errors.collecting():
-        await relay.wait_until_wanted()
-        result = await run_walk()
-    fault = errors.worst()
-    errors.replace(None)
-    if fault is not None and not isinstance(fault, Exception):
-        block.cancel()
-    # The block is what was cancelled, or what is around it: each of them hears of it by itself.
-    relay.end(result, None if isinstance(fault, trio.Cancelled) else fault)
+OnStep = Callable[[GraphStep[S], bool], Awaitable[None]]
+"""Awaited with each step and whether it is the last."""
+
+
+@final
+class _Relay(Generic[S]):
+    """One step, and whether the next one is wanted.
+
+    Attributes:
+        ended: whether no more steps will come.
+        errors: what the run ended with, until somebody has been told.
+        result: what the run came to.
+    """
+
+    __slots__ = ("_arrived", "_asked", "_step", "_wanted", "ended", "errors", "result")
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.errors = ErrorCollector()
+        self.result: GraphResult[S] | None = None
+        self._step: GraphStep[S] | None = None
+        self._wanted = False
+        self._asked = trio.lowlevel.ParkingLot()
+        self._arrived = trio.lowlevel.ParkingLot()
+
+    def __repr__(self) -> str:
+        return f"<Relay: {'ended' if self.ended else 'wanted' if self._wanted else 'waiting'}>"
+
+    async def ask(self) -> GraphStep[S] | None:
+        """Ask for the next step, and return it; None where the run has ended.
+
+        Cancellation: nothing was taken; the step that was asked for is kept for who asks next.
+        """
+        await trio.lowlevel.checkpoint()
+        while self._step is None and not self.ended:
+            self._wanted = True
+            self._asked.unpark_all()
+            await self._arrived.park()
+        step, self._step = self._step, None
+        return step
+
+    async def wait_until_wanted(self) -> None:
+        """Wait until somebody asks.
+
+        Cancellation: passes through.
+        """
+        while not self._wanted:
+            await self._asked.park()
+
+    async def hand_over(self, step: GraphStep[S], is_last: bool) -> None:  # noqa: FBT001 - called by position
+        """Hand out `step` and, unless it is the last, wait until the next one is wanted.
+
+        Cancellation: passes through; the step can still be taken.
+        """
+        self._step = step
+        self._wanted = False
+        self._arrived.unpark()
+        if not is_last:
+            await self.wait_until_wanted()
+
+    def end(self) -> None:
+        """Tell whoever waits that no more steps will come."""
+        self.ended = True
+        self._arrived.unpark_all()

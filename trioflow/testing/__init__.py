@@ -3,6 +3,6 @@
 It needs nothing beside trioflow; any test runner that collects classes of test methods, such as pytest, runs it.
 """
 
-from trioflow.testing.conformance import CheckpointStoreConformance
+from trioflow.testing._conformance import CheckpointStoreConformance
 
 __all__ = ("CheckpointStoreConformance",)

@@ -1,6 +1,6 @@
 """One call after the other: each step is given an item and the state that the step before it returned.
 
-The steps run in one task of their own (`_runtime/alone`), which pulls an item when the step before is done.
+The steps run in one task of their own (`run_in_child_task`), which pulls an item when the step before is done.
 """
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sized
@@ -8,21 +8,21 @@ from typing import Any, Generic, TypeVar, final
 
 import trio
 
+from trioflow._durable.chains import ChainLog, KeptChain, UnkeptChain
 from trioflow._durable.stores import choose_store_for
-from trioflow._runtime.calls import TURN, call_plain, close_async, close_plain
+from trioflow._runtime.calls import TURN, call_plain
+from trioflow._runtime.context import RunContext, id_of, nothing_in_hand, run_context, working
 from trioflow._runtime.emitter import Emitter, completion_fields, error_fields
 from trioflow._runtime.errors import foreign_cancelled, run_in_child_task
 from trioflow._runtime.policies import with_policies
 from trioflow._runtime.signals import NotAsyncError
 from trioflow.checkpoint.protocol import CheckpointStore
-from trioflow.checkpoint.session import open_store
 from trioflow.config import ChainConfig, CheckpointConfig
 from trioflow.config.checks import check_async, check_callable, check_instance
 from trioflow.errors import ChainError, ConfigError
 from trioflow.events import EventType, Observer
 from trioflow.outcomes import ChainResult
 from trioflow.workflows._arguments import check_items, choose_observer
-from trioflow.workflows._chainlog import ChainLog
 from trioflow.workflows._each import for_each
 from trioflow.workflows._sources import note_pulled
 
@@ -85,11 +85,10 @@ async def process_chain(
     emitter = Emitter(choose_observer(observer, config.observer, run_id), "chain", run_id)
     kept_in = choose_store_for(run_id, store, config.checkpoint)
     chain = _Chain(items, initial, processor, config, emitter=emitter, progress=progress)
-    if kept_in is None or run_id is None:
-        return await chain.execute()
-    async with open_store(kept_in) as opened:
-        await chain.keep(opened, run_id)
-        return await chain.execute()
+    log: UnkeptChain | KeptChain[S] = UnkeptChain()
+    if kept_in is not None and run_id is not None:
+        log = KeptChain(kept_in, run_id, config.checkpoint or CheckpointConfig(), chain.stand_at)
+    return await log.open(chain.execute, initial)
 
 
 _IDLE: Any = object()
@@ -116,58 +115,48 @@ class _Chain(Generic[T, S]):
         self._processor = processor
         self._config = config
         self._emitter = emitter
-        self._telling = emitter.active
+        self._active = emitter.active
         self._progress = progress
         self._total = len(items) if isinstance(items, Sized) else None
         self._intermediate = [initial] if config.capture_intermediate_states else []
         self._steps = 0
         self._item: Any = _IDLE
-        self._log: ChainLog[S] | None = None
+        self._log: ChainLog[S] = UnkeptChain()
         self._attempt: Callable[[T, S], Awaitable[S]]
         self._started = self._step_started = 0.0
 
     def __repr__(self) -> str:
         return f"<chain at step {self._steps}{'' if self._item is _IDLE else ', under way'}>"
 
-    async def keep(self, store: CheckpointStore, run_id: str) -> None:
-        """Keep the chain in `store`, and go on from what is kept there.
-
-        Cancellation: the run may have been claimed.
-        """
-        checkpoint = self._config.checkpoint or CheckpointConfig()
-        self._log = log = ChainLog(self._state, checkpoint, self._tell_saved)
-        self._steps, self._state = await log.open(store, run_id, self._state)
-        if self._intermediate:
-            self._intermediate = [self._state]
-        if log.resumed:
-            self._tell(EventType.CHECKPOINT_LOAD, {"step": self._steps})
-            self._tell(EventType.CHECKPOINT_RESUME, {"step": self._steps})
+    def stand_at(self, steps: int, state: S) -> None:
+        """Go on after these steps, which were made before."""
+        self._steps, self._state = steps, state
+        if self._config.capture_intermediate_states:
+            self._intermediate = [state]
 
     @trio.lowlevel.enable_ki_protection
-    async def execute(self) -> ChainResult[S]:
-        """Run to the end.
+    async def execute(self, log: ChainLog[S], steps: int, state: S) -> ChainResult[S]:
+        """Run to the end, after these steps.
 
         Cancellation: passes through.
         """
-        if self._log is not None and self._log.completed:
-            close_plain(self._items)
-            await close_async(self._items)
-            return ChainResult(self._state, self._intermediate, self._steps)
+        self._log = log
+        self.stand_at(steps, state)
         self._started = trio.current_time()
-        errors = await run_in_child_task(self._walk, self._foreign, "trioflow chain")
+        errors = await run_in_child_task(self._make_steps, self._foreign, "trioflow chain")
         if isinstance(errors.worst(), NotAsyncError):
             allowed = "an async function, or a lambda that gives an awaitable"
             errors.replace(ConfigError.refusing("processor", self._processor, allowed))
-        if self._item is not _IDLE and self._telling:
+        if self._item is not _IDLE and self._active:
             self._tell_step(self._place(), errors.worst(), {"item": self._item, "state": self._state})
-        if self._log is not None:
-            errors.replace(await self._log.saver.end(errors.worst(), self._steps))
+        errors.replace(await log.end(errors.worst(), self._steps))
         self._tell_end(errors.worst())
         errors.raise_worst()
         return ChainResult(self._state, self._intermediate, self._steps)
 
     @trio.lowlevel.enable_ki_protection
-    async def _walk(self) -> None:
+    async def _make_steps(self) -> None:
+        working.set(self)
         self._tell_start()
         await trio.lowlevel.checkpoint()
         self._attempt = with_policies(
@@ -177,13 +166,10 @@ class _Chain(Generic[T, S]):
             retry=self._config.retry,
             on_retry=self._tell_retry,
         )
-        await for_each(self._items, self._step)
-        if self._log is not None:
-            self._log.check_end()
+        await for_each(self._items, self._log.around(self._make_step))
+        await self._log.exhausted()
 
-    async def _step(self, item: T) -> None:
-        if self._log is not None and self._log.skips(item):
-            return
+    async def _make_step(self, item: T) -> None:
         if self._steps and not self._steps % TURN:
             await trio.lowlevel.checkpoint()
         self._begin(item)
@@ -192,16 +178,26 @@ class _Chain(Generic[T, S]):
         except Exception as error:
             raise ChainError(self._steps, item, self._state) from error
         self._complete(state)
-        if self._log is not None:
-            await self._log.completed_step(self._steps, state)
+        await self._log.completed(self._steps, state)
         self._tell_progress(state)
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return id_of(self._emitter)
+
+    def context(self) -> RunContext:
+        """Return what `current_run` says in the step in hand."""
+        if self._item is _IDLE:
+            raise nothing_in_hand()
+        return run_context(self._emitter, "chain", step=self._steps, attempt=self.attempts)
 
     # What a step decides: plain methods, each leaves the chain's state consistent.
 
     def _begin(self, item: T) -> None:
         self._item = item
         self.attempts = 0
-        if self._telling:
+        if self._active:
             self._step_started = trio.current_time()
             self._emitter.emit(EventType.STEP_START, self._place(), {"item": item, "state": self._state})
 
@@ -212,7 +208,7 @@ class _Chain(Generic[T, S]):
         self._steps += 1
         if self._config.capture_intermediate_states:
             self._intermediate.append(state)
-        if self._telling:
+        if self._active:
             self._tell_step(place, None, {"item": item, "state": state})
 
     def _tell_progress(self, state: S) -> None:
@@ -237,38 +233,42 @@ class _Chain(Generic[T, S]):
         return {"step_index": self._steps, "total_steps": self._total}
 
     def _tell_start(self) -> None:
-        if self._telling:
+        if self._log.resumed:
+            self._tell(EventType.CHECKPOINT_LOAD, {"step": self._steps})
+            self._tell(EventType.CHECKPOINT_RESUME, {"step": self._steps})
+        if self._active:
             data = {
                 "item_count": self._total,
                 "has_progress_callback": self._progress is not None,
                 "captures_intermediate_states": self._config.capture_intermediate_states,
             }
             self._emitter.emit(EventType.CHAIN_START, data, {"state": self._state})
+        self._log.start(self._tell_saved)
 
     def _tell_saved(self, step: int, node: str, status: str, size: int) -> None:
         del node
         self._tell(EventType.CHECKPOINT_SAVE, {"step": step, "run_status": status, "size": size})
 
     def _tell(self, type: EventType, data: dict[str, Any]) -> None:
-        if self._telling:
+        if self._active:
             self._emitter.emit(type, data)
 
     def _tell_retry(self, attempt: int, delay: float, error: Exception) -> None:
-        if self._telling:
+        if self._active:
             data = self._place() | {"attempt": attempt, "delay": delay} | error_fields(error)
             self._emitter.emit(EventType.TASK_RETRY, data, {"item": self._item})
 
     def _tell_step(
-        self, place: dict[str, Any], fault: BaseException | None, private: dict[str, Any]
+        self, place: dict[str, Any], error: BaseException | None, private: dict[str, Any]
     ) -> None:
-        cause = fault.__cause__ if isinstance(fault, ChainError) else fault
+        cause = error.__cause__ if isinstance(error, ChainError) else error
         data = place | completion_fields(cause, self._step_started)
         data["attempts"] = self.attempts
         self._emitter.emit(EventType.STEP_COMPLETE, data, private)
 
-    def _tell_end(self, fault: BaseException | None) -> None:
-        if not self._telling:
+    def _tell_end(self, error: BaseException | None) -> None:
+        if not self._active:
             return
-        data = {"steps_completed": self._steps} | completion_fields(fault, self._started)
+        data = {"steps_completed": self._steps} | completion_fields(error, self._started)
         data["observer_failures"] = self._emitter.observer_failures
         self._emitter.emit(EventType.CHAIN_COMPLETE, data, {"state": self._state})

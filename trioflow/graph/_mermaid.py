@@ -10,8 +10,6 @@ from typing import Any
 from trioflow._text import clip, escape
 from trioflow.graph.edges import Edge, always
 
-__all__ = ("draw",)
-
 _PLAIN = frozenset(" _-.,:!?'/+=()")
 
 

@@ -1,0 +1,134 @@
+"""Pydantic models in what is kept: they come back as they were, or are refused."""
+
+import datetime as dt
+import enum
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from trioflow import CheckpointEncodeError, CheckpointMismatchError
+from trioflow.checkpoint.codec import Codec, fingerprint
+
+pydantic = pytest.importorskip("pydantic")
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Inner(pydantic.BaseModel):
+    names: set[str] = pydantic.Field(default_factory=set)
+    when: dt.datetime | None = None
+    raw: bytes = b""
+
+
+class Outer(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="allow")
+    inner: Inner = pydantic.Field(default_factory=Inner)
+    pair: tuple[int, Colour] = (1, Colour.RED)
+    score: float = 0.5
+    by: dict[int, list[Inner]] = pydantic.Field(default_factory=dict)
+
+
+class Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid")
+    pair: tuple[int, ...] = ()
+    url: pydantic.AnyUrl = pydantic.AnyUrl("http://a/")
+
+    @pydantic.computed_field
+    @property
+    def length(self) -> int:
+        return len(self.pair)
+
+
+class Renamed(pydantic.BaseModel):
+    first: int = pydantic.Field(alias="firstName")
+    second: int = pydantic.Field(default=0, validation_alias="a", serialization_alias="b")
+    model_config = pydantic.ConfigDict(populate_by_name=True)
+
+
+class Root(pydantic.RootModel[list[str]]):
+    pass
+
+
+class Private(pydantic.BaseModel):
+    x: int = 1
+    _token: str = pydantic.PrivateAttr(default="")
+
+
+class Lossy(pydantic.BaseModel):
+    x: int
+    y: Any = None
+
+    @pydantic.field_serializer("x")
+    def halve(self, x: int) -> int:
+        return x // 2
+
+
+NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+INNER = Inner(names={"a", "b"}, when=NOW, raw=b"\xff\0")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (Inner, INNER), (Outer, Outer(inner=INNER, by={3: [INNER]}, more={"x": [1]})), (Strict, Strict(pair=(1, 2))),
+        (Renamed, Renamed(firstName=5, a=7)), (Root, Root(["a"])), (list[Inner], [INNER, Inner()]), (dict[str, Inner | None], {"a": INNER, "b": None}),
+        (Private, Private()), (tuple[Outer, int], (Outer(), 1)),
+    ],
+    ids=lambda value: str(value)[:30],
+)  # fmt: skip
+def test_models_come_back_as_they_were(kind, value):
+    codec = Codec(kind)
+    back = codec.decode(codec.encode(value))
+    assert type(back) is type(value)
+    assert back == value
+
+
+def test_a_model_remembers_which_fields_were_set():
+    codec = Codec(Outer)
+    assert codec.decode(codec.encode(Outer(score=1.5))).model_fields_set == {"score"}
+
+
+def test_a_default_that_was_changed_in_place_comes_back():
+    value = Outer()
+    value.inner.names.add("new")
+    codec = Codec(Outer)
+    assert codec.decode(codec.encode(value)) == value
+
+
+def private():
+    value = Private()
+    value._token = "secret"
+    return value
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (Lossy, Lossy(x=3), "the Lossy: what its model_dump"), (list[Inner], [Inner.model_construct(names=["a"])], r"the Inner at \[0\]"),
+        (Private, private(), "the Private"), (Inner, Outer(), "the Outer"), (Outer, Outer(score=float("nan")), r"the float at \['score'\]"),
+        (Any, INNER, "the Inner: .*give state_type=, or make plain data of it .*model_dump"), (Any, {"a": [INNER]}, r"the Inner at \['a'\]\[0\]"),
+    ],
+    ids=lambda value: str(value)[:30],
+)  # fmt: skip
+def test_models_that_would_come_back_otherwise_are_refused(kind, value, message):
+    with pytest.raises(CheckpointEncodeError, match=message):
+        Codec(kind).encode(value)
+
+
+def test_data_that_is_no_model_any_more_is_refused():
+    with pytest.raises(CheckpointMismatchError, match="is of another type now"):
+        Codec(Inner).decode(Codec(Any).encode({"names": 5}))
+
+
+def test_models_have_fingerprints():
+    assert fingerprint(INNER) == fingerprint(Inner(raw=b"\xff\0", when=NOW, names={"b", "a"}))
+    assert fingerprint([INNER]) != fingerprint([Inner()])
+
+
+def test_pydantic_is_not_imported():
+    code = "import sys, trioflow.checkpoint.codec, trioflow.checkpoint.session; assert 'pydantic' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

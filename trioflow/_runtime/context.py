@@ -1,0 +1,159 @@
+"""What a piece of work may know of itself: `current_run()`, for the code that a run calls.
+
+Nothing is computed until somebody asks. Whoever calls user code for a run (a worker of a fan-out, a chain, the
+runner of a graph, an agent of a hub) is a `Work`: it sets `working` to itself, once, in the task in which that
+code is called, and says in `context()` what it has in hand when it is asked, by `run_context`. Between two pieces
+of work its `context()` raises what `nothing_in_hand` gives. Tasks that the user's code starts inherit the
+variable.
+
+`working` also says which run something is started in: `enclosing_run_id`, for `Event.parent`.
+"""
+
+import hashlib
+import uuid
+from contextvars import ContextVar
+from typing import Any, Protocol, cast
+
+import msgspec
+
+from trioflow.config.checks import check_text
+from trioflow.events import EventType
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class Emitting(Protocol):
+    """What of a run's emitter is needed here."""
+
+    run_id: str
+    active: bool
+
+    def emit(self, type: EventType, data: dict[str, Any]) -> None:
+        """Tell the observers."""
+        ...
+
+
+class RunContext(msgspec.Struct, frozen=True, dict=True):
+    """The run, and the piece of work of it, that code is called for; what does not apply is None."""
+
+    run_id: str
+    """The id of the innermost run."""
+    kind: str
+    """What kind of run: `parallel`, `chain`, `graph`, `conditional` or `hub`."""
+    name: str | None
+    """What the graph, agent or hub is called."""
+    node: str | None
+    """The node of a graph."""
+    index: int | None
+    """The index of the item."""
+    step: int | None
+    """How many steps of a chain or graph were complete before this one."""
+    attempt: int
+    """Which attempt this is, from 1."""
+    key: str
+    """The same for the same piece of work over attempts, resumes and processes, and no other's.
+
+    An idempotency key, for an API that takes one.
+    Without a `run_id` of the caller's it is the same over attempts only.
+    """
+
+    def emit(self, name: str, /, **data: Any) -> None:
+        """Tell the observers of the run a `custom` event, whose data are `{"name": name, "data": data}`.
+
+        Raises:
+            ConfigError: the name is empty.
+            RuntimeError: the run is in another process.
+        """
+        check_text("the name of a custom event", name)
+        emitter: Emitting | None = self.__dict__.get("emitter")
+        if emitter is None:
+            raise RuntimeError("emit() works where the run is, and the run is in another process")
+        if emitter.active:
+            emitter.emit(EventType.CUSTOM, {"name": name, "data": data})
+
+
+class Work(Protocol):
+    """Who calls user code for a run."""
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run."""
+        ...
+
+    def context(self) -> RunContext:
+        """Return what is in hand.
+
+        Raises:
+            RuntimeError: nothing is.
+        """
+        ...
+
+
+working: ContextVar[Work] = ContextVar("trioflow_working")
+"""Set in the task in which a run calls user code, and so in all tasks that this code starts."""
+
+
+def current_run() -> RunContext:
+    """Return the run, and the piece of work of it, that this code is called for.
+
+    It is there in processors, steps, nodes and handlers, and in the tasks that they start; of a run inside a run
+    it is the inner one. `key` identifies the piece of work, for an API that takes an idempotency key; `emit` tells
+    the observers of the run something of your own.
+
+    Raises:
+        RuntimeError: no run has called this code: it is in a stream's body, a source, a `progress` function, or
+            outside.
+    """
+    work = working.get(None)
+    if work is None:
+        raise nothing_in_hand()
+    return work.context()
+
+
+def run_context(
+    emitter: Emitting,
+    kind: str,
+    *,
+    attempt: int,
+    name: str | None = None,
+    node: str | None = None,
+    index: int | None = None,
+    step: int | None = None,
+    identity: str | int | None = None,
+) -> RunContext:
+    """Return the context of a piece of work.
+
+    Args:
+        emitter: the one of the run.
+        kind: the source of the run's events.
+        attempt: which attempt it is, from 1.
+        name: what the graph, agent or hub is called.
+        node: the node in hand.
+        index: the index of the item in hand.
+        step: how many steps were complete.
+        identity: what the item is known by, where that is not its index.
+    """
+    run_id = id_of(emitter)
+    place = (kind, run_id, name, node, index if identity is None else identity, step)
+    key = hashlib.blake2b(_encoder.encode(place), digest_size=16).hexdigest()
+    context = RunContext(run_id, kind, name, node, index, step, attempt, key)
+    cast("Any", context).__dict__["emitter"] = emitter
+    return context
+
+
+def nothing_in_hand() -> RuntimeError:
+    """Return what `current_run` raises where no piece of work is in hand."""
+    return RuntimeError("current_run() works in processors, steps, nodes and handlers, while a run calls them")
+
+
+def id_of(emitter: Emitting) -> str:
+    """Return the id of the emitter's run; a silent run without one is given one when somebody asks."""
+    if not emitter.run_id:
+        emitter.run_id = uuid.uuid4().hex
+    return emitter.run_id
+
+
+def enclosing_run_id() -> str | None:
+    """Return the id of the run that this code is called for; None where there is none."""
+    work = working.get(None)
+    return None if work is None else work.run_id

@@ -1,0 +1,146 @@
+"""What a run of a graph tells its observers: which events, and what they say.
+
+Every method does nothing where nobody listens, so the runner need not ask.
+"""
+
+from collections import Counter
+from contextlib import suppress
+from typing import Any, Generic, TypeVar, final
+
+import trio
+
+from trioflow._runtime.calls import call_plain
+from trioflow._runtime.emitter import Emitter, completion_fields, error_fields
+from trioflow._runtime.signals import Paused
+from trioflow.config import GraphConfig
+from trioflow.errors import ExecutionError
+from trioflow.events import EventType
+from trioflow.graph.edges import Edge
+from trioflow.graph.state import fields_of
+
+S = TypeVar("S")
+
+
+@final
+class GraphEvents(Generic[S]):
+    """The events of one run."""
+
+    def __init__(self, emitter: Emitter, config: GraphConfig) -> None:
+        self.emitter = emitter
+        self._graph = config.name
+        self._max_iterations = config.max_iterations
+        self._active = emitter.active
+        self._visits: Counter[str] = Counter()
+        self._started = self._entered = 0.0
+        self._iteration = 0
+        self._attempts = 0
+
+    def __repr__(self) -> str:
+        return f"<GraphEvents of {self._graph}: {self.emitter!r}>"
+
+    def run_started(self, node: str, iterations: int, state: S) -> None:
+        """Tell that the run begins at `node`, after so many `iterations` of it before."""
+        if self._active:
+            self._started = trio.current_time()
+            data = {"entry_point": node, "iterations": iterations, "max_iterations": self._max_iterations}
+            self.emitter.emit(EventType.GRAPH_START, {"graph": self._graph, **data}, {"state": state})
+
+    def node_started(self, node: str, iteration: int, state: S) -> None:
+        """Tell that `node` is entered, and where it was entered before."""
+        if not self._active:
+            return
+        self._entered = trio.current_time()
+        self._iteration, self._attempts = iteration, 1
+        self._visits[node] += 1
+        data = {"graph": self._graph, "node": node, "iteration": iteration}
+        if self._visits[node] > 1:
+            self.emitter.emit(EventType.CYCLE_DETECTED, {**data, "visit_count": self._visits[node]})
+        self.emitter.emit(EventType.NODE_START, data, {"state": state})
+
+    def node_retried(self, node: str, attempt: int, delay: float, error: Exception) -> None:
+        """Tell that an attempt at `node` failed and the next one follows."""
+        if self._active:
+            self._attempts += 1
+            data = {"graph": self._graph, "node": node, "iteration": self._iteration}
+            data |= {"attempt": attempt, "delay": delay} | error_fields(error)
+            self.emitter.emit(EventType.TASK_RETRY, data)
+
+    def node_settled(self, node: str, before: S, after: S) -> None:
+        """Tell that `node` returned `after`, given `before`."""
+        if self._active:
+            data = {"graph": self._graph, "node": node, "iteration": self._iteration}
+            self.emitter.emit(EventType.NODE_STATE, data | _difference(before, after), {"state": after})
+            self.node_completed(node, None)
+
+    def node_completed(self, node: str, error: BaseException | None) -> None:
+        """Tell that the call of `node` ended."""
+        if self._active:
+            cause = error.__cause__ if isinstance(error, ExecutionError) and error.__cause__ is not None else error
+            data = {"graph": self._graph, "node": node, "iteration": self._iteration, "attempts": self._attempts}
+            self.emitter.emit(EventType.NODE_COMPLETE, data | _end_fields(cause, self._entered))
+
+    def edge_evaluated(self, edge: Edge[S], index: int, error: Exception | None, *, holds: bool) -> None:
+        """Tell that `edge` was looked at, and whether it is taken."""
+        if self._active:
+            place = {"graph": self._graph, "from": edge.source, "to": edge.target}
+            data = {**place, "edge_index": index, "predicate_name": edge.name}
+            answer = {"predicate_result": holds, "error": error is not None, **error_fields(error)}
+            self.emitter.emit(EventType.EDGE_EVALUATE, data | answer)
+            if holds:
+                self.emitter.emit(EventType.EDGE_TRANSITION, data)
+
+    def step_saved(self, step: int, node: str, status: str, size: int) -> None:
+        """Tell that a checkpoint was saved."""
+        if self._active:
+            data = {"graph": self._graph, "step": step, "node": node, "run_status": status, "size": size}
+            self.emitter.emit(EventType.CHECKPOINT_SAVE, data)
+
+    def run_resumed(self, step: int, node: str, status: str) -> None:
+        """Tell that the run goes on from a checkpoint that was loaded."""
+        if self._active:
+            data = {"graph": self._graph, "step": step, "node": node, "run_status": status}
+            self.emitter.emit(EventType.CHECKPOINT_LOAD, data)
+            self.emitter.emit(EventType.CHECKPOINT_RESUME, data)
+
+    def run_completed(
+        self, error: BaseException | None, exit_point: str | None, iterations: int, path_length: int
+    ) -> None:
+        """Tell that the run ended."""
+        if self._active:
+            data = {
+                "graph": self._graph,
+                "exit_point": exit_point,
+                "iterations": iterations,
+                "path_length": path_length,
+                **_end_fields(error, self._started),
+                "observer_failures": self.emitter.observer_failures,
+            }
+            self.emitter.emit(EventType.GRAPH_COMPLETE, data)
+
+
+def _end_fields(error: BaseException | None, started: float) -> dict[str, Any]:
+    """Return what an event says of the end of a node or run: a pause is a good one."""
+    paused = isinstance(error, Paused)
+    return {"paused": paused, **completion_fields(None if paused else error, started)}
+
+
+def _difference(before: object, after: object) -> dict[str, Any]:
+    old, new = fields_of(before), fields_of(after)
+    changed = [name for name in new.keys() & old.keys() if _differ(old[name], new[name])]
+    return {
+        "set": sorted(new.keys() - old.keys()),
+        "changed": sorted(changed),
+        "removed": sorted(old.keys() - new.keys()),
+    }
+
+
+def _differ(old: object, new: object) -> bool:
+    if old is new:
+        return False
+    with suppress(Exception):
+        return bool(call_plain(_unequal, old, new))
+    return True
+
+
+def _unequal(old: Any, new: Any) -> Any:
+    return old != new

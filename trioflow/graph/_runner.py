@@ -1,0 +1,251 @@
+"""The loop of a run: enter a node, call it, take the state that it returns, and choose the edge to go on by.
+
+The nodes run one after the other in one task of their own (`run_in_child_task`). What a node does to the run is
+decided by plain methods; `_settle` is the one place that is told that a step is complete. How the steps are kept,
+or that they are not, is the business of `steps`.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Generic, Literal, TypeVar, final
+
+import trio
+
+from trioflow._durable.children import host
+from trioflow._durable.steps import Position, Steps, UnkeptSteps
+from trioflow._runtime.calls import TURN, call_plain
+from trioflow._runtime.context import RunContext, nothing_in_hand, run_context, working
+from trioflow._runtime.emitter import Emitter
+from trioflow._runtime.errors import ErrorCollector, foreign_cancelled, run_in_child_task
+from trioflow._runtime.policies import with_policies
+from trioflow._runtime.signals import AttemptsSpentError, NotAsyncError, Paused
+from trioflow._text import quote, show
+from trioflow.config import GraphConfig
+from trioflow.errors import ExecutionError, GraphError, leaves
+from trioflow.events import Observer
+from trioflow.graph._builder import Plan, PlannedNode
+from trioflow.graph._events import GraphEvents
+from trioflow.graph.edges import always, truth
+from trioflow.graph.state import isolate_soon
+from trioflow.outcomes import GraphResult, GraphStep
+
+S = TypeVar("S")
+
+PATH_LIMIT = 1_000
+"""Nodes that a path keeps, the last ones."""
+
+
+@final
+class GraphRunner(Generic[S]):
+    """One run, from a position to an exit point, a pause or an error.
+
+    Attributes:
+        run_id: the run's id.
+        observer: who hears of the run.
+        attempts: node attempts of the run so far, those before a pause included.
+        events: what tells of the run.
+        steps: what keeps the run.
+        on_step: awaited with each step and whether it is the last, so that a stream can hold the run up.
+    """
+
+    def __init__(
+        self,
+        plan: Plan[S],
+        position: Position[S],
+        config: GraphConfig,
+        state_type: type[S],
+        *,
+        run_id: str,
+        observer: Observer,
+    ) -> None:
+        self.run_id = run_id
+        self.observer = observer
+        self.attempts = position.iterations
+        self.events: GraphEvents[S] = GraphEvents(Emitter(observer, "graph", run_id), config)
+        self.steps: Steps[S] = UnkeptSteps()
+        self.on_step: Callable[[GraphStep[S], bool], Awaitable[None]] | None = None
+        self._plan = plan
+        self._config = config
+        self._state_type = state_type
+        self._node = plan.nodes[position.node]
+        self._state = position.state
+        self._left = position.left
+        self._step = position.step
+        self._path: deque[str] = deque(maxlen=PATH_LIMIT)
+        self._calls: dict[str, Callable[[S], Awaitable[S]]] = {}
+        self._entered = 0
+        self._attempts_before = 0
+        self._node_in_hand = False
+        self._exit_point: str | None = None
+        self._edge_errors = ErrorCollector()
+
+    def __repr__(self) -> str:
+        return f"<GraphRunner of {self._config.name} at {self._node.name} after {self.attempts} attempts>"
+
+    @property
+    def position(self) -> Position[S]:
+        """Where the run stands: before the node in hand, or the next one."""
+        return Position(self._node.name, self._state, self.attempts, step=self._step)
+
+    def context(self) -> RunContext:
+        """Return what `current_run` says in the node in hand."""
+        if not self._node_in_hand:
+            raise nothing_in_hand()
+        return run_context(
+            self.events.emitter,
+            "graph",
+            name=self._config.name,
+            node=self._node.name,
+            step=self._step,
+            attempt=self.attempts - self._attempts_before,
+        )
+
+    @trio.lowlevel.enable_ki_protection
+    async def execute(self) -> GraphResult[S]:
+        """Run to the end.
+
+        Cancellation: passes through; a run that reached its end returns all the same.
+        """
+        errors = await run_in_child_task(self._run_nodes, self._foreign, f"trioflow graph {self._config.name}")
+        errors.replace(self._in_words_of_the_graph(errors.worst()))
+        if self._node_in_hand:
+            self.events.node_completed(self._node.name, errors.worst())
+        errors.replace(await self.steps.end(errors.worst(), self.position))
+        self.events.run_completed(errors.worst(), self._exit_point, self.attempts, self._entered)
+        paused = errors.worst()
+        status: Literal["completed", "paused"] = "completed"
+        payload = None
+        if isinstance(paused, Paused):
+            status, payload = "paused", paused.payload
+            errors.replace(None)
+        del paused
+        errors.raise_worst()
+        path = list(self._path)
+        return GraphResult(self._state, self.run_id, status, self._exit_point, path, self.attempts, payload)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _run_nodes(self) -> None:
+        working.set(self)
+        host.set(self)
+        self.events.run_started(self._node.name, self.attempts, self._state)
+        self.steps.start(self.events.step_saved)
+        await trio.lowlevel.checkpoint()
+        if self._left and not self._choose_edge(self._node):
+            self._edge_errors.raise_worst()
+        turn = 0
+        while self._exit_point is None:
+            # Before a step, not after: a run that has reached its end is never cancelled.
+            turn = (turn + 1) % TURN
+            if not turn:
+                await trio.lowlevel.checkpoint()
+            node = self._enter()
+            try:
+                state = await self._calls[node.name](self._state)
+            except Exception as error:
+                raise self._error() from error
+            step = self._settle(node, state)
+            following = "" if node.is_exit else self._choose_edge(node)
+            await self.steps.completed(node.name, following, self.attempts, state, is_last=node.is_exit)
+            if self.on_step is not None:
+                await self.on_step(step, node.is_exit)
+            if not following:
+                self._edge_errors.raise_worst()
+
+    # What a step decides: plain methods, each leaves the run's state consistent.
+
+    def _enter(self) -> PlannedNode[S]:
+        node = self._node
+        if self.attempts >= self._config.max_iterations:
+            raise self._error("max iterations", self._spent())
+        if node.name not in self._calls:
+            self._calls[node.name] = self._with_policies(node)
+        self._path.append(node.name)
+        self._entered += 1
+        self._attempts_before = self.attempts
+        self._node_in_hand = True
+        self.events.node_started(node.name, self.attempts + 1, self._state)
+        return node
+
+    def _settle(self, node: PlannedNode[S], state: S) -> GraphStep[S]:
+        """Take note that the step in hand is complete."""
+        if not isinstance(state, self._state_type):
+            wanted = f"graph {quote(self._config.name)} wants a {self._state_type.__name__} from each node"
+            raise self._error() from TypeError(f"{wanted}, and this one returned {show(state)}")
+        before, self._state = self._state, state
+        self._node_in_hand = False
+        self._step += 1
+        if node.is_exit:
+            self._exit_point = node.name
+        self.events.node_settled(node.name, before, state)
+        return GraphStep(node.name, self.attempts, state)
+
+    def _choose_edge(self, node: PlannedNode[S]) -> str:
+        """Make the target of the first edge that may be taken the next node, and return its name.
+
+        Where none may be taken, return nothing: why comes out once the step is saved.
+        """
+        for index, edge in enumerate(node.edges):
+            try:
+                holds = edge.when is always or truth(call_plain(edge.when, self._state))
+            except Exception as error:  # noqa: BLE001 - reported as what is wrong with the edge
+                self.events.edge_evaluated(edge, index, error, holds=False)
+                name = f" {quote(edge.name)}" if edge.name else ""
+                reason = f"the predicate{name} of the edge to {quote(edge.target)} failed"
+                self._edge_errors.add(self._error("predicate", reason, cause=error))
+                return ""
+            self.events.edge_evaluated(edge, index, None, holds=holds)
+            if holds:
+                self._node = self._plan.nodes[edge.target]
+                return edge.target
+        reason = f"no transition: of its edges ({len(node.edges)}) none may be taken"
+        self._edge_errors.add(self._error("no transition", reason))
+        return ""
+
+    # How a run ends.
+
+    def _in_words_of_the_graph(self, error: BaseException | None) -> BaseException | None:
+        if error is None:
+            return None
+        parts = list(leaves(error))
+        if all(isinstance(part, Paused) for part in parts):
+            return parts[0]
+        if isinstance(error, NotAsyncError):
+            wanted = "wants an async function, or a lambda that gives an awaitable, got one that gives"
+            return GraphError(self._config.name, [f"node {quote(self._node.name)} {wanted} a {error.args[0]}"])
+        if isinstance(error, AttemptsSpentError):
+            return self._error("max iterations", self._spent(), cause=error.__cause__)
+        return error
+
+    def _foreign(self, error: BaseException) -> BaseException:
+        """Return what a `Cancelled` that nobody cancelled for is reported as: the node in hand failed."""
+        return self._error(cause=foreign_cancelled(error, f"node {quote(self._node.name)}"))
+
+    def _error(
+        self,
+        kind: Literal["node", "predicate", "no transition", "max iterations"] = "node",
+        reason: str | None = None,
+        *,
+        cause: BaseException | None = None,
+    ) -> ExecutionError:
+        name, path = self._node.name, list(self._path)
+        error = ExecutionError(name, self._state, path, self.run_id, kind=kind, reason=reason)
+        error.__cause__ = cause
+        return error
+
+    def _spent(self) -> str:
+        return f"max iterations exceeded: the {self._config.max_iterations} attempts of max_iterations are spent"
+
+    def _with_policies(self, node: PlannedNode[S]) -> Callable[[S], Awaitable[S]]:
+        return with_policies(
+            node.fn,
+            self,
+            task_timeout=self._config.task_timeout,
+            retry=self._config.retry,
+            on_retry=self._on_retry,
+            prepare=isolate_soon,
+        )
+
+    def _on_retry(self, attempt: int, delay: float, error: Exception) -> None:
+        if self.attempts >= self._config.max_iterations:
+            raise AttemptsSpentError from error
+        self.events.node_retried(self._node.name, attempt, delay, error)

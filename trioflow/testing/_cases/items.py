@@ -1,0 +1,98 @@
+"""Items: what is saved under a key is loaded under it."""
+
+import contextlib
+from typing import Any
+
+from trioflow.checkpoint.protocol import CheckpointStore
+from trioflow.testing._cases._support import StoreCases, case, check
+
+__all__ = ("ItemCases",)
+
+
+class ItemCases(StoreCases):
+    """Items: what is saved under a key is loaded under it."""
+
+    @case
+    async def test_items_come_back(self, store: CheckpointStore) -> None:
+        """What is saved under a key is loaded under it."""
+        epoch = await store.claim("run")
+        await store.save_items("run", epoch, [("a", b"1"), ("b", b"")])
+        await store.save_items("run", epoch, [("c", b"\x00\xff")])
+        kept = {"a": b"1", "b": b"", "c": b"\x00\xff"}
+        check(dict(await store.load_items("run")) == kept, "items came back changed")
+
+    @case
+    async def test_a_key_saved_again_is_replaced(self, store: CheckpointStore) -> None:
+        """One key has one value, the newest."""
+        epoch = await store.claim("run")
+        await store.save_items("run", epoch, [("a", b"1"), ("b", b"1")])
+        await store.save_items("run", epoch, [("a", b"2")])
+        check(dict(await store.load_items("run")) == {"a": b"2", "b": b"1"}, "the older value is still there")
+
+    @case
+    async def test_a_key_twice_in_a_batch_has_the_last_value(self, store: CheckpointStore) -> None:
+        """Within a batch the later value wins."""
+        epoch = await store.claim("run")
+        await store.save_items("run", epoch, [("a", b"1"), ("a", b"2")])
+        check(dict(await store.load_items("run")) == {"a": b"2"}, "the earlier value won")
+
+    @case
+    async def test_an_empty_batch_changes_nothing(self, store: CheckpointStore) -> None:
+        """Saving nothing is fine."""
+        epoch = await store.claim("run")
+        await store.save_items("run", epoch, [])
+        check(not await store.load_items("run"), "something came of nothing")
+
+    @case
+    async def test_items_of_nothing_are_none(self, store: CheckpointStore) -> None:
+        """A run that is not there has no items."""
+        check(not await store.load_items("run"), "there are items of nothing")
+
+    @case
+    async def test_a_large_batch_is_kept(self, store: CheckpointStore) -> None:
+        """Twelve thousand items in one batch are no trouble."""
+        epoch = await store.claim("run")
+        batch = [(f"key {number}", b"%d" % number) for number in range(12_000)]
+        await store.save_items("run", epoch, batch)
+        check(dict(await store.load_items("run")) == dict(batch), "items were lost")
+
+    @case
+    async def test_items_survive_a_claim(self, store: CheckpointStore) -> None:
+        """A new epoch changes nothing of the items."""
+        epoch = await store.claim("run")
+        await store.save_items("run", epoch, [("a", b"1")])
+        await store.claim("run")
+        check(dict(await store.load_items("run")) == {"a": b"1"}, "a claim changed the items")
+
+    @case
+    async def test_what_was_loaded_is_the_callers(self, store: CheckpointStore) -> None:
+        """Changing what was loaded changes nothing of what is kept."""
+        epoch = await store.claim("run")
+        await store.save_items("run", epoch, [("a", b"1")])
+        loaded: Any = await store.load_items("run")
+        with contextlib.suppress(TypeError):
+            loaded["a"] = b"spoilt"
+        check(dict(await store.load_items("run")) == {"a": b"1"}, "the caller changed what is kept")
+
+    @case
+    async def test_keys_that_look_alike_are_told_apart(self, store: CheckpointStore) -> None:
+        """A key is what it is, to the last code point."""
+        epoch = await store.claim("run")
+        keys = ("a", "A", "a ", "a\0", "\u00e9", "e\u0301", "\u212b", "\u00c5")
+        batch = [(key, b"%d" % number) for number, key in enumerate(keys)]
+        await store.save_items("run", epoch, batch)
+        check(dict(await store.load_items("run")) == dict(batch), "two keys were taken for one")
+
+    @case
+    async def test_a_batch_that_fails_leaves_nothing(self, store: CheckpointStore) -> None:
+        """Where a store cannot keep a part of a batch, it keeps nothing of it."""
+        epoch = await store.claim("run")
+        batch = [(f"{number}", b"x") for number in range(50)]
+        # No store that keeps text can keep this key; one that can keeps all of the batch.
+        batch.insert(25, ("\ud800", b"x"))
+        try:
+            await store.save_items("run", epoch, batch)
+        except Exception:  # noqa: BLE001 - what it raises is its own
+            check(not await store.load_items("run"), "a part of the batch is kept")
+        else:
+            check(dict(await store.load_items("run")) == dict(batch), "a part of the batch was lost")
