@@ -1,11 +1,18 @@
 """`with_retry`: what is repeated, how often, and how long it waits."""
 
+import gc
+import weakref
+
 import pytest
 import trio
 
-from trioflow import ConfigError, RetryConfig, with_retry
+from trioflow import ConfigError, ParallelConfig, RetryConfig, process_parallel, with_retry
 
 STEADY = RetryConfig(max_attempts=4, initial_delay=1, multiplier=2, max_delay=3, jitter=False)
+
+
+class Boom(Exception):
+    """Unlike most built-in exceptions, one that can be watched by a weak reference."""
 
 
 class Flaky:
@@ -95,6 +102,101 @@ async def test_a_cancellation_ends_the_wait_between_attempts(autojump_clock):
     assert len(flaky.times) == 1
 
 
+async def test_a_cancellation_that_cuts_a_wait_is_raised_from_the_last_failure(autojump_clock):
+    causes = []
+
+    async def watched(call):
+        try:
+            await call()
+        except trio.Cancelled as cancelled:
+            causes.append(cancelled.__cause__)
+            raise
+
+    errors = [OSError(1), OSError(2)]
+    with trio.move_on_after(2):
+        await watched(wrapped(Flaky(*errors), STEADY))
+
+    async def fail_then_hang(calls=[]):  # noqa: B006 - remembers
+        calls.append(None)
+        if len(calls) == 1:
+            raise OSError("then an attempt is cut, no wait")
+        await trio.sleep_forever()
+
+    with trio.move_on_after(2):
+        await watched(with_retry(fail_then_hang, STEADY))
+    assert causes == [errors[1], None]
+
+
+@pytest.mark.parametrize("how", ["succeeds", "fails", "gives up", "is cut in a wait", "is cut in an attempt"])
+def test_what_was_retried_is_let_go_of(how):
+    errors = []
+
+    async def attempt(calls):
+        calls.append(None)
+        await trio.lowlevel.checkpoint()
+        if how == "succeeds" and len(calls) == 3:
+            return
+        if how == "gives up" and len(calls) == 3:
+            raise ValueError
+        if how == "is cut in an attempt" and len(calls) == 3:
+            await trio.sleep_forever()
+        error = Boom()
+        errors.append(weakref.ref(error))
+        try:
+            raise error
+        finally:
+            del error
+
+    async def one():
+        with trio.move_on_after(2.5 if how == "is cut in a wait" else 60):
+            try:
+                await with_retry(attempt, STEADY, on=Boom)([])
+            except (Boom, ValueError):
+                pass
+
+    async def main():
+        await one()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                await one()
+            # Trio holds what a task was last sent until it is sent something else.
+            await trio.lowlevel.checkpoint()
+            alive = [error() for error in errors if error() is not None]
+            unreachable = gc.collect()
+        finally:
+            gc.enable()
+        assert not alive
+        assert unreachable == 0
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_the_errors_of_a_run_go_with_its_result(autojump_clock):
+    errors = []
+
+    async def fail(item):
+        error = Boom(item)
+        errors.append(weakref.ref(error))
+        await trio.lowlevel.checkpoint()
+        try:
+            if item:
+                raise error
+        finally:
+            del error
+
+    config = ParallelConfig(retry=STEADY, fail_fast=False, observer="noop")
+    gc.disable()
+    try:
+        result = await process_parallel(range(50), fail, config=config)
+        assert len(result.errors) == 49
+        del result
+        assert not [error for error in errors if error() is not None]
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
 async def test_what_is_no_exception_is_never_retried(error):
     flaky = Flaky(error)
@@ -123,6 +225,43 @@ async def test_what_delay_returns_replaces_the_back_off_uncapped(autojump_clock)
     flaky = Flaky(Busy(40), Busy(None), Busy(-5))
     await wrapped(flaky, STEADY, delay=lambda error: error.retry_after)()
     assert flaky.gaps == [40, 2, 0]
+
+
+@pytest.mark.parametrize("wanted", [float("inf"), float("nan"), "3", b"3", True, [1]])
+async def test_what_delay_must_not_give_is_refused_from_the_failure(autojump_clock, wanted):
+    failure = OSError("busy")
+    flaky = Flaky(failure, OSError())
+    with pytest.raises(ConfigError, match="delay must be a function that gives a finite number of seconds") as caught:
+        await wrapped(flaky, STEADY, delay=lambda _: wanted)()
+    assert caught.value.__cause__ is failure
+    assert len(flaky.times) == 1
+
+
+async def test_what_delay_raises_comes_from_the_failure_it_was_asked_about(autojump_clock):
+    failures = [OSError(1), OSError(2)]
+
+    def delay(error):
+        return {1: 1.0}[error.args[0]]
+
+    with pytest.raises(KeyError) as caught:
+        await wrapped(Flaky(*failures), STEADY, delay=delay)()
+    assert caught.value.__cause__ is failures[1]
+
+    def raise_it_again(error):
+        raise error
+
+    with pytest.raises(OSError) as caught:
+        await wrapped(Flaky(failures[0]), STEADY, delay=raise_it_again)()
+    assert caught.value is failures[0]
+    assert caught.value.__cause__ is None
+
+
+async def test_delay_is_not_asked_about_the_last_attempt(autojump_clock):
+    asked = []
+    errors = [OSError(number) for number in range(4)]
+    with pytest.raises(OSError):
+        await wrapped(Flaky(*errors), STEADY, delay=asked.append)()
+    assert asked == errors[:3]
 
 
 async def test_endless_growth_ends_at_the_cap(autojump_clock):
