@@ -23,10 +23,13 @@ DEFAULTS = [
             "max_workers": 0,
             "worker_cap": 16,
             "fail_fast": True,
+            "max_failures": None,
             "buffer": 0,
+            "raise_if_all_failed": True,
             "timeout": None,
             "task_timeout": None,
             "max_per_second": None,
+            "burst": 1,
             "retry": None,
             "checkpoint": None,
             "observer": "loguru",
@@ -54,10 +57,17 @@ DEFAULTS = [
             "observer": "loguru",
         },
     ),
-    (CheckpointConfig(), {"store": "memory", "interval": 0, "preserve": False, "flush_interval": 0.05}),
+    (CheckpointConfig(), {"store": "memory", "interval": None, "preserve": False, "flush_interval": 0.05}),
     (
         RetryConfig(),
-        {"max_attempts": 3, "initial_delay": 0.1, "max_delay": 30.0, "multiplier": 2.0, "jitter": True},
+        {
+            "max_attempts": 3,
+            "initial_delay": 0.1,
+            "max_delay": 30.0,
+            "multiplier": 2.0,
+            "jitter": True,
+            "total_timeout": None,
+        },
     ),
     (
         HubConfig(),
@@ -68,6 +78,7 @@ DEFAULTS = [
             "timeout": 30.0,
             "drain_timeout": 30.0,
             "max_handlers": 16,
+            "handler_timeout": None,
             "observer": "loguru",
         },
     ),
@@ -99,6 +110,10 @@ REFUSED = [
     (ParallelConfig, "timeout", [0, -1, math.nan, math.inf, "1", True], "a positive number of seconds or None"),
     (ParallelConfig, "task_timeout", [0, 0.0, -0.1], "a positive number of seconds or None"),
     (ParallelConfig, "max_per_second", [0, -1, math.inf], "a positive number or None"),
+    (ParallelConfig, "burst", [0, -1, math.nan, None, "1"], "a positive number"),
+    (ParallelConfig, "max_failures", [0, -1], "1 or more, or None (any number)"),
+    (ParallelConfig, "max_failures", [True, 1.0, "3"], "a whole number, 1 or more, or None (any number)"),
+    (ParallelConfig, "raise_if_all_failed", [0, None], "True or False"),
     (ParallelConfig, "retry", [{}, 3], "a RetryConfig or None"),
     (ParallelConfig, "checkpoint", [{}, "memory"], "a CheckpointConfig or None"),
     (ParallelConfig, "observer", ["", "  ", 3, None], "the name of a registered observer"),
@@ -113,7 +128,7 @@ REFUSED = [
     (GraphConfig, "task_timeout", [0], "a positive number of seconds or None"),
     (GraphConfig, "checkpoint", [None], "a CheckpointConfig"),
     (CheckpointConfig, "store", [""], "the name or URL of a checkpoint store"),
-    (CheckpointConfig, "interval", [-1, 0.5], "0 (off) or more"),
+    (CheckpointConfig, "interval", [-1, 0.5], "0 (off) or more, or None (every step where store is set)"),
     (CheckpointConfig, "preserve", [0], "True or False"),
     (CheckpointConfig, "flush_interval", [0, None], "a positive number of seconds"),
     (RetryConfig, "max_attempts", [0, -1], "1 or more"),
@@ -121,12 +136,14 @@ REFUSED = [
     (RetryConfig, "max_delay", [0, math.inf], "a positive number of seconds"),
     (RetryConfig, "multiplier", [0, -2], "a positive number"),
     (RetryConfig, "jitter", [None], "True or False"),
+    (RetryConfig, "total_timeout", [0, -1, math.inf, "1"], "a positive number of seconds or None"),
     (HubConfig, "name", [""], "a non-empty string"),
     (HubConfig, "buffer", [0, -1], "1 or more"),
     (HubConfig, "overflow", ["", "block", 3], "one of 'wait', 'drop', 'error'"),
     (HubConfig, "timeout", [0, None], "a positive number of seconds"),
     (HubConfig, "drain_timeout", [0], "a positive number of seconds"),
     (HubConfig, "max_handlers", [0], "1 or more"),
+    (HubConfig, "handler_timeout", [0, math.nan], "a positive number of seconds or None"),
     (HubConfig, "observer", [""], "the name of a registered observer"),
 ]
 
@@ -161,3 +178,16 @@ def test_decoding_checks_too(kind, text, message):
 def test_zero_is_legal_only_where_it_has_a_meaning():
     assert ParallelConfig(max_workers=0, buffer=0).buffer == 0
     assert CheckpointConfig(interval=0).interval == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "saves"),
+    [
+        ({}, False),
+        ({"store": "sqlite:///runs.db"}, True),
+        ({"store": "sqlite:///runs.db", "interval": 0}, False),
+        ({"interval": 3}, True),
+    ],
+)
+def test_setting_a_store_is_asking_for_every_step(settings, saves):
+    assert CheckpointConfig(**settings).saves_steps is saves

@@ -57,7 +57,7 @@ def choose_store(given: CheckpointStore | None, config: CheckpointConfig | None)
     if given is not None:
         check_store("store", given)
         return given
-    if config is None or config.interval == 0:
+    if config is None or not config.saves_steps:
         return None
     get_checkpoint_store(config.store)
     return config.store

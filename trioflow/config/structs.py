@@ -16,6 +16,8 @@ __all__ = (
     "RetryConfig",
 )
 
+_DEFAULT_STORE = "memory"
+
 
 class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the structs below share: frozen, keyword-only, and no unknown keys."""
@@ -37,6 +39,8 @@ class RetryConfig(_Settings, frozen=True, kw_only=True):
     """Factor from one delay to the next."""
     jitter: bool = True
     """Whether a delay is drawn uniformly between half of it and all of it."""
+    total_timeout: float | None = None
+    """Seconds from the first attempt; no attempt or wait begins that would pass it. None is no limit."""
 
     def __post_init__(self) -> None:
         checks.check_count("max_attempts", self.max_attempts, minimum=1, allowed="1 or more")
@@ -44,15 +48,16 @@ class RetryConfig(_Settings, frozen=True, kw_only=True):
         checks.check_seconds("max_delay", self.max_delay, optional=False)
         checks.check_number("multiplier", self.multiplier, allowed="a positive number")
         checks.check_flag("jitter", self.jitter)
+        checks.check_seconds("total_timeout", self.total_timeout)
 
 
 class CheckpointConfig(_Settings, frozen=True, kw_only=True):
     """Where and how often a run is saved."""
 
-    store: str = "memory"
+    store: str = _DEFAULT_STORE
     """A registered name, or the URL of a store."""
-    interval: int = 0
-    """Steps between two saves of a graph or chain; 0 is off."""
+    interval: int | None = None
+    """Steps between two saves of a graph or chain; 0 is off. None is 1 where `store` is set, else off."""
     preserve: bool = False
     """Whether a run that ended with nothing left to do is kept."""
     flush_interval: float = 0.05
@@ -60,9 +65,16 @@ class CheckpointConfig(_Settings, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         checks.check_text("store", self.store, "the name or URL of a checkpoint store")
-        checks.check_count("interval", self.interval, minimum=0, allowed="0 (off) or more")
+        if self.interval is not None:
+            allowed = "0 (off) or more, or None (every step where store is set)"
+            checks.check_count("interval", self.interval, minimum=0, allowed=allowed)
         checks.check_flag("preserve", self.preserve)
         checks.check_seconds("flush_interval", self.flush_interval, optional=False)
+
+    @property
+    def saves_steps(self) -> bool:
+        """Whether these settings ask for the steps of a graph or chain to be saved."""
+        return self.store != _DEFAULT_STORE if self.interval is None else self.interval > 0
 
 
 class ParallelConfig(_Settings, frozen=True, kw_only=True):
@@ -74,14 +86,20 @@ class ParallelConfig(_Settings, frozen=True, kw_only=True):
     """The most workers that auto takes; 1 or more."""
     fail_fast: bool = True
     """Whether the first failure ends the run."""
+    max_failures: int | None = None
+    """Failures that a run which collects them bears: the next one ends it. None is any number; 1 or more."""
     buffer: int = 0
     """Items that may be held beside those in the workers; 0 is as many as workers."""
+    raise_if_all_failed: bool = True
+    """Whether a run that collects failures raises where there was nothing else."""
     timeout: float | None = None
     """Seconds for the whole run; None is no limit."""
     task_timeout: float | None = None
     """Seconds for one attempt at one item; None is no limit."""
     max_per_second: float | None = None
     """Attempts that may start in a second, evenly spaced; None is no limit."""
+    burst: float = 1
+    """Attempts that may start at once after a pause, where `max_per_second` is set; a positive number."""
     retry: RetryConfig | None = None
     """When a failed attempt is repeated; None is never."""
     checkpoint: CheckpointConfig | None = None
@@ -93,9 +111,13 @@ class ParallelConfig(_Settings, frozen=True, kw_only=True):
         checks.check_count("max_workers", self.max_workers, minimum=0, allowed="0 (auto) or more")
         checks.check_count("worker_cap", self.worker_cap, minimum=1, allowed="1 or more")
         checks.check_flag("fail_fast", self.fail_fast)
+        if self.max_failures is not None:
+            allowed = "1 or more, or None (any number)"
+            checks.check_count("max_failures", self.max_failures, minimum=1, allowed=allowed)
         checks.check_count(
             "buffer", self.buffer, minimum=0, allowed="0 (as many as workers) or more"
         )
+        checks.check_flag("raise_if_all_failed", self.raise_if_all_failed)
         checks.check_seconds("timeout", self.timeout)
         checks.check_seconds("task_timeout", self.task_timeout)
         if self.max_per_second is not None:
@@ -104,6 +126,7 @@ class ParallelConfig(_Settings, frozen=True, kw_only=True):
                 self.max_per_second,
                 allowed="a positive number or None (no limit)",
             )
+        checks.check_number("burst", self.burst, allowed="a positive number")
         checks.check_instance("retry", self.retry, RetryConfig, optional=True)
         checks.check_instance("checkpoint", self.checkpoint, CheckpointConfig, optional=True)
         _check_observer(self.observer)
@@ -181,6 +204,8 @@ class HubConfig(_Settings, frozen=True, kw_only=True):
     """Seconds that leaving the hub waits for queued and running messages."""
     max_handlers: int = 16
     """Messages that one agent handles at once; 1 keeps strict order."""
+    handler_timeout: float | None = None
+    """Seconds for handling one message; None is no limit."""
     observer: str = "loguru"
     """Name of the registered observer that hears of the messages."""
 
@@ -191,6 +216,7 @@ class HubConfig(_Settings, frozen=True, kw_only=True):
         checks.check_seconds("timeout", self.timeout, optional=False)
         checks.check_seconds("drain_timeout", self.drain_timeout, optional=False)
         checks.check_count("max_handlers", self.max_handlers, minimum=1, allowed="1 or more")
+        checks.check_seconds("handler_timeout", self.handler_timeout)
         _check_observer(self.observer)
 
 
