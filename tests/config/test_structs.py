@@ -10,10 +10,14 @@ from trioflow import (
     CheckpointConfig,
     ConditionalConfig,
     ConfigError,
+    ExecutionError,
     GraphConfig,
     HubConfig,
     ParallelConfig,
     RetryConfig,
+    State,
+    StateGraph,
+    get_checkpoint_store,
 )
 
 DEFAULTS = [
@@ -191,3 +195,24 @@ def test_zero_is_legal_only_where_it_has_a_meaning():
 )
 def test_setting_a_store_is_asking_for_every_step(settings, saves):
     assert CheckpointConfig(**settings).saves_steps is saves
+
+
+async def test_a_graph_whose_config_names_a_store_is_kept_at_every_step(tmp_path):
+    async def node(state):
+        return state
+
+    async def fail(state):
+        raise OSError
+
+    config = GraphConfig(name="g", observer="noop", checkpoint=CheckpointConfig(store=f"sqlite:///{tmp_path}/runs.db"))
+    graph = StateGraph(config)
+    graph.add_node("a", node)
+    graph.add_node("b", fail)
+    graph.add_edge("a", "b")
+    graph.set_entry_point("a")
+    graph.set_exit_point("b")
+    with pytest.raises(ExecutionError):
+        await graph.execute(State(), run_id="r")
+    store = get_checkpoint_store(config.checkpoint.store)
+    assert await store.history("r")
+    await store.aclose()

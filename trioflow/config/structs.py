@@ -14,16 +14,17 @@ __all__ = (
     "HubConfig",
     "ParallelConfig",
     "RetryConfig",
+    "Settings",
 )
 
 _DEFAULT_STORE = "memory"
 
 
-class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the structs below share: frozen, keyword-only, and no unknown keys."""
 
 
-class RetryConfig(_Settings, frozen=True, kw_only=True):
+class RetryConfig(Settings, frozen=True, kw_only=True):
     """When and how often a failed attempt is repeated.
 
     The delay before attempt n + 1 is `initial_delay × multiplier ** (n - 1)`, at most `max_delay`.
@@ -51,7 +52,7 @@ class RetryConfig(_Settings, frozen=True, kw_only=True):
         checks.check_seconds("total_timeout", self.total_timeout)
 
 
-class CheckpointConfig(_Settings, frozen=True, kw_only=True):
+class CheckpointConfig(Settings, frozen=True, kw_only=True):
     """Where and how often a run is saved."""
 
     store: str = _DEFAULT_STORE
@@ -77,7 +78,7 @@ class CheckpointConfig(_Settings, frozen=True, kw_only=True):
         return self.store != _DEFAULT_STORE if self.interval is None else self.interval > 0
 
 
-class ParallelConfig(_Settings, frozen=True, kw_only=True):
+class ParallelConfig(Settings, frozen=True, kw_only=True):
     """How a parallel run works: how many at once, how long, how fast, and what a failure means."""
 
     max_workers: int = 0
@@ -132,7 +133,7 @@ class ParallelConfig(_Settings, frozen=True, kw_only=True):
         _check_observer(self.observer)
 
 
-class ChainConfig(_Settings, frozen=True, kw_only=True):
+class ChainConfig(Settings, frozen=True, kw_only=True):
     """How a chain works."""
 
     capture_intermediate_states: bool = False
@@ -154,7 +155,7 @@ class ChainConfig(_Settings, frozen=True, kw_only=True):
         _check_observer(self.observer)
 
 
-class ConditionalConfig(_Settings, frozen=True, kw_only=True):
+class ConditionalConfig(Settings, frozen=True, kw_only=True):
     """How conditional routing works."""
 
     observer: str = "loguru"
@@ -164,7 +165,7 @@ class ConditionalConfig(_Settings, frozen=True, kw_only=True):
         _check_observer(self.observer)
 
 
-class GraphConfig(_Settings, frozen=True, kw_only=True):
+class GraphConfig(Settings, frozen=True, kw_only=True):
     """How a state graph works."""
 
     name: str
@@ -189,7 +190,7 @@ class GraphConfig(_Settings, frozen=True, kw_only=True):
         _check_observer(self.observer)
 
 
-class HubConfig(_Settings, frozen=True, kw_only=True):
+class HubConfig(Settings, frozen=True, kw_only=True):
     """How a hub carries messages."""
 
     name: str = "default"
