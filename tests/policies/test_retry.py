@@ -3,6 +3,7 @@
 import gc
 import weakref
 
+import msgspec
 import pytest
 import trio
 
@@ -78,6 +79,93 @@ async def test_only_the_given_errors_are_retried(autojump_clock):
         with pytest.raises(ValueError, match="not this"):
             await wrapped(flaky, STEADY, on=on)()
         assert len(flaky.times) == 2
+
+
+async def test_a_predicate_says_which_errors_are_retried(autojump_clock):
+    asked = []
+
+    def busy(error):
+        asked.append(error)
+        return getattr(error, "status", 0) >= 500
+
+    gone, unavailable = OSError("404"), Boom("503")
+    unavailable.status = 503
+    flaky = Flaky(unavailable, unavailable, gone, unavailable)
+    with pytest.raises(OSError, match="404"):
+        await wrapped(flaky, STEADY, on=busy)()
+    assert len(flaky.times) == 3
+    assert [error for error in asked if error is gone] == [gone]
+    assert await wrapped(Flaky(unavailable), STEADY, on=busy)(1) == ((1,), {})
+
+
+async def test_a_predicate_hears_of_exceptions_only(autojump_clock):
+    for error in (KeyboardInterrupt(), SystemExit(3)):
+        flaky = Flaky(OSError(), error)
+        with pytest.raises(type(error)):
+            await wrapped(flaky, STEADY, on=lambda error: isinstance(error, Exception) or 1 / 0)()
+        assert len(flaky.times) == 2
+
+
+async def test_what_a_predicate_raises_comes_from_the_error_it_was_asked_about(autojump_clock):
+    failures = [Boom("first"), Boom("second")]
+    for position, failure in enumerate(failures):
+        asked = []
+
+        def broken(error, asked=asked, position=position):
+            asked.append(error)
+            return len(asked) <= position or 1 / 0
+
+        with pytest.raises(ZeroDivisionError) as caught:
+            await wrapped(Flaky(*failures), STEADY, on=broken)()
+        assert caught.value.__cause__ is failure
+
+
+async def test_a_predicate_that_gives_an_awaitable_is_refused(autojump_clock):
+    async def busy(error):
+        return False
+
+    flaky = Flaky(Boom(), Boom())
+    with pytest.raises(ConfigError, match="on must be a plain function"):
+        await wrapped(flaky, STEADY, on=lambda error: busy(error))()
+    assert len(flaky.times) == 1
+
+
+@pytest.mark.parametrize(
+    ("total_timeout", "attempts"), [(0.5, 1), (1, 1), (1.5, 2), (3, 2), (3.1, 3), (5.9, 3), (6.1, 4), (99, 4)]
+)
+async def test_nothing_begins_that_would_pass_the_total_timeout(autojump_clock, total_timeout, attempts):
+    errors = [OSError(number) for number in range(4)]  # at 0, 1, 3 and 6 s
+    flaky = Flaky(*errors)
+    begun = trio.current_time()
+    with pytest.raises(OSError) as caught:
+        await wrapped(flaky, msgspec.structs.replace(STEADY, total_timeout=total_timeout))()
+    assert caught.value is errors[attempts - 1]
+    assert len(flaky.times) == attempts
+    assert trio.current_time() - begun == sum([0, 1, 2, 3][:attempts])
+
+
+async def test_the_total_timeout_counts_attempts_and_does_not_cut_them(autojump_clock):
+    async def slow(calls=[]):  # noqa: B006 - remembers
+        calls.append(None)
+        await trio.sleep(5)
+        if len(calls) < 2:
+            raise OSError
+        return len(calls)
+
+    assert await with_retry(slow, RetryConfig(initial_delay=1, jitter=False, total_timeout=7))() == 2
+    with pytest.raises(OSError):
+        await wrapped(Flaky(OSError("kept")), RetryConfig(initial_delay=1, jitter=False, total_timeout=1))()
+
+
+def test_a_wait_that_ends_too_late_begins_no_attempt(late_clock):
+    flaky = Flaky(OSError("first"), OSError("second"))
+
+    async def main():
+        with pytest.raises(OSError, match="first"):
+            await wrapped(flaky, RetryConfig(initial_delay=1, jitter=False, total_timeout=1.5))()
+
+    trio.run(main, clock=late_clock(1.0))
+    assert len(flaky.times) == 1
 
 
 async def test_cancelled_is_never_retried(autojump_clock):
@@ -280,6 +368,12 @@ async def test_endless_growth_ends_at_the_cap(autojump_clock):
         ({"on": BaseException}, "on must be a subclass of Exception"),
         ({"on": ()}, "on must be a subclass of Exception"),
         ({"on": "OSError"}, "on must be a subclass of Exception"),
+        ({"on": (OSError, KeyboardInterrupt)}, "on must be a subclass of Exception"),
+        ({"on": (OSError, lambda error: True)}, "on must be a subclass of Exception"),
+        ({"on": str}, "on must be a subclass of Exception"),
+        ({"on": None}, "on must be a subclass of Exception"),
+        ({"on": OSError()}, "on must be a subclass of Exception"),
+        ({"on": call}, "on must be .* or a plain function of the error"),
         ({"delay": 3}, "delay must be a plain function"),
         ({"delay": call}, "delay must be a plain function"),
     ],

@@ -93,17 +93,19 @@ class RetryPlan(msgspec.Struct, frozen=True):
 
         Cancellation: passes through; where it cuts a wait, its cause is the last failure.
         """
+        limit = self.config.total_timeout
+        deadline = None if limit is None else trio.current_time() + limit
         try:
             return await attempt()
         except Exception as error:
             if self.config.max_attempts == 1 or not self.retries(error):
                 raise
-            repeats = _Repeats(self, attempt, on_retry, error)
+            repeats = _Repeats(self, attempt, on_retry, error, deadline)
         import tenacity  # noqa: PLC0415 - only those who retry pay for it
 
         loop = tenacity.AsyncRetrying(
             sleep=repeats.sleep,
-            stop=tenacity.stop_after_attempt(self.config.max_attempts),
+            stop=repeats.stop,
             wait=repeats.wait,
             retry=tenacity.retry_if_exception(repeats.retries),
             before=repeats.begin,
@@ -159,16 +161,23 @@ class RetryPlan(msgspec.Struct, frozen=True):
 class _Repeats(Generic[R]):
     """The attempts of one call after its first failure: what tenacity asks and calls."""
 
-    __slots__ = ("_attempt", "_last", "_on_retry", "_plan", "_replay", "_state")
+    __slots__ = ("_attempt", "_deadline", "_last", "_late", "_on_retry", "_plan", "_replay", "_state")
 
     def __init__(
-        self, plan: RetryPlan, attempt: Callable[[], Awaitable[R]], on_retry: OnRetry | None, first: Exception
+        self,
+        plan: RetryPlan,
+        attempt: Callable[[], Awaitable[R]],
+        on_retry: OnRetry | None,
+        first: Exception,
+        deadline: float | None,
     ) -> None:
         self._plan = plan
         self._attempt = attempt
         self._on_retry = on_retry
         self._last: Exception | None = first
         self._replay = True
+        self._deadline = math.inf if deadline is None else deadline
+        self._late = False
         self._state: RetryCallState | None = None
 
     def begin(self, state: "RetryCallState") -> None:
@@ -178,11 +187,22 @@ class _Repeats(Generic[R]):
         if self._replay and self._last is not None:
             self._replay = False
             raise self._last
+        if self._passed(0.0) and self._last is not None:
+            # The timer woke late: the last failure stands.
+            self._late = True
+            raise self._last
         return await self._attempt()
 
     def retries(self, error: BaseException) -> bool:
         # The first failure was judged before the loop began.
-        return error is self._last or self._plan.retries(error)
+        return not self._late and (error is self._last or self._plan.retries(error))
+
+    def stop(self, state: "RetryCallState") -> bool:
+        return state.attempt_number >= self._plan.config.max_attempts or self._passed(state.upcoming_sleep)
+
+    def _passed(self, seconds: float) -> bool:
+        """Whether an attempt after `seconds` would begin when the time for all of them is up."""
+        return self._deadline < math.inf and trio.current_time() + seconds >= self._deadline
 
     def wait(self, state: "RetryCallState") -> float:
         self._last = _error_of(state)
