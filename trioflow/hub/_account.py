@@ -6,8 +6,8 @@ from typing import Any, final
 import msgspec
 import trio
 
+from trioflow._live import Live
 from trioflow._runtime.emitter import Emitter, status_of, told
-from trioflow._runtime.live import Live
 from trioflow.events import EventType, Observer
 from trioflow.hub.message import Message
 

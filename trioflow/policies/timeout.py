@@ -39,17 +39,16 @@ def with_timeout(fn: Callable[P, Awaitable[R]], seconds: float) -> Callable[P, A
 
     @wraps(fn)
     async def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-        returned = False
+        returned: list[R] = []
         try:
             with trio.move_on_after(seconds):
-                result = await fn(*args, **kwargs)
-                returned = True
+                returned.append(await fn(*args, **kwargs))
         except RuntimeError:
             # After the return only the scope can raise: about scopes that `fn` left open, which it abandons.
             if not returned:
                 raise
         if returned:
-            return result
+            return returned.pop()
         raise trio.TooSlowError(f"timed out after {seconds:g} s")
 
     return timed

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, cast, final
 
 import trio
 
-from trioflow._runtime.live import Live
+from trioflow._live import Live
 from trioflow.outcomes import ParallelResult, Progress, TaskError, TaskOutcome
 
 __all__ = ("Collector", "Outlet")
