@@ -5,11 +5,11 @@ or will be, empty. Tokens held are then a subtraction, debt is an instant in the
 exact time to sleep until. (The view is that of the generic cell rate algorithm, ITU-T I.371.)
 
 Timers wake late: by a millisecond where the system counts in those, by more where the machine is busy. A bucket
-that holds little overflows meanwhile, and a rate of 600 a second becomes 450. So a grant counts as of the time at
-which it was due, not of that at which its timer woke; and how late it was is remembered, so that the task that comes
-back late from it is not taken for one that had nothing to ask for. By the times at which grants were due, no stretch
-of time has more than rate × time + burst. By the clock, they may be nearer to each other, by `MAX_LATENESS` at most,
-but since the first of them there are never more.
+that holds little overflows meanwhile, and a rate of 600 a second becomes 450. So a grant counts as of the time
+at which it was due, not of that at which its timer woke; and how late it was is remembered, so that the task
+that comes back late from it is not taken for one that had nothing to ask for. By the times at which grants were
+due, no stretch of time has more than rate × time + burst. By the clock, they may be nearer to each other, by
+`MAX_LATENESS` at most, but since the first of them there are never more.
 """
 
 import math
