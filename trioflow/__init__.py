@@ -2,13 +2,14 @@
 #
 #   _text          user text made one safe, bounded log line
 #   outcomes       what became of each item, and of a run
+#   _live          values that change while somebody waits for them
 #   errors/        what is raised: the TrioflowError tree
 #   config/        what a run is told: structs, checks, files
 #   events         what a run tells: Event, EventType, Observer
 #   observers/     who listens, and the registry of names
 #   checkpoint/    what outlives the process: stores, codec, sessions
-#   policies/      one call made safer: timeout, retry, rate
-#   _runtime/      the rules of every pattern: calls, errors, emitter, live values
+#   policies/      one call made safer: timeout, retry, rate, concurrency, budget
+#   _runtime/      the rules of every pattern: calls, errors, emitter
 #   _durable/      how a run is kept: step by step, item by item
 #   hub/           agents that talk: messages, mailboxes, handlers
 #   workflows/     many calls: parallel, chain, conditional
@@ -41,6 +42,7 @@ from trioflow.config import (
 )
 from trioflow.errors import (
     AgentGoneError,
+    BudgetExceededError,
     ChainError,
     CheckpointConflictError,
     CheckpointCorruptError,
@@ -100,7 +102,16 @@ from trioflow.outcomes import (
     TaskError,
     TaskOutcome,
 )
-from trioflow.policies import RateLimiter, with_rate_limit, with_retry, with_timeout
+from trioflow.policies import (
+    Budget,
+    BudgetState,
+    RateLimiter,
+    with_budget,
+    with_concurrency_limit,
+    with_rate_limit,
+    with_retry,
+    with_timeout,
+)
 from trioflow.workflows import (
     ParallelRun,
     Routes,
@@ -112,6 +123,9 @@ from trioflow.workflows import (
 
 __all__ = (
     "AgentGoneError",
+    "Budget",
+    "BudgetExceededError",
+    "BudgetState",
     "ChainConfig",
     "ChainError",
     "ChainResult",
@@ -196,6 +210,8 @@ __all__ = (
     "register_checkpoint_store",
     "register_observer",
     "to_schema",
+    "with_budget",
+    "with_concurrency_limit",
     "with_rate_limit",
     "with_retry",
     "with_timeout",

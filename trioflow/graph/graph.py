@@ -187,7 +187,8 @@ class StateGraph(GraphBuilder[S]):
             CheckpointConflictError: somebody else has claimed the run since; their steps count.
             CheckpointCorruptError: what was kept is damaged.
             CheckpointStoreError: the store cannot be read or written.
-            ConfigError: an argument cannot work, nothing is left to do after `step`, or `update` returned no state.
+            ConfigError: an argument cannot work, nothing is left to do after `step`, or `update` returned no
+                state.
             Exception: what `update` raised, as it is; the run stays as it was.
             ExecutionError: as for `execute`; the run can be resumed again.
 

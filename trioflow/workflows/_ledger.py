@@ -16,7 +16,7 @@ from typing import Any, Generic, Literal, TypeVar, cast, final
 
 import trio
 
-from trioflow._runtime.live import Live
+from trioflow._live import Live
 from trioflow.outcomes import ParallelResult, Progress, TaskError, TaskOutcome
 from trioflow.workflows._channel import BatchChannel
 from trioflow.workflows._sources import note_pulled

@@ -291,7 +291,7 @@ class Pool(Generic[T, R]):
                 raise
         finally:
             # The traceback of an error leads here: one that a user keeps must not keep the whole run alive.
-            claimed = result = None
+            claimed = result = worker.last_error = None
             del self, worker, attempt, batch
 
     @trio.lowlevel.enable_ki_protection
