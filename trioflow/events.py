@@ -64,6 +64,10 @@ class Observer(Protocol):
     An observer with a true attribute `include_data` also gets items, results, states or messages in
     `Event.data`. What `on_event` raises never changes a run's outcome, unless it is a `KeyboardInterrupt` or
     another exception that is not an `Exception`.
+
+    An observer that often has no use for events can have a method `wants(type: EventType) -> bool`, which must be
+    quick: where every observer of a run says no, a pattern may leave out an event of that type, and the one that
+    would end what it starts. Events that tell of a failure always come.
     """
 
     def on_event(self, event: Event) -> None:

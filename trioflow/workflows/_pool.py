@@ -237,7 +237,7 @@ class Pool(Generic[T, R]):
         self.collector.succeed(index, result, worker.attempts, duration)
         if self._frees_room:
             self.source.room_freed()
-        if self._telling:
+        if worker.told:
             worker.tell_complete(index, duration, "ok", None, {"item": worker.item, "result": result})
         if self._progress is not None:
             try:

@@ -18,6 +18,8 @@ __all__ = ("IDLE", "Worker")
 T = TypeVar("T")
 R = TypeVar("R")
 
+_START = EventType.WORKER_START
+
 IDLE = -1
 """The index of a worker that has no item in hand."""
 
@@ -31,9 +33,21 @@ class Worker(Generic[T]):
         index: the item in hand; `IDLE` between two items.
         attempts: how often the processor was called for it.
         started: when it was taken up, by Trio's clock.
+        told: whether its start was told, so that its end must be; a failure is told in any case.
     """
 
-    __slots__ = ("_emitter", "_telling", "_timed", "_total", "attempts", "index", "item", "number", "started")
+    __slots__ = (
+        "_emitter",
+        "_telling",
+        "_timed",
+        "_total",
+        "attempts",
+        "index",
+        "item",
+        "number",
+        "started",
+        "told",
+    )
 
     def __init__(self, number: int, emitter: Emitter, collector: Collector[T, Any]) -> None:
         self.number = number
@@ -44,6 +58,7 @@ class Worker(Generic[T]):
         self._emitter = emitter
         self._total = collector.total
         self._telling = emitter.active
+        self.told = False
         # Durations are for events and for the consumer's outcomes: nobody else pays for reading the clock.
         self._timed = emitter.active or collector.outlet is not None
 
@@ -76,7 +91,9 @@ class Worker(Generic[T]):
         if self._timed:
             self.started = trio.current_time()
         if self._telling:
-            self._emitter.emit(EventType.WORKER_START, self._place(self.index), {"item": self.item})
+            self.told = self._emitter.wants(_START)
+        if self.told:
+            self._emitter.emit(_START, self._place(self.index), {"item": self.item})
         return True
 
     def elapsed(self) -> float:
@@ -86,7 +103,7 @@ class Worker(Generic[T]):
     def let_go(self, status: str, error: BaseException | None) -> None:
         """Lay the item down without an outcome, if there is one in hand, and tell so."""
         index, self.index = self.index, IDLE
-        if index != IDLE and self._telling:
+        if index != IDLE and self._telling and (self.told or error is not None):
             self.tell_complete(index, self.elapsed(), status, error, {"item": self.item})
 
     def _tell_retry(self, attempt: int, delay: float, error: Exception) -> None:
