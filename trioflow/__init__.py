@@ -61,7 +61,7 @@ from trioflow.errors import (
     TrioflowError,
     UnknownAgentError,
 )
-from trioflow.events import Event, EventType, Observer
+from trioflow.events import Event, EventType, Observer, Place
 from trioflow.graph import (
     GraphRun,
     State,
@@ -157,6 +157,7 @@ __all__ = (
     "ParallelError",
     "ParallelResult",
     "ParallelRun",
+    "Place",
     "Priority",
     "Progress",
     "RateLimiter",

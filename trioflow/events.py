@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-__all__ = ("Event", "EventType", "Observer")
+__all__ = ("Event", "EventType", "Observer", "Place")
 
 
 class EventType(StrEnum):
@@ -40,6 +40,16 @@ class EventType(StrEnum):
     ROUTE_EXECUTE = "route.execute"
     MESSAGE_SENT = "message.sent"
     MESSAGE_HANDLED = "message.handled"
+    CUSTOM = "custom"
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A line of the user's code."""
+
+    module: str
+    file: str
+    function: str
+    line: int
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -55,6 +65,10 @@ class Event(msgspec.Struct, frozen=True):
     """The run that it belongs to: the caller's id, or one made for the run."""
     data: dict[str, Any]
     """Plain values; which ones depends on `type`."""
+    parent: str | None = None
+    """The run in which the event's run was started; None for an outermost one."""
+    place: Place | None = None
+    """Where the user's code started the run, where that is known."""
 
 
 @runtime_checkable
