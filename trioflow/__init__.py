@@ -80,6 +80,7 @@ from trioflow.graph import (
 )
 from trioflow.hub import Hub, HubMetrics, Message, MessageType, Priority, open_hub
 from trioflow.observers import (
+    LoggingObserver,
     LoguruObserver,
     MultiObserver,
     NoopObserver,
@@ -145,6 +146,7 @@ __all__ = (
     "HubError",
     "HubMetrics",
     "LiveValue",
+    "LoggingObserver",
     "LoguruObserver",
     "MailboxFullError",
     "MemoryStore",

@@ -1,5 +1,6 @@
 """Who listens: the observers that ship, and the registry that gives them names."""
 
+from trioflow.observers.logging import LoggingObserver
 from trioflow.observers.loguru import LoguruObserver
 from trioflow.observers.multi import MultiObserver
 from trioflow.observers.noop import NoopObserver
@@ -7,6 +8,7 @@ from trioflow.observers.recording import RecordingObserver
 from trioflow.observers.registry import get_observer, register_observer
 
 __all__ = (
+    "LoggingObserver",
     "LoguruObserver",
     "MultiObserver",
     "NoopObserver",
