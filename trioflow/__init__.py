@@ -80,6 +80,7 @@ from trioflow.graph import (
 )
 from trioflow.hub import Hub, HubMetrics, Message, MessageType, Priority, open_hub
 from trioflow.observers import (
+    EventStream,
     LoggingObserver,
     LoguruObserver,
     MultiObserver,
@@ -132,6 +133,7 @@ __all__ = (
     "ErrorCategory",
     "ErrorReport",
     "Event",
+    "EventStream",
     "EventType",
     "ExecutionError",
     "GraphConfig",

@@ -6,8 +6,10 @@ from trioflow.observers.multi import MultiObserver
 from trioflow.observers.noop import NoopObserver
 from trioflow.observers.recording import RecordingObserver
 from trioflow.observers.registry import get_observer, register_observer
+from trioflow.observers.stream import EventStream
 
 __all__ = (
+    "EventStream",
     "LoggingObserver",
     "LoguruObserver",
     "MultiObserver",
