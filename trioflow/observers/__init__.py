@@ -2,6 +2,7 @@
 
 from trioflow.observers.logging import LoggingObserver
 from trioflow.observers.loguru import LoguruObserver
+from trioflow.observers.metrics import MetricsObserver, MetricsSnapshot, SourceMetrics
 from trioflow.observers.multi import MultiObserver
 from trioflow.observers.noop import NoopObserver
 from trioflow.observers.recording import RecordingObserver
@@ -12,9 +13,12 @@ __all__ = (
     "EventStream",
     "LoggingObserver",
     "LoguruObserver",
+    "MetricsObserver",
+    "MetricsSnapshot",
     "MultiObserver",
     "NoopObserver",
     "RecordingObserver",
+    "SourceMetrics",
     "get_observer",
     "register_observer",
 )
