@@ -89,6 +89,7 @@ from trioflow.observers import (
     NoopObserver,
     RecordingObserver,
     SourceMetrics,
+    TraceObserver,
     get_observer,
     register_observer,
 )
@@ -180,6 +181,7 @@ __all__ = (
     "StateGraph",
     "TaskError",
     "TaskOutcome",
+    "TraceObserver",
     "TrioflowError",
     "UnknownAgentError",
     "all_of",

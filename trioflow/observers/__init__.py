@@ -8,6 +8,7 @@ from trioflow.observers.noop import NoopObserver
 from trioflow.observers.recording import RecordingObserver
 from trioflow.observers.registry import get_observer, register_observer
 from trioflow.observers.stream import EventStream
+from trioflow.observers.trace import TraceObserver
 
 __all__ = (
     "EventStream",
@@ -19,6 +20,7 @@ __all__ = (
     "NoopObserver",
     "RecordingObserver",
     "SourceMetrics",
+    "TraceObserver",
     "get_observer",
     "register_observer",
 )

@@ -12,7 +12,7 @@ from typing import Final, TypeVar, final
 from trioflow._text import LINE_LIMIT, one_line, show
 from trioflow.events import Event, EventType, Place
 
-__all__ = ("INFO", "TRACE", "WARNING", "Line", "Lines", "is_boundary")
+__all__ = ("BOUNDARIES", "INFO", "TRACE", "WARNING", "Line", "Lines")
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -30,14 +30,11 @@ RUNS = 10_000
 
 _STARTS = frozenset({EventType.PARALLEL_START, EventType.CHAIN_START, EventType.GRAPH_START})
 _ENDS = frozenset({EventType.PARALLEL_COMPLETE, EventType.CHAIN_COMPLETE, EventType.GRAPH_COMPLETE})
+BOUNDARIES = _STARTS | _ENDS
+"""The starts and ends of runs, which INFO lines tell."""
 _COLLAPSED = frozenset({"parallel", "chain", "graph"})
 """Sources whose runs have a last event; failures of others are all lines, since nothing could tell their count."""
 _HIDDEN = frozenset({"error", "status", "items_unfinished"})
-
-
-def is_boundary(type: EventType) -> bool:
-    """Return whether it is the start or the end of a run, which INFO lines tell."""
-    return type in _STARTS or type in _ENDS
 
 
 @final
@@ -79,7 +76,7 @@ class Lines:
 
     def of(self, event: Event) -> Iterable[Line]:
         """Return the lines that `event` gives, none, one or several."""
-        if is_boundary(event.type):
+        if event.type in BOUNDARIES:
             return self._boundary(event)
         level = WARNING if event.data.get("error") else TRACE
         if level == WARNING and event.source in _COLLAPSED and not self._is_early(event):

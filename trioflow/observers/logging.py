@@ -8,7 +8,7 @@ from typing import final
 
 from trioflow.config.checks import check_flag, check_text
 from trioflow.events import Event, EventType
-from trioflow.observers._lines import INFO, TRACE, WARNING, Lines, is_boundary
+from trioflow.observers._lines import BOUNDARIES, INFO, TRACE, WARNING, Lines
 
 __all__ = ("LoggingObserver",)
 
@@ -46,7 +46,7 @@ class LoggingObserver:
 
     def wants(self, type: EventType) -> bool:
         """Return whether the logger takes the line of such an event, where that tells of no failure."""
-        return is_boundary(type) or self._logger.isEnabledFor(_LEVELS[TRACE])
+        return type in BOUNDARIES or self._logger.isEnabledFor(_LEVELS[TRACE])
 
     def on_event(self, event: Event) -> None:
         """Write what `event` gives, a line as a rule."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from trioflow.config.checks import check_flag
 from trioflow.events import Event, EventType
-from trioflow.observers._lines import INFO, TRACE, Line, Lines, is_boundary
+from trioflow.observers._lines import BOUNDARIES, INFO, TRACE, Line, Lines
 
 if TYPE_CHECKING:
     from loguru import Logger, Record
@@ -46,7 +46,7 @@ class LoguruObserver:
 
     def wants(self, type: EventType) -> bool:
         """Return whether a sink takes the line of such an event, as far as the last one that was tried tells."""
-        if self._traced or is_boundary(type):
+        if self._traced or type in BOUNDARIES:
             return True
         if self._untried:
             self._untried -= 1
