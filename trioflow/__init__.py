@@ -64,7 +64,7 @@ from trioflow.errors import (
     TrioflowError,
     UnknownAgentError,
 )
-from trioflow.events import Event, EventType, Observer
+from trioflow.events import Event, EventType, Observer, Place
 from trioflow.graph import (
     GraphRun,
     State,
@@ -83,10 +83,16 @@ from trioflow.graph import (
 )
 from trioflow.hub import Hub, HubMetrics, Message, MessageType, Priority, gather_requests, open_hub
 from trioflow.observers import (
+    EventStream,
+    LoggingObserver,
     LoguruObserver,
+    MetricsObserver,
+    MetricsSnapshot,
     MultiObserver,
     NoopObserver,
     RecordingObserver,
+    SourceMetrics,
+    TraceObserver,
     get_observer,
     register_observer,
 )
@@ -146,6 +152,7 @@ __all__ = (
     "ErrorCategory",
     "ErrorReport",
     "Event",
+    "EventStream",
     "EventType",
     "ExecutionError",
     "GraphConfig",
@@ -160,11 +167,14 @@ __all__ = (
     "HubError",
     "HubMetrics",
     "LiveValue",
+    "LoggingObserver",
     "LoguruObserver",
     "MailboxFullError",
     "MemoryStore",
     "Message",
     "MessageType",
+    "MetricsObserver",
+    "MetricsSnapshot",
     "MultiObserver",
     "NoopObserver",
     "Observer",
@@ -172,6 +182,7 @@ __all__ = (
     "ParallelError",
     "ParallelResult",
     "ParallelRun",
+    "Place",
     "Priority",
     "Progress",
     "RateLimiter",
@@ -180,10 +191,12 @@ __all__ = (
     "RetryConfig",
     "Routes",
     "RunInfo",
+    "SourceMetrics",
     "State",
     "StateGraph",
     "TaskError",
     "TaskOutcome",
+    "TraceObserver",
     "TrioflowError",
     "UnknownAgentError",
     "all_of",

@@ -70,7 +70,8 @@ class CheckpointConfig(Settings, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         checks.check_text("store", self.store, "the name or URL of a checkpoint store")
         if self.interval is not None:
-            checks.check_count("interval", self.interval, minimum=0, allowed="0 (off) or more, or None (every step where store is set)")
+            allowed = "0 (off) or more, or None (every step where store is set)"
+            checks.check_count("interval", self.interval, minimum=0, allowed=allowed)
         checks.check_flag("preserve", self.preserve)
         checks.check_seconds("flush_interval", self.flush_interval, optional=False)
 
