@@ -137,7 +137,10 @@ class RateLimiter:
         return then if then <= self._empty_at + self._burst * self._seconds_per_unit else now
 
     async def _wait_until(self, ready_at: float) -> float:
-        """Wait until `ready_at`, or a change before it, and return which it was, by the time of `_now`."""
+        """Wait until `ready_at`, or a change before it, and return which it was, by the time of `_now`.
+
+        Cancellation: nothing has been taken, and nobody is due any more.
+        """
         self._changed = trio.Event()
         self._due = ready_at
         try:
