@@ -219,16 +219,16 @@ def with_budget(
         amounts: Amounts = fixed
         if expected is not None:
             amounts = expected(*args, **kwargs)
-            account.check("estimate", amounts)
+            _check_amounts("estimate", amounts, account.chain)
             amounts = dict(amounts)
         cost = amounts
         account.take(amounts)
         try:
             result = await fn(*args, **kwargs)
             if actual is not None:
-                told = actual(result)
-                account.check("actual", told)
-                cost = {**amounts, **told}
+                settled = actual(result)
+                _check_amounts("actual", settled, account.chain)
+                cost = {**amounts, **settled}
             return result
         finally:
             account.settle(amounts, cost)

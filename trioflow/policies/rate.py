@@ -139,7 +139,7 @@ class RateLimiter:
     async def _wait_until(self, ready_at: float) -> float:
         """Wait until `ready_at`, or a change before it, and return which it was, by the time of `_now`.
 
-        Cancellation: nothing was taken.
+        Cancellation: nothing has been taken, and nobody is due any more.
         """
         self._changed = trio.Event()
         self._due = ready_at
