@@ -11,19 +11,15 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, BinaryIO, Self, final
-
-import msgspec
+from typing import Any, Self, final
 
 from trioflow._text import one_line, show
 from trioflow.config.checks import check_instance
 from trioflow.errors import ConfigError
 from trioflow.events import Event, EventType
+from trioflow.observers._array import GrowingArray
 
 __all__ = ("TraceObserver",)
-
-_MOST_UNWRITTEN = 500
-_LONGEST_UNWRITTEN = 1.0
 
 _RUN_STARTS = frozenset({EventType.PARALLEL_START, EventType.CHAIN_START, EventType.GRAPH_START})
 _RUN_ENDS = frozenset({EventType.PARALLEL_COMPLETE, EventType.CHAIN_COMPLETE, EventType.GRAPH_COMPLETE})
@@ -31,7 +27,7 @@ _CALL_STARTS = frozenset({EventType.WORKER_START, EventType.STEP_START, EventTyp
 _CALL_ENDS = frozenset({EventType.WORKER_COMPLETE, EventType.STEP_COMPLETE, EventType.NODE_COMPLETE})
 _OVERLAPPING = frozenset({"hub", "conditional"})
 
-_ITEM = '{"ph":"X","pid":%d,"tid":%d,"ts":%.1f,"dur":%.1f,"name":"item %d","args":{"status":"%s","attempts":%d}}'
+_ITEM = '{"ph":"X","pid":%d,"tid":%d,"ts":%.3f,"dur":%.3f,"name":"item %d","args":{"status":"%s","attempts":%d}}'
 
 _RUN_LANE = 0
 _OWN_LANES = 1
@@ -63,8 +59,9 @@ class TraceObserver:
         if not os.fspath(path):
             raise ConfigError.refusing("path", path, "a path of a file")
         self._path = os.fspath(path)
-        self._file = _TraceFile(self._path)
+        self._file = GrowingArray(self._path)
         self._runs: dict[tuple[str, str], _Run] = {}
+        self._began = 0.0
         self._processes = 0
         self._flows = 0
         self._takers: dict[EventType, Callable[[_Run, Event], None]] = {
@@ -96,6 +93,8 @@ class TraceObserver:
         """
         if self._closed or self._file.broken:
             return
+        if not self._processes:
+            self._began = event.timestamp
         key = _process_key(event)
         run = self._runs.get(key)
         if run is None:
@@ -122,7 +121,8 @@ class TraceObserver:
     def _begin_run(self, run: "_Run", event: Event) -> None:
         run.depth += 1
         around = {} if event.parent is None else {"parent": one_line(event.parent)}
-        self._write(event, run, "B", name=_name(event), args={**_arguments(event), **around})
+        arguments = {"timestamp": event.timestamp, **_arguments(event), **around}
+        self._write(event, run, "B", name=_name(event), args=arguments)
 
     def _end_run(self, run: "_Run", event: Event) -> None:
         self._write(event, run, "E", args=_arguments(event))
@@ -145,9 +145,10 @@ class TraceObserver:
             self._end_call(run, event)
             return
         # The common case, without what a general encoder costs: there are only numbers in it, and a word of ours.
-        began, duration = lane.started * 1e6, max(0.0, event.timestamp - lane.started) * 1e6
-        place = (run.process, lane.number, began, duration, data["item_index"], data["status"], data["attempts"])
-        self._file.add_text(_ITEM % place)
+        began = self._at(lane.started)
+        duration = max(0, self._at(event.timestamp) - began)
+        numbers = (run.process, lane.number, began / 1000, duration / 1000, data["item_index"])
+        self._file.add_text(_ITEM % (*numbers, data["status"], data["attempts"]))
 
     def _end_call(self, run: "_Run", event: Event) -> None:
         lane = run.lane(event)
@@ -179,8 +180,8 @@ class TraceObserver:
         self._write(event, run, phase, tid=lane.number, ts=lane.attempted, **more)
 
     def _slice(self, run: "_Run", lane: "_Lane", event: Event, started: float, **more: Any) -> None:
-        duration = max(0.0, event.timestamp - started)
-        self._write(event, run, "X", tid=lane.number, ts=started, dur=_microseconds(duration), **more)
+        duration = max(0, self._at(event.timestamp) - self._at(started))
+        self._write(event, run, "X", tid=lane.number, ts=started, dur=duration / 1000, **more)
 
     def _overlap(self, run: "_Run", event: Event) -> None:
         name, duration = _name(event), event.data.get("duration") or 0.0
@@ -189,10 +190,14 @@ class TraceObserver:
         self._write(event, run, "b", ts=event.timestamp - duration, args=_arguments(event), **shared)
         self._write(event, run, "e", **shared)
 
+    def _at(self, timestamp: float) -> int:
+        """Return the nanoseconds since the trace began: seconds since the epoch are too coarse to add up."""
+        return max(0, round((timestamp - self._began) * 1e9))
+
     def _write(
         self, event: Event, run: "_Run", phase: str, *, tid: int = _RUN_LANE, ts: float | None = None, **more: Any
     ) -> None:
-        at = _microseconds(event.timestamp if ts is None else ts)
+        at = self._at(event.timestamp if ts is None else ts) / 1000
         self._file.add({"ph": phase, "pid": run.process, "tid": tid, "ts": at, **more})
 
 
@@ -202,7 +207,7 @@ class _Run:
 
     __slots__ = ("_file", "_lanes", "depth", "process")
 
-    def __init__(self, process: int, file: "_TraceFile", name: str) -> None:
+    def __init__(self, process: int, file: GrowingArray, name: str) -> None:
         self.process = process
         self.depth = 0
         self._file = file
@@ -245,85 +250,11 @@ class _Lane:
         self.attempts = self.flow = 0
 
 
-@final
-class _TraceFile:
-    """A JSON array that is written in pieces; complete after `finish` and `close`.
-
-    Attributes:
-        broken: whether writing has failed.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.broken = False
-        self._path = path
-        self._file: BinaryIO | None = None
-        self._encode = msgspec.json.Encoder().encode
-        self._unwritten: list[bytes] = []
-        self._flushed = 0.0
-        self._end = 0  # where the next piece goes: behind it is at most a closing bracket
-
-    def add(self, entry: dict[str, Any]) -> None:
-        self._unwritten.append(self._encode(entry))
-
-    def add_text(self, entry: str) -> None:
-        self._unwritten.append(entry.encode())
-
-    def flush_old(self, now: float) -> None:
-        """Write what is there, if that is much or some of it old."""
-        if len(self._unwritten) >= _MOST_UNWRITTEN or abs(now - self._flushed) >= _LONGEST_UNWRITTEN:
-            self._flushed = now
-            self._write(b"")
-
-    def finish(self, now: float) -> None:
-        """Write what is there, and make the file valid JSON."""
-        self._flushed = now
-        self._write(b"\n]\n")
-
-    def close(self) -> None:
-        try:
-            if not self.broken:
-                self._write(b"\n]\n")
-        finally:
-            if self._file is not None:
-                self._file.close()
-
-    def _write(self, closing: bytes) -> None:
-        lead = b",\n" if self._end else b"[\n"
-        piece = lead + b",\n".join(self._unwritten) if self._unwritten or not self._end else b""
-        self._unwritten.clear()
-        try:
-            if self._file is None:
-                self._file = open(self._path, "wb", buffering=0)  # noqa: SIM115, PTH123 - closed by `close`
-            self._put(self._file, piece + closing)
-        except OSError:
-            self.broken = True
-            self._mend()
-            raise
-        self._end += len(piece)
-
-    def _put(self, file: BinaryIO, data: bytes) -> None:
-        file.seek(self._end)
-        left = memoryview(data)
-        while left:
-            left = left[file.write(left) :]
-
-    def _mend(self) -> None:
-        """Cut off a piece that was written in part, which leaves room for the bracket on a disk that is full."""
-        if self._file is not None:
-            with suppress(OSError):
-                self._file.truncate(self._end)
-                self._put(self._file, b"\n]\n" if self._end else b"[\n]\n")
-
-
 def _process_key(event: Event) -> tuple[str, str]:
     """Return what has one process in the picture: a run, a hub, or all routings, which tell no end of theirs."""
     if event.source == "hub":
         return "hub", str(event.data.get("hub"))
     return event.source, "" if event.source == "conditional" else event.run_id
-
-
-def _microseconds(seconds: float) -> float:
-    return round(seconds * 1e6, 1)
 
 
 def _name(event: Event) -> str:
