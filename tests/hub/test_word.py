@@ -278,6 +278,32 @@ async def test_a_quiet_end_says_nothing(opened, inbox, log, autojump_clock):
     assert log.at("WARNING") == []
 
 
+async def test_an_observer_that_stops_the_hub_lets_nobody_wait(opened, inbox, autojump_clock):
+    class Stops:
+        def on_event(self, event):
+            if event.data["status"] != "ok":
+                raise SystemExit(3)
+
+    ends = []
+
+    async def wait(call, name):
+        try:
+            await call("user", name)
+        except HubClosedError:
+            ends.append(name)
+
+    inbox.close()
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(SystemExit):
+            async with opened(**SMALL, drain_timeout=1, observer=Stops()) as hub:
+                for name in ("a", "b"):
+                    hub.register(name, inbox)
+                    for call in (hub.request, hub.request, hub.request, hub.send):
+                        nursery.start_soon(wait, call, name)
+                        await wait_all_tasks_blocked()
+    assert sorted(ends) == ["a"] * 4 + ["b"] * 4
+
+
 # Watchers.
 
 

@@ -437,10 +437,11 @@ class _HubBlock(Block[Hub]):
 
         Cancellation: the caller shields it.
         """
-        # First what cannot fail: an observer that is told of a lost message may raise.
+        # First what cannot fail: an observer that is told of a lost message may raise what is no `Exception`.
         await self._end_idle_tasks()
         for number, agent in enumerate(list(self._directory)):
-            agent.leave(self._state.closed_error)
+            with self._errors.collecting():
+                agent.leave(self._state.closed_error)
             if not (number + 1) % 100:
                 await trio.lowlevel.checkpoint()
 
