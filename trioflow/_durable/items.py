@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar, final
 import msgspec
 import trio
 
+from trioflow._durable.children import ChildStore
 from trioflow._durable.stores import choose_store_for
 from trioflow._runtime.calls import call_plain
 from trioflow._runtime.emitter import Emitter
@@ -103,6 +104,7 @@ class Journal(Generic[T, R]):
         emitter: Emitter,
     ) -> None:
         self.store = store
+        self._inside = isinstance(store, ChildStore)
         self._run_id = run_id
         self._interval = config.flush_interval
         self._preserve = config.preserve
@@ -140,6 +142,15 @@ class Journal(Generic[T, R]):
         if not self._kept:
             return
         self._tell(EventType.CHECKPOINT_LOAD, items=len(self._kept))
+        if not self._inside:
+            await self._check_items(items)
+        self._tell(EventType.CHECKPOINT_RESUME, items=len(self._kept))
+
+    async def _check_items(self, items: object) -> None:
+        """Look whether the items are those that the run was begun with, as far as that can be seen.
+
+        Cancellation: nothing is changed.
+        """
         first = self._decode(next(iter(self._kept.values())))
         if self._key is None and not first.mark:
             raise self._mismatch("they were named by key=")
@@ -150,7 +161,6 @@ class Journal(Generic[T, R]):
                 self._check(name, fingerprint(items[int(name)]))
                 if not turn % BATCH:
                     await trio.lowlevel.checkpoint()
-        self._tell(EventType.CHECKPOINT_RESUME, items=len(self._kept))
 
     def around(
         self, attempt: Callable[[T], Awaitable[R]], place: Place
@@ -163,11 +173,10 @@ class Journal(Generic[T, R]):
         async def journaled(item: T) -> R:
             try:
                 name, mark = self._identify(place.index, item)
-                kept = self._kept.get(name)
+                kept = self._find(name, mark)
                 if kept is not None:
-                    self._check(name, mark)
                     self._recalled += 1
-                    result: R = await decode(self._codec, self._decode(kept).result)
+                    result: R = await decode(self._codec, kept.result)
                     return result
             except CheckpointError as error:
                 raise JournalError from error
@@ -206,7 +215,7 @@ class Journal(Generic[T, R]):
         Raises:
             CheckpointMismatchError: there was not.
         """
-        if exhausted and self._key is None and self._recalled < len(self._kept):
+        if exhausted and self._key is None and not self._inside and self._recalled < len(self._kept):
             raise self._mismatch(f"there were {len(self._kept)} or more, and now there are {self._recalled}")
 
     async def finish(self, status: RunStatus) -> CheckpointError | None:
@@ -252,6 +261,17 @@ class Journal(Generic[T, R]):
             raise JournalError from ConfigError.refusing("what key returned", name, refusal)
         self._seen.add(name)
         return name, b""
+
+    def _find(self, name: str, mark: bytes) -> _Record | None:
+        kept = self._kept.get(name)
+        if kept is None:
+            return None
+        record = self._decode(kept)
+        if self._inside and record.mark != mark:
+            # The state that the items come from was updated: this one is another, and is called.
+            return None
+        self._check(name, mark)
+        return record
 
     def _check(self, name: str, mark: bytes) -> None:
         if self._decode(self._kept[name]).mark != mark:

@@ -52,7 +52,7 @@ class CheckpointConfig(_Settings, frozen=True, kw_only=True):
     store: str = "memory"
     """A registered name, or the URL of a store."""
     interval: int | None = None
-    """Steps between two saves of a graph or chain; 0 is off, None is every step where a store is named or given."""
+    """Steps between two saves of a graph or chain; 0 is off, None is each step where a store is named or given."""
     preserve: bool = False
     """Whether a run that ended with nothing left to do is kept."""
     flush_interval: float = 0.05
