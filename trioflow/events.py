@@ -56,6 +56,8 @@ class Event(msgspec.Struct, frozen=True):
     """The run that it belongs to: the caller's id, or one made for the run."""
     data: dict[str, Any]
     """Plain values; which ones depends on `type`."""
+    parent: str | None = None
+    """The run in which the event's run was started; None for an outermost one."""
 
 
 @runtime_checkable

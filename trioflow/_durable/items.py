@@ -21,7 +21,7 @@ from trioflow._runtime.signals import JournalError
 from trioflow._text import describe_error, quote
 from trioflow.checkpoint.codec import Codec, fingerprint
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore, RunStatus
-from trioflow.checkpoint.session import SAVE_DEADLINE, Session, decode, encode, load_verified
+from trioflow.checkpoint.session import Session, decode, encode, load_verified, shielded_save
 from trioflow.config import CheckpointConfig
 from trioflow.config.checks import check_callable
 from trioflow.errors import CheckpointError, CheckpointMismatchError, CheckpointNotFoundError, ConfigError
@@ -113,6 +113,7 @@ class Journal(Generic[T, R]):
         self._total = total
         self._emitter = emitter
         self._session: Session
+        self._session_store: CheckpointStore
         self._kept: dict[str, bytes] = {}
         self._seen: set[str] = set()
         self._recalled = 0
@@ -137,6 +138,7 @@ class Journal(Generic[T, R]):
             if kind != _KIND:
                 message = f"run {quote(self._run_id)} is one of {quote(kind)} and no fan-out: take another run_id"
                 raise CheckpointMismatchError(message, run_id=self._run_id)
+        self._session_store = store
         self._session = await Session.claim(store, self._run_id)
         self._kept = dict(await self._session.load_items())
         if not self._kept:
@@ -221,25 +223,25 @@ class Journal(Generic[T, R]):
     async def finish(self, status: RunStatus) -> CheckpointError | None:
         """Write the rest and how the run ended, or forget one that need not be kept; return what went wrong.
 
-        Cancellation: shielded, for at most `SAVE_DEADLINE` seconds.
+        Cancellation: shielded, for as long as `shielded_save` waits.
         """
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + SAVE_DEADLINE):
-            try:
-                if status == "completed" and not self._preserve:
-                    await self._session.forget()
-                else:
-                    await self._write()
-                    await self._session.save(self._last_word(status))
-            except CheckpointError as error:
-                return error
-            return None
-        return CheckpointError(f"the end of the run could not be saved within {SAVE_DEADLINE:g} s")
+        try:
+            await shielded_save(self._session_store, lambda: self._finish(status))
+        except CheckpointError as error:
+            return error
+        return None
+
+    async def _finish(self, status: RunStatus) -> None:
+        await self._write()
+        # Where the clean-up fails the run is there still, as completed, and says so to whoever asks.
+        await self._session.finish(self._last_word(status), preserve=self._preserve)
 
     def _last_word(self, status: RunStatus) -> Checkpoint:
         """Return what says how the run stands to whoever lists the runs of the store."""
         return Checkpoint(
             run_id=self._run_id,
             graph=_KIND,
+            kind="parallel",
             step=len(self._kept) + self._written,
             node="",
             next_node="",

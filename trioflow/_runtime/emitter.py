@@ -12,6 +12,7 @@ from typing import Any, final
 
 import trio
 
+from trioflow._runtime.context import enclosing_run_id
 from trioflow._runtime.signals import Paused
 from trioflow._text import describe_error, one_line
 from trioflow.events import Event, EventType, Observer
@@ -28,11 +29,14 @@ class Emitter:
         observer: who listens; a `MultiObserver` is taken apart, a `NoopObserver` left out.
         source: the pattern that tells.
         run_id: the run's id; None makes one.
+        parent: the id of the run that it was started in; None asks whether there is one.
     """
 
-    __slots__ = ("_listeners", "_source", "_warned", "active", "observer_failures", "run_id")
+    __slots__ = ("_listeners", "_parent", "_source", "_warned", "active", "observer_failures", "run_id")
 
-    def __init__(self, observer: Observer, source: str, run_id: str | None = None) -> None:
+    def __init__(
+        self, observer: Observer, source: str, run_id: str | None = None, *, parent: str | None = None
+    ) -> None:
         self._listeners = [
             (listener, bool(getattr(listener, "include_data", False)))
             for listener in _listeners(observer)
@@ -42,6 +46,7 @@ class Emitter:
         self.active = bool(self._listeners)
         self.observer_failures = 0
         self.run_id = run_id or (uuid.uuid4().hex if self.active else "")
+        self._parent = parent or (enclosing_run_id() if self.active else None)
 
     def __repr__(self) -> str:
         return f"<Emitter {self._source} of run {self.run_id} to {len(self._listeners)} observers>"
@@ -55,7 +60,7 @@ class Emitter:
             # Each hears its own copy: what one does to it is not what another hears.
             told = {**data, **private} if wants_data and private else dict(data)
             try:
-                listener.on_event(Event(type, timestamp, self._source, self.run_id, told))
+                listener.on_event(Event(type, timestamp, self._source, self.run_id, told, self._parent))
             except Exception as error:  # noqa: BLE001 - an observer never changes a run's outcome
                 self._blame(listener, error)
 
