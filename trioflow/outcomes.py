@@ -115,6 +115,11 @@ class ParallelResult(msgspec.Struct, Generic[T, R], frozen=True):
     """Ascending positions of items without an outcome: cancelled in flight, or never started."""
     total: int
     """The length of the input, or how many items were pulled where it has none."""
+    status: Literal["running", "complete", "failed", "timeout", "drained", "cancelled"] = "complete"
+    """How the run ended: `complete` where the input was exhausted and every item has an outcome, `failed` where
+    failures ended it, `timeout` where its time was up, `drained` by `ParallelRun.drain`, or `cancelled`: from
+    outside, by `ParallelRun.cancel`, or by an error of the source, of `progress` or of the block. Before the end
+    it is `running`."""
 
     @property
     def report(self) -> ErrorReport:

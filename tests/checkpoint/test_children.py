@@ -1,5 +1,7 @@
 """Runs inside runs: a fan-out, a chain or a graph in a node of a kept graph goes on where it was."""
 
+import itertools
+
 import pytest
 import trio
 
@@ -82,7 +84,7 @@ def make(store, nodes, *, name="outer", preserve=False, **settings):
     names = list(nodes)
     for node, fn in nodes.items():
         graph.add_node(node, fn)
-    for source, target in zip(names, names[1:], strict=False):
+    for source, target in itertools.pairwise(names):
         graph.add_edge(source, target)
     graph.set_entry_point(names[0])
     graph.set_exit_point(names[-1])

@@ -1,6 +1,8 @@
 """Messages: their ids, their answers, and their way through JSON and MessagePack."""
 
 import os
+import sys
+import threading
 import time
 import uuid
 
@@ -36,15 +38,41 @@ def test_ids_go_on_rising_when_the_clock_goes_back(monkeypatch):
     assert new_id() > first
 
 
+def test_ids_rise_between_threads():
+    last = [""]
+    lock = threading.Lock()
+    behind = []
+
+    def draw():
+        for _ in range(2_000):
+            seen = last[0]
+            drawn = new_id()
+            if drawn <= seen:
+                behind.append((seen, drawn))
+            with lock:
+                last[0] = max(last[0], drawn)
+
+    threads = [threading.Thread(target=draw) for _ in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not behind
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_forked_process_draws_ids_of_its_own(monkeypatch):
     now = time.time_ns()
     monkeypatch.setattr(module.time, "time_ns", lambda: now)
-    new_id()
+    kept = new_id(), module._Ids.current
     module._Ids.forget()
-    kept = module._Ids.last
     mine = new_id()
-    module._Ids.last = kept
+    module._Ids.current = kept[1]
     assert new_id() != mine
 
 

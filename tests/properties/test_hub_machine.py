@@ -190,7 +190,7 @@ class Machine(RuleBasedStateMachine):
             return
         metrics = self.hub.live_metrics.value
         assert all(count == 1 for count in self.handled.values())
-        assert 0 <= metrics.sent - metrics.handled - metrics.failed - metrics.dropped == self.hub._account.open
+        assert 0 <= metrics.sent - metrics.handled - metrics.failed - metrics.dropped == self.hub._ledger.open
         assert all(depth <= self.config.buffer for depth in self.hub.agents().values())
         assert metrics.pending >= 0
 

@@ -6,7 +6,8 @@ protection is lifted. The source and the processor are the user's, and so are sc
 """
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Protocol, TypeVar, TypeVarTuple, cast
 
 import trio
@@ -24,12 +25,11 @@ __all__ = (
     "call_user",
     "close_async",
     "close_plain",
-    "pull_next",
+    "extend",
 )
 
 T = TypeVar("T")
 R = TypeVar("R")
-D = TypeVar("D")
 Ts = TypeVarTuple("Ts")
 
 TURN = 8
@@ -99,9 +99,9 @@ async def call_either(fn: Callable[..., Awaitable[R] | R], *args: object) -> R:
 
 
 @trio.lowlevel.disable_ki_protection
-def pull_next(iterator: Iterator[T], end: D) -> T | D:
-    """Return the user's next item, or `end`."""
-    return next(iterator, end)
+def extend(batch: deque[T], items: Iterable[T]) -> None:
+    """Pull the user's items into `batch`; those that came before an error stay in it."""
+    batch.extend(items)
 
 
 @trio.lowlevel.disable_ki_protection

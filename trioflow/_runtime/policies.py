@@ -22,6 +22,7 @@ def with_policies(
     retry: RetryConfig | None,
     on_retry: OnRetry,
     limiter: RateLimiter | None = None,
+    on_admitted: Callable[[], object] | None = None,
     prepare: Callable[[Any], Awaitable[Any]] | None = None,
 ) -> Callable[[*Ts], Awaitable[R]]:
     """Return the user's `fn` with the policies that a config names.
@@ -35,6 +36,7 @@ def with_policies(
         retry: when a failed attempt is repeated; None is never.
         on_retry: told of each retry.
         limiter: what each attempt pays to; None is nobody.
+        on_admitted: called when an attempt has waited for the limiter; None is nobody.
         prepare: what each attempt makes of the argument first; None leaves it as it is.
     """
     call: Callable[[*Ts], Awaitable[R]]
@@ -47,8 +49,18 @@ def with_policies(
     if task_timeout is not None:
         call = with_timeout(call, task_timeout)
     if limiter is not None:
-        call = with_rate_limit(call, limiter)
+        call = with_rate_limit(call if on_admitted is None else _admitted(call, on_admitted), limiter)
     return call if retry is None else _retried(call, RetryPlan(retry), on_retry)
+
+
+def _admitted(
+    call: Callable[[*Ts], Awaitable[R]], on_admitted: Callable[[], object]
+) -> Callable[[*Ts], Awaitable[R]]:
+    async def admitted(*args: *Ts) -> R:
+        on_admitted()
+        return await call(*args)
+
+    return admitted
 
 
 def _retried(

@@ -189,8 +189,9 @@ class StateGraph(GraphBuilder[S]):
             CheckpointCorruptError: what was kept is damaged.
             CheckpointStoreError: the store cannot be read or written.
             ConfigError: an argument cannot work, nothing is left to do after `step`, or `update` returned no
-            state. Exception: what `update` raised, as it is; the run stays as it was. ExecutionError: as for
-            `execute`; the run can be resumed again.
+                state.
+            Exception: what `update` raised, as it is; the run stays as it was.
+            ExecutionError: as for `execute`; the run can be resumed again.
 
         Cancellation: passes through; the run can be resumed again.
         """

@@ -1,8 +1,8 @@
 """Agents that talk: a hub carries messages between handlers, for as long as its block lasts."""
 
-from trioflow.hub._account import HubMetrics
-from trioflow.hub._block import open_hub
-from trioflow.hub.hub import Hub
+from trioflow.hub._ledger import HubMetrics
+from trioflow.hub.gather import gather_requests
+from trioflow.hub.hub import Hub, open_hub
 from trioflow.hub.message import Message, MessageType, Priority
 
-__all__ = ("Hub", "HubMetrics", "Message", "MessageType", "Priority", "open_hub")
+__all__ = ("Hub", "HubMetrics", "Message", "MessageType", "Priority", "gather_requests", "open_hub")

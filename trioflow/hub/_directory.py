@@ -1,14 +1,15 @@
 """Who is on a hub: agents by their names, and by the topics that they have subscribed to."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import final
 
 from trioflow._text import list_known, quote
-from trioflow.config.checks import check_async, check_text
-from trioflow.errors import AgentGoneError, ConfigError, HubError, UnknownAgentError
-from trioflow.hub._agent import Agent, Ground, Handler
+from trioflow.config.checks import check_text
+from trioflow.errors import AgentGoneError, ConfigError, UnknownAgentError
+from trioflow.hub._agent import Agent
 
-__all__ = ("Directory",)
+COMPARED = 1_000
+"""Agents among which near names are looked for: it takes about 30 µs each."""
 
 
 @final
@@ -35,35 +36,39 @@ class Directory:
     def __iter__(self) -> Iterator[Agent]:
         return iter(self._agents.values())
 
-    def add(self, name: str, handler: Handler, ground: Ground) -> None:
-        """Add an agent, refusing a name that is empty or taken and a handler that is none."""
+    def check_free(self, name: str) -> None:
+        """Refuse a name that is empty or taken."""
         check_text("agent", name)
-        check_async("handler", handler)
         if name in self._agents:
             raise ConfigError.refusing("agent", name, f"a name that is free on hub {quote(self._hub)}")
-        self._agents[name] = Agent(name, handler, ground)
 
-    def remove(self, name: str) -> None:
+    def add(self, agent: Agent) -> None:
+        """Add an agent under its name."""
+        self._agents[agent.name] = agent
+
+    def remove(self, agent: Agent) -> None:
         """Take an agent out, and tell whoever waits for it."""
-        agent = self.find(name)
-        del self._agents[name]
+        del self._agents[agent.name]
         for topic in agent.topics:
-            self._unlist(name, topic)
-        message = f"agent {quote(name)} was unregistered from hub {quote(self._hub)}"
-        agent.leave(lambda: AgentGoneError(message, agent=name))
-
-    def dismiss(self, why: Callable[[], HubError]) -> None:
-        """Tell whoever waits for any agent that it is over."""
-        for agent in self:
-            agent.leave(why)
+            self._unlist(agent.name, topic)
+        message = f"agent {quote(agent.name)} was unregistered from hub {quote(self._hub)}"
+        agent.leave(lambda: AgentGoneError(message, agent=agent.name))
 
     def find(self, name: str) -> Agent:
         """Return the agent of this name, or say which ones there are."""
         given: object = name
         agent = self._agents.get(given) if isinstance(given, str) else None
         if agent is None:
-            message = f"there is no agent {quote(name)} on hub {quote(self._hub)} {list_known(name, self._agents)}"
+            known = list_known(name, self._agents) if len(self) <= COMPARED else f"({len(self):,} are known)"
+            message = f"there is no agent {quote(name)} on hub {quote(self._hub)} {known}"
             raise UnknownAgentError(message, agent=name)
+        return agent
+
+    def find_accepting(self, name: str) -> Agent:
+        """Return the agent of this name, if it takes messages."""
+        agent = self.find(name)
+        if not agent.accepting:
+            raise AgentGoneError(f"agent {quote(name)} is retiring from hub {quote(self._hub)}", agent=name)
         return agent
 
     def subscribe(self, name: str, topic: str) -> None:

@@ -1,70 +1,128 @@
-"""The messages that wait for an agent, and the senders that wait for room."""
+"""The messages that wait for an agent, and the senders that wait for room.
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
-from typing import final
+Age raises priority, so that nothing waits for ever: a message counts as one priority higher for each `size`
+messages that were handed out since it came, up to the highest. So a mailbox that is only emptied keeps strictly to
+the priorities, and under any load at most `4 * size` messages are handed out before one that was let in.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Literal, final
+
+import trio
 
 from trioflow.errors import HubError
+from trioflow.hub._ledger import MessageLedger
 from trioflow.hub.message import Message, Priority
 
-__all__ = ("Mailbox",)
+Place = Literal["line", "mailbox"]
+"""Where a message is before a handler has it."""
 
 OnEnd = Callable[[HubError | None], object]
-"""Told how a message's wait in line ended: None where it was let in, else why it never will be."""
+"""Called when a sender's wait for room is over: with None where the message was let in, else with the reason."""
 
 
 @final
 class Mailbox:
-    """At most `size` messages, of which the first of the highest priority is taken; and a line in front of it."""
+    """At most `size` messages, of which the first of the highest priority is taken; and a line in front of it.
 
-    __slots__ = ("_lanes", "_line", "_size", "depth")
+    The line is served in the order of coming, whatever the priority, and nobody gets in past it.
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._lanes: tuple[deque[Message], ...] = tuple(deque() for _ in Priority)
-        self._line: OrderedDict[str, tuple[Message, OnEnd]] = OrderedDict()
+    Attributes:
+        depth: messages in it.
+        size: messages that it can hold.
+    """
+
+    __slots__ = ("_lanes", "_ledger", "_line", "_taken", "depth", "size")
+
+    def __init__(self, size: int, ledger: MessageLedger) -> None:
+        self.size = size
         self.depth = 0
+        self._ledger = ledger
+        # Each message with how many were handed out before it came. Lanes are made on demand, for most agents of a
+        # large hub never have one.
+        self._lanes: dict[Priority, OrderedDict[str, tuple[int, Message]]] = {}
+        self._line: OrderedDict[str, tuple[Message, OnEnd | None, float]] = OrderedDict()
+        self._taken = 0
 
     def __repr__(self) -> str:
-        return f"<Mailbox: {self.depth} of {self._size}, {len(self._line)} in line>"
+        return f"<Mailbox: {self.depth} of {self.size}, {len(self._line)} in line>"
 
     def put(self, message: Message) -> bool:
-        """Put `message` in, if there is room; return whether there was."""
-        if self.depth >= self._size:
+        """Put `message` in, if there is room and no line; return whether it went."""
+        if self.depth >= self.size or self._line:
             return False
-        self._lanes[message.priority].append(message)
-        self.depth += 1
+        self._insert(message)
         return True
 
     def take(self) -> Message | None:
-        """Take the next message out, and let the first of the line in."""
+        """Take the next message out, and let in who waits for the room."""
         if not self.depth:
             return None
-        lane = next(lane for lane in reversed(self._lanes) if lane)
-        message = lane.popleft()
-        self.depth -= 1
-        if self._line:
-            _, (first, on_end) = self._line.popitem(last=False)
-            self.put(first)
-            on_end(None)
+        priority = next(iter(self._lanes)) if len(self._lanes) == 1 else max(self._lanes, key=self._rank)
+        _, message = self._lanes[priority].popitem(last=False)[1]
+        self._taken += 1
+        self._shrink(priority)
+        self.admit()
         return message
 
-    def stand_in_line(self, message: Message, on_end: OnEnd) -> None:
-        """Let `message` in as soon as there is room, and tell `on_end`."""
-        self._line[message.id] = (message, on_end)
+    def wait_in_line(self, message: Message, on_end: OnEnd | None) -> None:
+        """Let `message` in as soon as there is room, and call `on_end` then."""
+        self._line[message.id] = message, on_end, trio.current_time()
 
-    def leave_line(self, message: Message) -> bool:
-        """Take `message` out of the line; return whether it was still there."""
-        return self._line.pop(message.id, None) is not None
+    def admit(self) -> None:
+        """Let messages in from the line, as many as there is room for."""
+        while self._line and self.depth < self.size:
+            _, (message, on_end, since) = self._line.popitem(last=False)
+            self._insert(message)
+            if on_end is not None:
+                on_end(None)
+            self._ledger.admitted(message, trio.current_time() - since)
 
-    def empty(self) -> Iterator[Message]:
+    def withdraw(self, message: Message) -> Place | None:
+        """Take `message` out, wherever it is; return where it was.
+
+        Nothing else happens here, for Trio may be the caller: whoever waits for the room is let in by `admit`.
+        """
+        if self._line.pop(message.id, None) is not None:
+            return "line"
+        lane = self._lanes.get(message.priority)
+        if lane is None or lane.pop(message.id, None) is None:
+            return None
+        self._shrink(message.priority)
+        return "mailbox"
+
+    def clear(self) -> list[Message]:
         """Take out every message that was let in."""
-        for lane in reversed(self._lanes):
-            while lane:
-                self.depth -= 1
-                yield lane.popleft()
+        lanes = [self._lanes[priority] for priority in sorted(self._lanes, reverse=True)]
+        self._lanes = {}
+        self.depth = 0
+        return [message for lane in lanes for _, message in lane.values()]
 
     def dismiss_line(self, why: Callable[[], HubError]) -> None:
         """Tell everybody in line that they will not be let in."""
         while self._line:
-            self._line.popitem(last=False)[1][1](why())
+            _, (message, on_end, since) = self._line.popitem(last=False)
+            error = why()
+            if on_end is not None:
+                on_end(error)
+            self._ledger.not_admitted(message, error, trio.current_time() - since)
+
+    def _insert(self, message: Message) -> None:
+        lane = self._lanes.get(message.priority)
+        if lane is None:
+            lane = self._lanes[message.priority] = OrderedDict()
+        lane[message.id] = self._taken, message
+        self.depth += 1
+
+    def _shrink(self, priority: Priority) -> None:
+        """Take note that a message of this priority is out."""
+        self.depth -= 1
+        if not self._lanes[priority]:
+            del self._lanes[priority]
+
+    def _rank(self, priority: Priority) -> tuple[int, int, int]:
+        """Return how urgent the first message of a lane is; those behind it are less, for they came later."""
+        before, _ = next(iter(self._lanes[priority].values()))
+        age = (self._taken - before) // self.size
+        return min(priority + age, Priority.CRITICAL), -before, priority

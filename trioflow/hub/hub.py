@@ -1,24 +1,60 @@
 """The hub: agents register with it and exchange messages, for as long as its block lasts."""
 
+import time
 from collections.abc import Mapping
-from contextvars import copy_context
+from contextlib import AbstractAsyncContextManager
+from time import perf_counter
 from typing import Any, Self, final
 
 import trio
+from msgspec.structs import replace
 
+from trioflow._runtime.block import Block
 from trioflow._text import quote
 from trioflow.config import HubConfig
-from trioflow.config.checks import check_seconds
-from trioflow.errors import HubClosedError, TrioflowError
+from trioflow.config.checks import check_async, check_instance, check_seconds, check_text
+from trioflow.errors import RequestTimeoutError, TrioflowError
 from trioflow.events import Observer
-from trioflow.hub._account import Account, HubMetrics
-from trioflow.hub._agent import Ground, Handler
-from trioflow.hub._delivery import Delivery, Draft
+from trioflow.hub._agent import Agent
 from trioflow.hub._directory import Directory
-from trioflow.hub.message import Message, MessageType, Priority
+from trioflow.hub._handlers import Handler
+from trioflow.hub._ledger import HubMetrics, MessageLedger
+from trioflow.hub._state import HubState
+from trioflow.hub.message import Message, MessageType, Priority, check_headers, new_id
+from trioflow.observers.registry import check_observer, get_observer
 from trioflow.outcomes import LiveValue
 
-__all__ = ("Hub",)
+__all__ = ("Hub", "open_hub")
+
+AT_ONCE = 0.003
+"""Seconds that delivering to many may take before others run."""
+
+
+def open_hub(
+    config: HubConfig | None = None, *, observer: Observer | None = None
+) -> AbstractAsyncContextManager["Hub"]:
+    """Return a context manager that gives a `Hub`.
+
+    Leaving the block in peace lets every message be handled first, for at most `config.drain_timeout` seconds;
+    handlers may still send and request. Then, and at once where the block is left by an exception or a
+    cancellation, the handlers are cancelled. When the block has been left no handler runs any more.
+
+    Args:
+        config: the hub's name, its limits, and its observer; None is `HubConfig()`.
+        observer: is told of the messages; None takes the one that the config names.
+
+    Raises:
+        ConfigError: an argument cannot work.
+        BaseException: a `KeyboardInterrupt`, `SystemExit` or the like from a handler ends the block, bare. What
+            the body of the block raises comes out as it is.
+
+    Cancellation: passes through; every message has been accounted for.
+    """
+    check_instance("config", config, HubConfig, optional=True)
+    config = config or HubConfig()
+    given = get_observer(config.observer) if observer is None else observer
+    check_observer("observer", given)
+    return _HubBlock(Hub._create(config, given))  # noqa: SLF001 - only made here
 
 
 @final
@@ -32,25 +68,13 @@ class Hub:
         live_metrics: what `metrics` returns, as a value to watch; it can be read after the block too.
     """
 
-    __slots__ = (
-        "_account",
-        "_closed",
-        "_config",
-        "_delivery",
-        "_directory",
-        "_ground",
-        "live_metrics",
-        "name",
-    )
+    __slots__ = ("_directory", "_ledger", "_state", "live_metrics", "name")
 
     name: str
     live_metrics: LiveValue[HubMetrics]
-    _account: Account
-    _closed: bool
-    _config: HubConfig
-    _delivery: Delivery
     _directory: Directory
-    _ground: Ground
+    _ledger: MessageLedger
+    _state: HubState
 
     def __init__(self) -> None:
         raise TypeError("a Hub is made by open_hub")
@@ -59,37 +83,55 @@ class Hub:
     def _create(cls, config: HubConfig, observer: Observer) -> Self:
         self = cls.__new__(cls)
         self.name = config.name
-        self._config = config
-        self._closed = False
         self._directory = directory = Directory(config.name)
-        self._account = Account(config.name, observer, lambda: len(directory))
-        self._ground = Ground(config, self._account, copy_context())
-        self._delivery = Delivery(config, self._account)
-        self.live_metrics = self._account.live
+        self._ledger = MessageLedger(config.name, observer, lambda: len(directory))
+        self._state = HubState(config, self._ledger)
+        self.live_metrics = self._ledger.live
         return self
 
     def __repr__(self) -> str:
-        return f"<Hub {self.name}: {len(self._directory)} agents, {'closed' if self._closed else self._account!r}>"
+        state = "closed" if self._state.closed else repr(self._ledger)
+        return f"<Hub {self.name}: {len(self._directory)} agents, {state}>"
 
     # Who is there.
 
-    def register(self, agent: str, handler: Handler) -> None:
-        """Let `handler` be called with each message for `agent`, at most `max_handlers` of them at once.
+    def register(
+        self,
+        name: str,
+        handler: Handler,
+        *,
+        max_handlers: int | None = None,
+        buffer: int | None = None,
+        handler_timeout: float | None = None,
+    ) -> None:
+        """Let `handler` be called with each message for agent `name`.
 
         What it returns answers a request: data, or a `Message` made by `Message.reply`. What it raises, the
         requester gets as a `HandlerError`; the hub goes on.
 
+        Args:
+            name: what messages for it are addressed to.
+            handler: an async function.
+            max_handlers: messages that it handles at once; None is the hub's, as for the others.
+            buffer: messages that its mailbox holds.
+            handler_timeout: seconds for one call, after which it fails with `trio.TooSlowError`.
+
         Raises:
-            ConfigError: the name is empty or taken, or the handler is no async function.
+            ConfigError: the name is empty or taken, the handler is no async function, or a limit cannot work.
             HubClosedError: the block has been left.
         """
         self._check_open()
-        self._directory.add(agent, handler, self._ground)
-        self._account.live.publish()
+        self._directory.check_free(name)
+        check_async("handler", handler)
+        own = {"max_handlers": max_handlers, "buffer": buffer, "handler_timeout": handler_timeout}
+        given = {field: limit for field, limit in own.items() if limit is not None}
+        config = replace(self._state.config, **given) if given else self._state.config
+        self._directory.add(Agent(name, handler, config, self._state))
+        self._ledger.live.publish()
 
     @trio.lowlevel.enable_ki_protection
-    def unregister(self, agent: str) -> None:
-        """Forget `agent` and what is in its mailbox; messages that its handler has in hand are finished.
+    def unregister(self, name: str) -> None:
+        """Forget an agent and what is in its mailbox; messages that its handler has in hand are finished.
 
         Those who wait for an answer of it, or for room, get `AgentGoneError` at once.
 
@@ -98,8 +140,31 @@ class Hub:
             HubClosedError: the block has been left.
         """
         self._check_open()
+        self._remove(self._directory.find(name))
+
+    @trio.lowlevel.enable_ki_protection
+    async def retire(self, name: str) -> None:
+        """Let an agent handle what it has, and forget it then: the gentle way to `unregister` it.
+
+        It takes no new messages: senders get `AgentGoneError`, and what is broadcast or published passes it by. A
+        handler must not wait for its own agent to retire.
+
+        Raises:
+            UnknownAgentError: there is no such agent.
+            HubClosedError: the block has been left, now or while this waited.
+
+        Cancellation: the agent goes all the same when it has handled everything.
+        """
+        await trio.lowlevel.checkpoint()
+        self._check_open()
+        agent = self._directory.find(name)
+        agent.retire(lambda: self._remove(agent))
+        await agent.left.wait()
+        self._check_open()
+
+    def _remove(self, agent: Agent) -> None:
         self._directory.remove(agent)
-        self._account.live.publish()
+        self._ledger.live.publish()
 
     def agents(self) -> dict[str, int]:
         """Return how many messages there are in the mailbox of each agent.
@@ -117,7 +182,7 @@ class Hub:
             HubClosedError: the block has been left; `live_metrics.value` still tells.
         """
         self._check_open()
-        return self._account.metrics()
+        return self._ledger.metrics()
 
     def subscribe(self, agent: str, topic: str) -> None:
         """Let `agent` have what is published under `topic`; once is enough.
@@ -161,7 +226,7 @@ class Hub:
         Raises:
             UnknownAgentError: there is no such agent.
             MailboxFullError: the mailbox was full, or did not get room in time.
-            AgentGoneError: the agent was unregistered while this waited for room.
+            AgentGoneError: the agent retires, or was unregistered while this waited for room.
             ConfigError: an argument cannot work.
             HubClosedError: the block has been left.
 
@@ -169,9 +234,10 @@ class Hub:
         """
         await trio.lowlevel.checkpoint()
         self._check_open()
-        agent = self._directory.find(recipient)
-        draft = self._draft(sender, MessageType.NOTIFICATION, data, priority, headers)
-        return await self._delivery.send(agent, draft.to(recipient))
+        agent = self._directory.find_accepting(recipient)
+        return await agent.send(
+            self._compose(sender, recipient, MessageType.NOTIFICATION, data, priority=priority, headers=headers)
+        )
 
     @trio.lowlevel.enable_ki_protection
     async def request(
@@ -190,32 +256,43 @@ class Hub:
             sender: who asks.
             recipient: who is asked.
             data: what is asked.
-            timeout: seconds for the answer, waiting for room included; None is `config.timeout`.
+            timeout: seconds for the answer, waiting for room included; None is `config.timeout`. A handler that
+                is asked itself waits no longer than its requester does (`message.deadline`).
             priority: whether it is handled before others.
             headers: what is said beside the data.
 
         Raises:
             HandlerError: the handler failed (from what it raised).
-            RequestTimeoutError: there was no answer in time; a late one is dropped.
+            RequestTimeoutError: there was no answer in time; as under a cancellation.
             UnknownAgentError: there is no such agent.
             MailboxFullError: the mailbox is full, and `config.overflow` is not "wait".
-            AgentGoneError: the agent was unregistered.
+            AgentGoneError: the agent was unregistered, or retires.
             ConfigError: an argument cannot work.
             HubClosedError: the block has been left, now or while this waited.
 
-        Cancellation: the answer is dropped; the handler may have the message, and is not cancelled.
+        Cancellation: the message is withdrawn; a handler that has it is not cancelled, and its answer dropped.
         """
-        check_seconds("timeout", timeout)
-        seconds = self._config.timeout if timeout is None else timeout
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
+            if timeout is None:
+                timeout = self._state.config.timeout
+            else:
+                check_seconds("timeout", timeout)
             self._check_open()
-            agent = self._directory.find(recipient)
-            draft = self._draft(sender, MessageType.REQUEST, data, priority, headers)
+            agent = self._directory.find_accepting(recipient)
+            now = trio.current_time()
+            until = self._state.limit(now + timeout)
+            if until <= now:
+                late = f"{quote(recipient)} was not asked: the request that this is for is not awaited any more"
+                raise RequestTimeoutError(late, agent=recipient)
+            deadline = time.time() + until - now
+            message = self._compose(
+                sender, recipient, MessageType.REQUEST, data, priority=priority, headers=headers, deadline=deadline
+            )
         except TrioflowError:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise
-        return await self._delivery.request(agent, draft.to(recipient), seconds)
+        return await agent.request(message, now, until)
 
     @trio.lowlevel.enable_ki_protection
     async def broadcast(
@@ -232,12 +309,12 @@ class Hub:
             ConfigError: an argument cannot work.
             HubClosedError: the block has been left.
 
-        Cancellation: nothing was delivered.
+        Cancellation: nothing was delivered; once it has begun it goes on to the last.
         """
         await trio.lowlevel.checkpoint()
         self._check_open()
-        draft = self._draft(sender, MessageType.BROADCAST, data, priority, headers)
-        return self._delivery.spread(list(self._directory), draft)
+        first = self._compose(sender, "", MessageType.BROADCAST, data, priority=priority, headers=headers)
+        return await self._spread(first, list(self._directory))
 
     @trio.lowlevel.enable_ki_protection
     async def publish(
@@ -255,45 +332,112 @@ class Hub:
             ConfigError: an argument cannot work.
             HubClosedError: the block has been left.
 
-        Cancellation: nothing was delivered.
+        Cancellation: nothing was delivered; once it has begun it goes on to the last.
         """
         await trio.lowlevel.checkpoint()
         self._check_open()
         subscribers = self._directory.subscribers(topic)
-        draft = self._draft(sender, MessageType.NOTIFICATION, data, priority, headers, topic=topic)
-        return self._delivery.spread(subscribers, draft)
+        first = self._compose(
+            sender, "", MessageType.NOTIFICATION, data, priority=priority, headers=headers, topic=topic
+        )
+        return await self._spread(first, subscribers)
 
-    def _draft(
+    def _compose(
         self,
         sender: str,
+        recipient: str,
         type: MessageType,
         data: Any,
+        *,
         priority: Priority,
         headers: Mapping[str, str] | None,
-        *,
         topic: str | None = None,
-    ) -> Draft:
-        return Draft(
-            hub=self.name, sender=sender, type=type, data=data, priority=priority, headers=headers, topic=topic
+        deadline: float | None = None,
+    ) -> Message:
+        check_text("sender", sender)
+        if not isinstance(priority, Priority):
+            check_instance("priority", priority, Priority)
+        if headers is not None:
+            check_headers(headers)
+        return Message(
+            hub=self.name,
+            sender=sender,
+            recipient=recipient,
+            type=type,
+            data=data,
+            topic=topic,
+            priority=priority,
+            headers=dict(headers or {}),
+            deadline=deadline,
         )
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise self._closed_error()
+    async def _spread(self, first: Message, agents: list[Agent]) -> int:
+        """Deliver to all of `agents` but the sender that have room; return how many they were.
 
-    def _closed_error(self) -> HubClosedError:
-        return HubClosedError(f"hub {quote(self.name)} is closed: its block has been left")
+        Others run in between, and agents that go then are passed by.
 
-    async def _drain(self) -> None:
-        """Wait until every message has been dealt with, or patience ends.
-
-        Cancellation: passes through.
+        Cancellation: not noticed.
         """
-        with trio.move_on_after(self._config.drain_timeout):
-            await self._account.wait_until_quiet()
+        delivered = 0
+        rest = perf_counter() + AT_ONCE
+        for agent in agents:
+            if perf_counter() > rest:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                rest = perf_counter() + AT_ONCE
+            if agent.name == first.sender or not agent.accepting:
+                continue
+            # A quarter of the time that making it anew takes.
+            message = replace(first, id=new_id(), recipient=agent.name, headers=dict(first.headers))
+            if agent.offer(message):
+                delivered += 1
+            else:
+                agent.refuse(message)
+        return delivered
 
-    def _close(self) -> None:
-        self._closed = True
-        self._ground.nursery.cancel_scope.cancel()
-        self._directory.dismiss(self._closed_error)
-        self._account.live.end()
+    def _check_open(self) -> None:
+        if self._state.closed:
+            raise self._state.closed_error()
+
+
+@final
+class _HubBlock(Block[Hub]):
+    """The block of a hub: left in peace or at once."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._state = hub._state  # noqa: SLF001 - this is the hub's own
+        self._directory = hub._directory  # noqa: SLF001 - the same
+        super().__init__(self._state.errors)
+
+    def _open(self, nursery: trio.Nursery) -> Hub:
+        self._state.open(nursery, self._dismiss)
+        return self._hub
+
+    async def _leave(self, *, in_peace: bool) -> None:
+        """Let the messages be handled, or patience end; then stop the handlers.
+
+        Cancellation: passes through; the handlers are stopped.
+        """
+        state = self._state
+        try:
+            if in_peace:
+                with trio.move_on_after(state.config.drain_timeout) as patience:
+                    await state.ledger.wait_until_quiet()
+                if patience.cancelled_caught:
+                    running = sum(agent.tasks.busy for agent in self._directory)
+                    state.ledger.warn(running, state.config.drain_timeout)
+        finally:
+            state.close()
+
+    async def _dismiss(self) -> None:
+        """Let go of what waits, and tell those who wait for it that the hub is closed.
+
+        Cancellation: the caller shields it.
+        """
+        for number, agent in enumerate(list(self._directory)):
+            agent.leave(self._state.closed_error)
+            if not (number + 1) % 100:
+                await trio.lowlevel.checkpoint()
+
+    def _conclude(self) -> None:
+        self._state.ledger.live.end()

@@ -1,87 +1,132 @@
-"""The engine of a run: workers that take items, settle them, and stop when they must.
+"""The engine of a fan-out: a nursery owns feeder, workers and a collector task; three bounded channels join them.
 
-Every decision is one plain method (`_succeed`, `_fail`, `stop`, `_derailed`); the awaits stand around them, in
-`_work`. Workers never raise what went wrong: they record it, and `conclude` weighs it all once the tasks have
-ended. Only a `Cancelled` that belongs to the run or to a scope around it passes through them. See
-`docs/design/engine.md`.
+    items -> feeder -> [work] -> workers -> [results] -> collector -> [done] -> the caller or a stream
+
+The channels carry batches (`_channel`), the ledger counts and bounds what is on them (`_ledger`). A worker
+records an outcome by one plain call, so nothing that was returned can be lost to a cancellation. A worker that
+finds no work may pull from a plain source itself, for `next()` never blocks: it then takes in what the
+collector has not, and the two tasks between it and the next item need not wake up.
+
+Every decision is one plain method; the `await`s stand around them. Workers raise nothing but a `Cancelled` that
+belongs here: whatever else goes wrong is collected, the scope is cancelled, and `conclude` weighs all of it
+once no task is left. `docs/design/engine.md` has the reasons and the figures.
 """
 
+import math
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, final
 
+import msgspec
 import trio
 
 from trioflow._durable.items import Journal
-from trioflow._runtime.calls import TURN, call_plain
+from trioflow._runtime.calls import TURN
 from trioflow._runtime.emitter import Emitter, status_of
-from trioflow._runtime.errors import ErrorCollector, foreign_cancelled, is_cancelled, strip_cancelled
+from trioflow._runtime.errors import ErrorCollector, foreign_cancelled, strip_cancelled
+from trioflow._runtime.policies import with_policies
 from trioflow._runtime.signals import JournalError, NotAsyncError
 from trioflow.checkpoint.protocol import RunStatus
 from trioflow.checkpoint.session import open_store
 from trioflow.config import ParallelConfig
-from trioflow.errors import CheckpointError, ConfigError
-from trioflow.events import EventType
+from trioflow.errors import CheckpointError, ConfigError, ParallelError, TrioflowError
+from trioflow.outcomes import TaskOutcome
 from trioflow.policies import RateLimiter
-from trioflow.workflows._collector import Collector
-from trioflow.workflows._judge import Judge
-from trioflow.workflows._source import FedSource, Source, note_pulled
-from trioflow.workflows._verdict import ending, failure
-from trioflow.workflows._worker import IDLE, Worker
-
-__all__ = ("Pool",)
+from trioflow.workflows._channel import BatchChannel
+from trioflow.workflows._events import ParallelEvents
+from trioflow.workflows._ledger import Ledger, Status
+from trioflow.workflows._sources import END, AsyncSource, Source, SyncSource, open_source
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+IDLE = -1
+"""The index of a worker that has no item in hand."""
+
+BURST = 16
+"""Items that are pulled from a plain source in a row."""
+
+_SEVERITY: tuple[Status, ...] = ("complete", "drained", "cancelled", "timeout", "failed")
+
+
+class Setup(msgspec.Struct, Generic[T, R], frozen=True):
+    """What a run was asked to do, checked."""
+
+    items: Any
+    processor: Callable[[T], Awaitable[R]]
+    config: ParallelConfig
+    worker_count: int
+    streamed: bool
+
+
+@final
+class Worker(Generic[T]):
+    """A worker's hand: the item that it holds, and how often that was tried."""
+
+    __slots__ = ("attempts", "index", "item", "last_error", "number", "started")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.index = IDLE
+        self.item: T = None  # type: ignore[assignment]  # set before it is read
+        self.attempts = 0
+        self.started = 0.0
+        self.last_error: Exception | None = None
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.number} with item {self.index}, attempt {self.attempts}>"
+
+    def restart_clock(self) -> None:
+        """Let an item begin now: before its first attempt it waited for the rate."""
+        if not self.attempts:
+            self.started = trio.current_time()
+
 
 @final
 class Pool(Generic[T, R]):
-    """One run: its workers, its faults and its end.
+    """One run: its tasks, what they decide, and its end.
 
     Args:
-        items: the input, as the user gave it.
-        processor: what is called for each item.
-        config: how.
-        collector: who keeps the account.
-        source: who gives the items.
-        emitter: who tells.
-        worker_count: how many workers.
-        progress: called after each success; None is nobody.
-        journal: who keeps what succeeded; None is nobody.
+        setup: what to do.
+        ledger: the account.
+        emitter: emits its events.
+        journal: keeps what succeeded; None is nobody.
+
+    Attributes:
+        errors: what went wrong, until `conclude` has weighed it.
+        on_abort: called when something that is no `Exception` stops the run.
     """
 
     def __init__(
         self,
-        items: object,
-        processor: Callable[[T], Awaitable[R]],
-        config: ParallelConfig,
-        *,
-        collector: Collector[T, R],
-        source: Source[T],
+        setup: Setup[T, R],
+        ledger: Ledger[T, R],
         emitter: Emitter,
-        worker_count: int,
-        progress: Callable[[int, int | None, R], object] | None = None,
         journal: Journal[T, R] | None = None,
     ) -> None:
-        self.collector = collector
-        self.source = source
-        self.faults = ErrorCollector()
+        config = setup.config
+        self.ledger = ledger
+        self.source: Source[T] = open_source(setup.items)
+        self.work: BatchChannel[tuple[int, T]] = BatchChannel()
+        self.errors = ErrorCollector()
         self.on_abort: Callable[[], object] = lambda: None
-        self._items = items
-        self._processor = processor
-        self._config = config
-        self._emitter = emitter
-        self._worker_count = worker_count
-        self._progress = progress
+        self._setup = setup
+        self._events: ParallelEvents[T, R] = ParallelEvents(emitter, ledger)
         self._journal = journal
         self._limiter = None if config.max_per_second is None else RateLimiter(config.max_per_second)
-        self._telling = emitter.active
-        self._frees_room = collector.outlet is None and isinstance(source, FedSource)
+        # Durations are for events and for the consumer's outcomes: nobody else pays for reading the clock.
+        self._timed = emitter.active or setup.streamed
+        self._reports = emitter.active or ledger.reports_successes
+        self._clock: Callable[[], float]
+        self._room = trio.lowlevel.ParkingLot()
+        ledger.on_room = self._room.unpark
+        buffer = config.buffer or setup.worker_count
+        self._enough = max(1, min(buffer - 1, setup.worker_count, BURST))
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery
-        self._judge: Judge[T] = Judge()
-        self._stopping = False
-        self._timed_out = False
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._cut: Status = "complete"
+        self._stopping = self._cancelled = self._ending = self._awaited = False
         self._started = 0.0
 
     # What the faces call.
@@ -90,62 +135,410 @@ class Pool(Generic[T, R]):
     async def execute(self) -> None:
         """Run to the end, whatever it is; raise nothing, `conclude` says what came of it.
 
-        Cancellation: what completed is in the collector.
+        Cancellation: what completed is in the ledger.
         """
-        self._started = trio.current_time()
-        with self.faults.collecting():
-            self._tell_start()
-            await trio.lowlevel.checkpoint()
+        self._token = trio.lowlevel.current_trio_token()
+        self._clock = trio.lowlevel.current_clock().current_time
+        self._started = self._clock()
+        with self.errors.collecting():
+            config = self._setup.config
+            has_progress = self.ledger.reports_successes
+            workers = self._setup.worker_count
+            self._events.run_started(workers, fail_fast=config.fail_fast, has_progress=has_progress)
+            await trio.lowlevel.checkpoint_if_cancelled()
             if self._journal is None:
-                await self._run_workers()
+                await self._run_tasks()
             else:
                 await self._run_kept(self._journal)
-        with self.faults.collecting():
-            await self.source.aclose()
-        if self._timed_out:
-            self.collector.expire(self._too_slow(), self._items)
-        self.collector.end()
+        with self.errors.collecting():
+            await self._close_source()
+        if self._cut == "timeout":
+            self.ledger.expire(self._too_slow(), self._setup.items, awaited=self._awaited)
+        self.ledger.end(self._status())
+        self.work.dispose()
 
     @trio.lowlevel.enable_ki_protection
     def stop(self) -> None:
         """Cancel what is in flight and start nothing more; after the end, do nothing."""
-        if self._stopping or self.collector.ended:
-            return
-        self._look_at_the_clock()
-        self._stopping = True
-        self.source.stop()
-        self._scope.cancel()
+        if not self._stopping and not self.ledger.ended:
+            self._check_thread()
+            self._stop("cancelled")
 
     @trio.lowlevel.enable_ki_protection
-    def conclude(self) -> BaseException | None:
-        """Weigh what went wrong, tell the end of the run, and return what the caller should raise."""
-        self.collector.check()
-        fault = self.faults.worst()
-        if isinstance(fault, trio.Cancelled) and not is_cancelled():
-            fault = foreign_cancelled(fault, "an observer or the body of the stream")
-        if fault is None or isinstance(fault, trio.Cancelled):
-            cancelled = fault is not None
-            fault = failure(self.collector, fail_fast=self._config.fail_fast, cancelled=cancelled) or fault
-        self._tell_complete(fault)
-        return fault
+    def drain(self) -> None:
+        """Pull no more items and let those in flight finish; what was pulled and not started stays unfinished."""
+        if not self.work.closed and not self.ledger.ended:
+            self._check_thread()
+            self._cut_short("drained")
+            self._stop_feeding()
+            if isinstance(self.source, AsyncSource):
+                self.source.stop_pulling()
 
-    # The workers.
+    def nudge(self) -> None:
+        """Have whatever room there is used: the consumer has nothing left to take."""
+        if self.ledger.room > 0:
+            self._room.unpark()
+
+    @trio.lowlevel.enable_ki_protection
+    def conclude(self) -> None:
+        """Weigh what went wrong, and emit the end of the run; `errors` then has what the caller should raise."""
+        self.ledger.check()
+        self.errors.judge(lambda cancelled: foreign_cancelled(cancelled, "an observer or the body of the stream"))
+        worst = self.errors.worst()
+        if worst is None or isinstance(worst, trio.Cancelled):
+            self.errors.replace(self._failure(cancelled=worst is not None) or worst)
+        elif isinstance(worst, Exception) and not isinstance(worst, TrioflowError):
+            ledger = self.ledger
+            unfinished = ledger.size - ledger.completed - ledger.failed
+            account = f"{ledger.completed} succeeded, {ledger.failed} failed, {unfinished} unfinished"
+            worst.add_note(f"when the run ended: {account}")
+        del worst
+        self._events.run_completed(self.errors.worst(), self._started)
+
+    # The tasks.
+
+    async def _run_tasks(self) -> None:
+        if self._setup.config.timeout is not None:
+            self._scope.deadline = self._started + self._setup.config.timeout
+        with self.errors.collecting(unwrap=True), self._scope:
+            async with trio.open_nursery() as outer:
+                outer.start_soon(self._collect, name="trioflow collector")
+                try:
+                    await outer.start(self._watch, name="trioflow watch")
+                    if self._journal is not None:
+                        outer.start_soon(self._write_journal, self._journal, name="trioflow journal")
+                    async with trio.open_nursery() as self._nursery:
+                        self._nursery.start_soon(self._feed, name="trioflow feeder")
+                        for number in range(self._setup.worker_count):
+                            self._start_worker(number)
+                finally:
+                    self._ending = True
+                    self.ledger.results.close()
+                    outer.cancel_scope.cancel()
+        self.ledger.take_in()
+        if self.ledger.finished:
+            # Nothing was cut: let the caller have the result, and meet the cancellation at its next checkpoint.
+            self.errors.discard_cancelled()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _feed(self) -> None:
+        try:
+            if isinstance(self.source, AsyncSource):
+                await self._feed_async(self.source)
+            else:
+                while not self.work.closed:
+                    self._refill(1)
+                    await self._wait_for_room()
+        except BaseException as error:  # noqa: ASYNC103 - a Cancelled that belongs here is raised again
+            if not self._on_crash(None, error):
+                raise
+        finally:
+            self.work.close()
+
+    async def _feed_async(self, source: AsyncSource[T]) -> None:
+        with source.scope:
+            try:
+                while not self.work.closed:
+                    item = await source.pull()
+                    if item is END:
+                        self.ledger.exhausted = True
+                        break
+                    self._hand_out([item])
+                    if self.ledger.room < 1:
+                        await self._wait_for_one()
+            finally:
+                await source.aclose()
+
+    async def _wait_for_room(self) -> None:
+        self.ledger.wake_for(self._enough)
+        if not self.work.closed:
+            await self._room.park()
+
+    async def _wait_for_one(self) -> None:
+        ledger = self.ledger
+        while not self.work.closed:
+            ledger.take_in()
+            if ledger.room > 0:
+                return
+            with ledger.waited_for():
+                await self._wait_for_room()
+
+    def _start_worker(self, number: int) -> None:
+        self._nursery.start_soon(self._work, Worker[T](number), name=f"trioflow worker {number}")
+
+    @trio.lowlevel.enable_ki_protection
+    async def _work(self, worker: Worker[T]) -> None:
+        attempt, batch, claimed, result, turn = self._equipped(worker), self.work.batch, None, None, 0
+        try:
+            while True:
+                has_work = turn and (batch or self._refill(self._enough))
+                claimed = batch.popleft() if has_work else await self._wait_for_work()
+                if claimed is None:
+                    return
+                worker.index, worker.item = claimed
+                worker.attempts = 0
+                if self._timed:
+                    self._item_started(worker)
+                try:
+                    result = await attempt(worker.item)
+                except Exception as error:  # noqa: BLE001 - the item's failure, reported as such
+                    self._settle(worker, None, error)
+                else:
+                    self._settle(worker, result, None)
+                turn = (turn + 1) % TURN
+        except BaseException as error:  # noqa: ASYNC103 - the same
+            if not self._on_crash(worker, error):
+                raise
+        finally:
+            # The traceback of an error leads here: one that a user keeps must not keep the whole run alive.
+            claimed = result = worker.last_error = None
+            del self, worker, attempt, batch
+
+    @trio.lowlevel.enable_ki_protection
+    async def _collect(self) -> None:
+        """Enter outcomes as they come. Shielded: it ends with the workers, and waits for nobody else."""
+        results = self.ledger.results
+        try:
+            with trio.CancelScope(shield=True):
+                while not results.closed:
+                    self.ledger.take_in()
+                    await results.wait()
+        except BaseException as error:  # noqa: BLE001, ASYNC103 - shielded, so no Cancelled of ours comes here
+            self._break_off(error)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _watch(self, task_status: trio.TaskStatus[None]) -> None:
+        """Wait for the run to be cancelled, and stop the feeding in that very instant.
+
+        Trio calls the abort function while it cancels, before any task goes on: so no worker whose processor
+        shields itself, or swallows `Cancelled`, begins another item, and none pays for looking.
+        """
+        task_status.started()
+        await trio.lowlevel.wait_task_rescheduled(self._on_cancelled)
+
+    def _on_cancelled(self, raise_cancel: object) -> trio.lowlevel.Abort:
+        del raise_cancel
+        if not self._ending:
+            self._cancelled = True
+            if not self._stopping:
+                # What came first counts: a deadline that passes during clean-up is no timeout of the run.
+                self._cut_short("timeout" if self._scope.cancel_called else "cancelled")
+                self._awaited = isinstance(self.source, AsyncSource) and self.source.pulling
+                self._stopping = True
+                self._scope.deadline = math.inf
+            self._stop_feeding()
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    # Where items come from: plain methods, but for the wait.
+
+    async def _wait_for_work(self) -> tuple[int, T] | None:
+        """Return the next item after at least a turn of the scheduler; None is the end.
+
+        Cancellation: nothing was taken.
+        """
+        work, batch = self.work, self.work.batch
+        if batch or self._refill(self._enough):
+            await trio.lowlevel.checkpoint()
+        while not batch and not work.closed:
+            await work.wait()
+        if not batch:
+            return None
+        claimed = batch.popleft()
+        if batch or self._refill(self._enough):
+            work.call()  # the next one: this one may be held up by what it takes
+        return claimed
+
+    def _refill(self, enough: int) -> bool:
+        """Pull what there is room for from a plain source, if that is `enough`; return whether something came."""
+        source, ledger = self.source, self.ledger
+        if self.work.closed or not isinstance(source, SyncSource):
+            return False
+        if ledger.room < enough:
+            ledger.take_in()
+            if ledger.room < enough:
+                return False
+        fresh: deque[T] = deque()
+        try:
+            source.pull(min(ledger.room, BURST), fresh)
+        finally:
+            self._hand_out(fresh)
+        if source.exhausted:
+            ledger.exhausted = True
+            self.work.close()
+            self._room.unpark_all()
+        return bool(self.work.batch)
+
+    def _hand_out(self, items: "deque[T] | list[T]") -> None:
+        numbered = self.ledger.begin(items)
+        # What comes in the very tick of a stop was pulled, and stays unfinished.
+        if numbered and not self.work.closed:
+            self.work.batch.extend(numbered)
+            self.work.call()
+
+    # What a worker decides: plain methods, each leaves the run's state consistent.
+
+    def _equipped(self, worker: Worker[T]) -> Callable[[T], Awaitable[R]]:
+        def on_retry(attempt: int, delay: float, error: Exception) -> None:
+            worker.last_error = error
+            place = worker.number, worker.index, worker.item
+            self._events.item_retried(*place, attempt=attempt, delay=delay, error=error)
+
+        config = self._setup.config
+        attempt = with_policies(
+            self._setup.processor,
+            worker,
+            task_timeout=config.task_timeout,
+            retry=config.retry,
+            on_retry=on_retry,
+            limiter=self._limiter,
+            on_admitted=worker.restart_clock,
+        )
+        return attempt if self._journal is None else self._journal.around(attempt, worker)
+
+    def _item_started(self, worker: Worker[T]) -> None:
+        worker.started = self._clock()
+        if self._events.active:
+            self._events.item_started(worker.number, worker.index, worker.item)
+
+    def _settle(self, worker: Worker[T], result: R | None, error: Exception | None) -> None:
+        """Record the outcome of the item in hand: from here on it cannot be lost."""
+        duration = self._clock() - worker.started if self._timed else 0.0
+        outcome = TaskOutcome(worker.index, worker.item, result, error, worker.attempts, duration)
+        worker.index = IDLE
+        self.ledger.record(outcome)
+        if error is not None and self._setup.config.fail_fast:
+            self._stop("failed")
+        if self._reports:
+            self._report(worker, outcome)
+
+    def _report(self, worker: Worker[T], outcome: TaskOutcome[T, R]) -> None:
+        if self._events.active:
+            self._events.item_completed(worker.number, outcome)
+        if self.ledger.reports_successes:
+            self.ledger.take_in()
+
+    def _on_crash(self, worker: Worker[T] | None, error: BaseException) -> bool:
+        """Deal with what ended a task other than the end of its work; False lets `error` pass through."""
+        problem = strip_cancelled(error)
+        if isinstance(problem, trio.Cancelled):
+            # A task that corrupted Trio's own stacks cancels its nursery, and the watch is not in that.
+            if self._cancelled or self._nursery.cancel_scope.cancel_called:
+                self._abandon(worker, "cancelled", None)
+                return False
+            holds = worker is not None and worker.index != IDLE
+            who = f"the processor of item {worker.index}" if worker is not None and holds else "a task of the run"
+            problem = foreign_cancelled(problem, who)
+        elif isinstance(problem, NotAsyncError):
+            allowed = "an async function, or a lambda that gives an awaitable"
+            problem = ConfigError.refusing("processor", self._setup.processor, allowed)
+            self._abandon(worker, "error", problem)
+        elif isinstance(problem, JournalError) and problem.__cause__ is not None:
+            problem = problem.__cause__
+            self._abandon(worker, "error", problem)
+        elif not isinstance(problem, Exception):
+            self._abandon(worker, status_of(problem), problem)
+        if isinstance(problem, Exception) and worker is not None and worker.index != IDLE:
+            self._settle(worker, None, problem)
+            # The task may be tainted, by a scope that was left open: another one takes its place.
+            self._start_worker(worker.number)
+        else:
+            self._break_off(problem)
+        return True
+
+    def _abandon(self, worker: Worker[T] | None, status: str, error: BaseException | None) -> None:
+        """Leave the item in hand without an outcome, or failed where the run's time is up."""
+        if worker is None or worker.index == IDLE:
+            return
+        if self._cut == "timeout" and status == "cancelled":
+            too_slow = trio.TooSlowError(self._too_slow())
+            too_slow.__cause__ = worker.last_error
+            self._settle(worker, None, too_slow)
+            return
+        index, worker.index = worker.index, IDLE
+        if self._events.active:
+            duration = self._clock() - worker.started
+            outcome: TaskOutcome[T, R] = TaskOutcome(index, worker.item, None, None, worker.attempts, duration)
+            self._events.item_abandoned(worker.number, outcome, status, error)
+
+    # How a run stops and ends.
+
+    def _break_off(self, error: BaseException) -> None:
+        self.errors.add(error)
+        self._stop("cancelled")
+        if not isinstance(error, Exception):
+            self.on_abort()
+
+    def _stop(self, why: Status) -> None:
+        if not self._stopping:
+            self._cut_short(why)
+            self._stopping = self._cancelled = True
+            self._stop_feeding()
+            self._scope.cancel()
+
+    def _stop_feeding(self) -> None:
+        self.work.batch.clear()
+        self.work.close()
+        self._room.unpark_all()
+
+    def _cut_short(self, why: Status) -> None:
+        self._cut = max(self._cut, why, key=_SEVERITY.index)
+
+    def _status(self) -> Status:
+        finished = self.ledger.finished and self._cut in {"drained", "cancelled"}
+        return "complete" if finished else self._cut
+
+    def _failure(self, *, cancelled: bool) -> ParallelError | None:
+        """Return the error that the failed items amount to, if they do.
+
+        Under `fail_fast` one failed item is enough; without, all must have failed, and nobody else know: not the
+        consumer of a stream, nor the one who cancelled.
+        """
+        ledger = self.ledger
+        if self._setup.config.fail_fast:
+            failed = ledger.failed > 0
+        else:
+            failed = 0 < ledger.failed == ledger.size and not self._setup.streamed and not cancelled
+        if not failed:
+            return None
+        result = ledger.result()
+        return ParallelError(result.errors, result)
+
+    def _too_slow(self) -> str:
+        return f"run timed out after {self._setup.config.timeout:g} s"
+
+    async def _close_source(self) -> None:
+        if isinstance(self.source, SyncSource):
+            self.source.close()
+        elif not self.source.pulled and not self.source.exhausted:
+            with self.source.scope:
+                await self.source.aclose()
+
+    def _check_thread(self) -> None:
+        """Refuse a call from another thread, or another `trio.run`, before it changes anything."""
+        try:
+            here = trio.lowlevel.current_trio_token() is self._token
+        except RuntimeError:
+            here = False
+        if not here and self._token is not None:
+            message = "drain() and cancel() work in the trio.run of their run: use trio.from_thread.run_sync"
+            raise RuntimeError(message)
+
+    # Durable runs.
 
     async def _run_kept(self, journal: Journal[T, R]) -> None:
         async with open_store(journal.store) as store:
-            await journal.open(store, self._items)
-            await self._run_workers()
-            with self.faults.collecting():
-                journal.check_end(exhausted=self.collector.exhausted)
-            problem = await journal.finish(self._status())
-            if problem is not None:
-                self.faults.add(problem)
+            await journal.open(store, self._setup.items)
+            await self._run_tasks()
+            with self.errors.collecting():
+                journal.check_end(exhausted=self.ledger.exhausted)
+            problem = await journal.finish(self._run_status())
+            self.errors.add(problem)
 
-    def _status(self) -> RunStatus:
-        fault = self.faults.worst()
-        if self.collector.failed or not (fault is None or isinstance(fault, trio.Cancelled)):
+    def _run_status(self) -> RunStatus:
+        worst = self.errors.worst()
+        if self.ledger.failed or not (worst is None or isinstance(worst, trio.Cancelled)):
             return "failed"
-        return "completed" if self.collector.finished and fault is None else "cancelled"
+        return "completed" if self.ledger.finished and worst is None else "cancelled"
 
     @trio.lowlevel.enable_ki_protection
     async def _write_journal(self, journal: Journal[T, R]) -> None:
@@ -153,180 +546,3 @@ class Pool(Generic[T, R]):
             await journal.write_until_cancelled()
         except CheckpointError as error:
             self._break_off(error)
-
-    async def _run_workers(self) -> None:
-        if self._config.timeout is not None:
-            self._scope.deadline = self._started + self._config.timeout
-        with self.faults.collecting(unwrap=True), self._scope:
-            async with trio.open_nursery() as watched:
-                watched.start_soon(self._watch, name="trioflow watch")
-                if self._journal is not None:
-                    watched.start_soon(self._write_journal, self._journal, name="trioflow journal")
-                async with trio.open_nursery() as self._nursery:
-                    if isinstance(self.source, FedSource):
-                        self._nursery.start_soon(self._feed, self.source, name="trioflow feeder")
-                    for number in range(self._worker_count):
-                        self._start_worker(number)
-                watched.cancel_scope.cancel()
-        if self.collector.finished:
-            # Nothing was cut: let the caller have the result, and meet the cancellation at its next checkpoint.
-            self.faults.discard_cancelled()
-
-    @trio.lowlevel.enable_ki_protection
-    async def _watch(self) -> None:
-        """Take note of a cancellation for workers whose processors shield themselves from it, or swallow it."""
-        try:
-            await trio.sleep_forever()
-        finally:
-            self._look_at_the_clock()
-            self.source.stop()
-
-    def _start_worker(self, number: int) -> None:
-        worker: Worker[T] = Worker(number, self._emitter, self.collector)
-        self._nursery.start_soon(self._work, worker, name=f"trioflow worker {number}")
-
-    @trio.lowlevel.enable_ki_protection
-    async def _work(self, worker: Worker[T]) -> None:
-        attempt = worker.with_policies(self._processor, self._config, self._limiter)
-        if self._journal is not None:
-            attempt = self._journal.around(attempt, worker)
-        turn = 0
-        result: Any = None
-        try:
-            while worker.take_up(self.source) or await self._await_item(worker):
-                try:
-                    result = await attempt(worker.item)
-                except Exception as error:  # noqa: BLE001 - the item's failure, reported as such
-                    self._fail(worker, error)
-                else:
-                    self._succeed(worker, result)
-                turn = (turn + 1) % TURN
-                if not turn:
-                    await trio.lowlevel.checkpoint()
-        except BaseException as error:  # noqa: ASYNC103 - a Cancelled that belongs here is raised again
-            if not self._derailed(worker, error):
-                raise
-        finally:
-            # The traceback of an error leads here: one that a user keeps must not keep the whole run alive.
-            result = None
-            del self, worker, attempt
-
-    async def _await_item(self, worker: Worker[T]) -> bool:
-        while not self.source.ended:
-            await self.source.wait()
-            if worker.take_up(self.source):
-                return True
-        return False
-
-    @trio.lowlevel.enable_ki_protection
-    async def _feed(self, source: FedSource[T]) -> None:
-        try:
-            await source.feed()
-        except BaseException as error:  # noqa: ASYNC103 - the same
-            if not self._derailed(Worker(-1, self._emitter, self.collector), error):
-                raise
-
-    # What a worker decides: plain methods, each leaves the run's state consistent.
-
-    def _succeed(self, worker: Worker[T], result: R) -> None:
-        index = worker.index
-        duration = worker.elapsed()
-        worker.index = IDLE
-        self.collector.succeed(index, result, worker.attempts, duration)
-        if self._frees_room:
-            self.source.room_freed()
-        if self._telling:
-            worker.tell_complete(index, duration, "ok", None, {"item": worker.item, "result": result})
-        if self._progress is not None:
-            try:
-                call_plain(self._progress, self.collector.completed, self.collector.total, result)
-            except BaseException as error:
-                note_pulled(error, "progress", self.collector.pulled)
-                raise
-
-    def _fail(self, worker: Worker[T], error: Exception) -> None:
-        index, duration = worker.index, worker.elapsed()
-        worker.index = IDLE
-        self.collector.fail(index, error, worker.attempts, duration)
-        if self._frees_room:
-            self.source.room_freed()
-        if self._config.fail_fast:
-            self.stop()
-        if self._telling:
-            worker.tell_complete(index, duration, "error", error, {"item": worker.item})
-
-    def _derailed(self, worker: Worker[T], error: BaseException) -> bool:
-        """Deal with what ended a worker other than the end of its work; False lets `error` pass through."""
-        problem = strip_cancelled(error)
-        if isinstance(problem, trio.Cancelled):
-            return self._cancelled(worker, problem)
-        if isinstance(problem, NotAsyncError):
-            allowed = "an async function, or a lambda that gives an awaitable"
-            refusal = ConfigError.refusing("processor", self._processor, allowed)
-            self._break_off(refusal)
-            worker.let_go("error", refusal)
-        elif isinstance(problem, JournalError) and problem.__cause__ is not None:
-            self._break_off(problem.__cause__)
-            worker.let_go("error", problem.__cause__)
-        elif not isinstance(problem, Exception):
-            self._break_off(problem)
-            self.on_abort()
-            worker.let_go(status_of(problem), problem)
-        elif worker.index == IDLE:
-            self._break_off(problem)
-        else:
-            self._fail(worker, problem)
-            self._start_worker(worker.number)
-        return True
-
-    def _cancelled(self, worker: Worker[T], error: BaseException) -> bool:
-        if self._scope.cancel_called:
-            self._dismiss(worker)
-            return False
-        self._judge.decide_soon(worker, error, self._nursery, self._dismiss, self._stray)
-        return True
-
-    def _dismiss(self, worker: Worker[T]) -> None:
-        """Leave the item in hand unfinished, or failed where the run's time is up."""
-        self._look_at_the_clock()
-        if worker.index != IDLE and self._timed_out:
-            self._fail(worker, trio.TooSlowError(self._too_slow()))
-        else:
-            worker.let_go("cancelled", None)
-
-    def _stray(self, worker: Worker[T], error: BaseException) -> None:
-        """Report a `Cancelled` that nobody cancelled for: as the failure of the item in hand, else of the run."""
-        if worker.index == IDLE:
-            self._break_off(foreign_cancelled(error, "a task of the run"))
-        else:
-            self._fail(worker, foreign_cancelled(error, f"the processor of item {worker.index}"))
-            self._start_worker(worker.number)
-
-    def _break_off(self, fault: BaseException) -> None:
-        self.faults.add(fault)
-        self.stop()
-
-    def _look_at_the_clock(self) -> None:
-        if self._scope.cancel_called and not self._stopping:
-            self._timed_out = True
-
-    def _too_slow(self) -> str:
-        return f"run timed out after {self._config.timeout:g} s"
-
-    def _tell_start(self) -> None:
-        if self._telling:
-            data = {
-                "item_count": self.collector.total,
-                "worker_count": self._worker_count,
-                "fail_fast": self._config.fail_fast,
-                "has_progress_callback": self._progress is not None,
-            }
-            self._emitter.emit(EventType.PARALLEL_START, data)
-
-    def _tell_complete(self, fault: BaseException | None) -> None:
-        if self._telling:
-            cut_short = self._stopping and not self.collector.finished
-            data = ending(self.collector, fault, cut_short=cut_short)
-            data["duration"] = trio.current_time() - self._started
-            data["observer_failures"] = self._emitter.observer_failures
-            self._emitter.emit(EventType.PARALLEL_COMPLETE, data)

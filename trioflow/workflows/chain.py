@@ -23,8 +23,8 @@ from trioflow.errors import ChainError, ConfigError
 from trioflow.events import EventType, Observer
 from trioflow.outcomes import ChainResult
 from trioflow.workflows._arguments import check_items, choose_observer
-from trioflow.workflows._each import Each
-from trioflow.workflows._source import note_pulled
+from trioflow.workflows._each import for_each
+from trioflow.workflows._sources import note_pulled
 
 __all__ = ("process_chain",)
 
@@ -166,7 +166,7 @@ class _Chain(Generic[T, S]):
             retry=self._config.retry,
             on_retry=self._tell_retry,
         )
-        await Each(self._items, self._log.around(self._make_step)).run()
+        await for_each(self._items, self._log.around(self._make_step))
         await self._log.exhausted()
 
     async def _make_step(self, item: T) -> None:

@@ -4,13 +4,16 @@ Both are faces of one engine (`_pool`): the first waits for its end, the second 
 """
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sized
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sized
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Generic, Self, TypeVar, final
 
 import trio
 
 from trioflow._durable.items import open_journal
+from trioflow._runtime.block import Block
+from trioflow._runtime.calls import call_plain
 from trioflow._runtime.emitter import Emitter
 from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.config import ParallelConfig
@@ -23,9 +26,8 @@ from trioflow.config.checks import (
 from trioflow.events import Observer
 from trioflow.outcomes import LiveValue, ParallelResult, Progress, TaskOutcome
 from trioflow.workflows._arguments import check_items, choose_observer
-from trioflow.workflows._collector import Collector, Outlet
-from trioflow.workflows._pool import Pool
-from trioflow.workflows._source import open_source
+from trioflow.workflows._ledger import Ledger
+from trioflow.workflows._pool import Pool, Setup
 
 __all__ = ("ParallelRun", "open_parallel", "process_parallel")
 
@@ -87,20 +89,18 @@ async def process_parallel(
         config,
         observer=observer,
         run_id=run_id,
-        outlet=None,
         progress=progress,
         store=store,
         key=key,
         result_type=result_type,
     )
-    await pool.execute()
-    fault = pool.conclude()
-    if fault is not None:
-        try:
-            raise fault
-        finally:
-            del fault, pool
-    return pool.collector.result()
+    try:
+        await pool.execute()
+        pool.conclude()
+        pool.errors.raise_worst()
+        return pool.ledger.result()
+    finally:
+        del pool
 
 
 def open_parallel(
@@ -151,20 +151,20 @@ def open_parallel(
     """
     check_flag("ordered", ordered)
     check_flag("keep_results", keep_results)
-    outlet: Outlet[T, R] = Outlet(ordered=ordered)
     pool = _open_pool(
         items,
         processor,
         config,
         observer=observer,
         run_id=run_id,
-        outlet=outlet,
+        streamed=True,
+        ordered=ordered,
         keep=keep_results,
         store=store,
         key=key,
         result_type=result_type,
     )
-    return _streaming(pool, ParallelRun._create(pool, outlet))  # noqa: SLF001 - only made here
+    return _Stream(pool)
 
 
 @final
@@ -174,23 +174,21 @@ class ParallelRun(Generic[T, R]):
     Made by `open_parallel` only.
     """
 
-    __slots__ = ("_outlet", "_pool")
+    __slots__ = ("_pool",)
 
-    _outlet: Outlet[T, R]
     _pool: Pool[T, R]
 
     def __init__(self) -> None:
         raise TypeError("a ParallelRun is made by open_parallel")
 
     @classmethod
-    def _create(cls, pool: Pool[T, R], outlet: Outlet[T, R]) -> Self:
+    def _create(cls, pool: Pool[T, R]) -> Self:
         self = cls.__new__(cls)
         self._pool = pool
-        self._outlet = outlet
         return self
 
     def __repr__(self) -> str:
-        return f"<ParallelRun: {self._pool.collector!r}, {self._outlet!r}>"
+        return f"<ParallelRun: {self._pool.ledger!r}, {len(self._pool.ledger.done.batch)} to be taken>"
 
     def __aiter__(self) -> Self:
         return self
@@ -201,53 +199,73 @@ class ParallelRun(Generic[T, R]):
 
         Cancellation: nothing was taken.
         """
-        outlet = self._outlet
-        if outlet or outlet.ended:
+        ledger = self._pool.ledger
+        done, batch = ledger.done, ledger.done.batch
+        if not batch:
+            ledger.take_in()
+        if batch or done.closed:
             await trio.lowlevel.checkpoint()
-        while (outcome := outlet.take()) is None:
-            if outlet.ended:
-                raise StopAsyncIteration
-            await outlet.arrivals.park()
-        self._pool.source.room_freed()
+        while not batch:
+            ledger.take_in()
+            if not batch:
+                if done.closed:
+                    raise StopAsyncIteration
+                self._pool.nudge()
+                with ledger.waited_for():
+                    await done.wait()
+        outcome = batch.popleft()
+        if batch:
+            done.call()  # several tasks may iterate
+        ledger.release(1)
         return outcome
 
     @property
     def progress(self) -> LiveValue[Progress]:
         """How far the run has come, now and to wait for."""
-        return self._pool.collector.watch()
+        return self._pool.ledger.watch()
 
     def drain(self) -> None:
         """Pull no more items and let those in flight finish; never blocks.
 
-        Items that were pulled but not taken up become unfinished, and a wait for the source ends.
+        Items that were pulled but not started become unfinished, and a wait for the source ends.
+
+        Raises:
+            RuntimeError: called in another thread, or in another `trio.run`; nothing was changed.
         """
-        self._pool.source.stop()
+        self._pool.drain()
 
     def cancel(self) -> None:
-        """Stop at once and keep what completed; never blocks."""
+        """Stop at once and keep what completed; never blocks.
+
+        Raises:
+            RuntimeError: called in another thread, or in another `trio.run`; nothing was changed.
+        """
         self._pool.stop()
 
     def result(self) -> ParallelResult[T, R]:
         """Return the account as it stands, at any time, also after the block; items in flight are unfinished."""
-        return self._pool.collector.result()
+        return self._pool.ledger.result()
 
 
-@asynccontextmanager
-@trio.lowlevel.enable_ki_protection
-async def _streaming(pool: Pool[T, R], run: ParallelRun[T, R]) -> AsyncIterator[ParallelRun[T, R]]:
-    with pool.faults.collecting():
-        async with trio.open_nursery() as nursery:
-            pool.on_abort = nursery.cancel_scope.cancel
-            nursery.start_soon(pool.execute, name="trioflow run")
-            with pool.faults.collecting():
-                yield run
-            pool.stop()
-    fault = pool.conclude()
-    if fault is not None:
-        try:
-            raise fault
-        finally:
-            del fault, pool, run
+@final
+class _Stream(Block[ParallelRun[T, R]], Generic[T, R]):
+    """The block of `open_parallel`."""
+
+    def __init__(self, pool: Pool[T, R]) -> None:
+        super().__init__(pool.errors)
+        self._pool = pool
+
+    def _open(self, nursery: trio.Nursery) -> ParallelRun[T, R]:
+        self._pool.on_abort = nursery.cancel_scope.cancel
+        nursery.start_soon(self._pool.execute, name="trioflow run")
+        return ParallelRun._create(self._pool)  # noqa: SLF001 - only made here
+
+    async def _leave(self, *, in_peace: bool) -> None:
+        del in_peace
+        self._pool.stop()
+
+    def _conclude(self) -> None:
+        self._pool.conclude()
 
 
 def _open_pool(
@@ -257,8 +275,9 @@ def _open_pool(
     *,
     observer: Observer | None,
     run_id: str | None,
-    outlet: Outlet[T, R] | None,
     progress: Callable[[int, int | None, R], object] | None = None,
+    streamed: bool = False,
+    ordered: bool = False,
     keep: bool = True,
     store: CheckpointStore | None,
     key: Callable[[T], str] | None,
@@ -273,26 +292,19 @@ def _open_pool(
     worker_count = _worker_count(config, total)
     window = worker_count + (config.buffer or worker_count)
     emitter = Emitter(observer, "parallel", run_id)
-    collector = Collector(total, fail_fast=config.fail_fast, outlet=outlet, keep=keep)
-    return Pool(
-        items,
-        processor,
-        config,
-        collector=collector,
-        source=open_source(items, collector, window),
-        emitter=emitter,
-        worker_count=worker_count,
-        progress=progress,
-        journal=open_journal(
-            run_id,
-            store,
-            config.checkpoint,
-            key=key,
-            result_type=result_type,
-            total=total,
-            emitter=emitter,
-        ),
+    ledger: Ledger[T, R] = Ledger(
+        total,
+        window,
+        streamed=streamed,
+        ordered=ordered,
+        keep=keep,
+        fail_fast=config.fail_fast,
+        on_success=None if progress is None else partial(call_plain, progress),
     )
+    journal = open_journal(
+        run_id, store, config.checkpoint, key=key, result_type=result_type, total=total, emitter=emitter
+    )
+    return Pool(Setup(items, processor, config, worker_count, streamed), ledger, emitter, journal)
 
 
 def _worker_count(config: ParallelConfig, total: int | None) -> int:

@@ -9,6 +9,8 @@ from typing import Any, Generic, Self, TypeVar, cast, final
 
 import trio
 
+from trioflow._runtime.errors import ErrorCollector
+
 __all__ = ("Live",)
 
 V = TypeVar("V")
@@ -53,12 +55,12 @@ class Live(Generic[V]):
     async def wait_value(self, value_or_predicate: object, *, held_for: float = 0) -> V:
         """Wait until the value equals or satisfies `value_or_predicate`; see `LiveValue`."""
         matches = _matcher(value_or_predicate)
-        value, _ = await self._listen().wait_value(lambda pair: matches(pair[0]), held_for=held_for)
+        predicate = _Predicate(lambda pair: matches(pair[0]))
+        value, _ = await self._listen().wait_value(predicate, held_for=held_for)
+        predicate.check()
         return cast("V", value)
 
-    def eventual_values(
-        self, value_or_predicate: object = _any_value, held_for: float = 0
-    ) -> AsyncIterator[V]:
+    def eventual_values(self, value_or_predicate: object = _any_value, held_for: float = 0) -> AsyncIterator[V]:
         """Iterate over the value now and later ones that match; see `LiveValue`."""
         return _EventualValues(self._listen(), _matcher(value_or_predicate), held_for)
 
@@ -86,9 +88,9 @@ class _EventualValues(Generic[V]):
         return self
 
     async def __anext__(self) -> V:
-        value, _ = await self._shared.wait_value(
-            lambda pair: pair[1] or self._is_next(pair[0]), held_for=self._held_for
-        )
+        predicate = _Predicate(lambda pair: pair[1] or self._is_next(pair[0]))
+        value, _ = await self._shared.wait_value(predicate, held_for=self._held_for)
+        predicate.check()
         if not self._is_next(value):
             raise StopAsyncIteration
         self._last = value
@@ -103,6 +105,26 @@ class _EventualValues(Generic[V]):
 
     def _is_next(self, value: V) -> bool:
         return bool(value != self._last and self._matches(value))
+
+
+@final
+class _Predicate:
+    """A user's predicate: called by whoever changes the value, it raises in whoever waits for it."""
+
+    __slots__ = ("_errors", "_matches")
+
+    def __init__(self, matches: Callable[[Any], object]) -> None:
+        self._matches = matches
+        self._errors = ErrorCollector()
+
+    def __call__(self, pair: object) -> object:
+        with self._errors.collecting():
+            return self._matches(pair)
+        return True
+
+    def check(self) -> None:
+        """Raise what the predicate has raised."""
+        self._errors.raise_worst()
 
 
 def _matcher(value_or_predicate: Any) -> Callable[[Any], object]:

@@ -1,0 +1,217 @@
+"""The tasks that run the handler of one agent: few, used again, and none that polls.
+
+A message goes to a sleeping task, or to a new one, while fewer than `max_handlers` are busy. A task that has
+nothing to do sleeps until the next message is put into its hand, so an idle agent costs no time; tasks that were
+not needed for a while end.
+
+No message sees what another one left behind: each is handled in a context of its own, and a task in which a
+handler left a cancel scope or a nursery open is replaced.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, final
+
+import trio
+
+from trioflow._runtime.calls import call_user
+from trioflow._runtime.errors import foreign_cancelled, is_cancelled, strip_cancelled
+from trioflow._runtime.signals import NotAsyncError
+from trioflow._text import quote
+from trioflow.config import HubConfig
+from trioflow.errors import ConfigError
+from trioflow.hub._mailbox import Mailbox
+from trioflow.hub._state import HubState
+from trioflow.hub.message import Message
+from trioflow.policies import with_timeout
+
+Handler = Callable[[Message], Awaitable[Any]]
+
+Settle = Callable[[Message, object, BaseException | None, float], None]
+"""Is given what became of a message: the result or the error of its handler, and the seconds it took."""
+
+
+@final
+class HandlerTasks:
+    """The tasks of one agent.
+
+    Args:
+        name: the agent's.
+        handler: what they run.
+        config: the agent's limits.
+        state: the hub's.
+        mailbox: where the next message comes from.
+        settle: takes what became of each.
+
+    Attributes:
+        attempts: how often the handler was called.
+        busy: tasks that have a message in hand.
+        on_quiet: called when none is busy any more.
+        watched: whether the reaper looks after them.
+    """
+
+    __slots__ = (
+        "_call",
+        "_dismissed",
+        "_handler",
+        "_idle",
+        "_limit",
+        "_mailbox",
+        "_name",
+        "_settle",
+        "_spare",
+        "_state",
+        "attempts",
+        "busy",
+        "on_quiet",
+        "watched",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        handler: Handler,
+        config: HubConfig,
+        state: HubState,
+        *,
+        mailbox: Mailbox,
+        settle: Settle,
+    ) -> None:
+        self._name = name
+        self._handler = handler
+        self._limit = config.max_handlers
+        self._mailbox = mailbox
+        self._settle = settle
+        self._state = state
+        seconds = config.handler_timeout
+        self._call = call_user(handler if seconds is None else with_timeout(handler, seconds), self)
+        self._idle: dict[trio.lowlevel.Task, list[Message | None]] = {}
+        # The least idle tasks at any moment since the reaper came: those were not needed.
+        self._spare = 0
+        self._dismissed = False
+        self.attempts = 0
+        self.busy = 0
+        self.on_quiet: Callable[[], object] | None = None
+        self.watched = False
+
+    def __repr__(self) -> str:
+        return f"<HandlerTasks of {self._name}: {self.busy} busy, {len(self._idle)} idle>"
+
+    def start(self, message: Message) -> bool:
+        """Give `message` to a task, unless all are busy; return whether it went."""
+        if self.busy >= self._limit:
+            return False
+        self.busy += 1
+        idle = self._idle
+        if not idle:
+            self._spawn(message)
+            return True
+        # The one that worked last, so that the others are seen not to be needed.
+        task, hand = idle.popitem()
+        self._spare = min(self._spare, len(idle))
+        task.context = self._state.context_for(message)
+        hand.append(message)
+        trio.lowlevel.reschedule(task)
+        return True
+
+    def dismiss(self) -> None:
+        """Let idle tasks end, and the others when they have handled what they have in hand."""
+        self._dismissed = True
+        self._end_idle(len(self._idle))
+
+    def end_spare(self) -> bool:
+        """End the idle tasks that were not needed since the last time; return whether there are others."""
+        self._end_idle(self._spare)
+        self._spare = len(self._idle)
+        return bool(self._idle)
+
+    def _end_idle(self, number: int) -> None:
+        for task in list(self._idle)[:number]:
+            self._idle.pop(task).append(None)
+            trio.lowlevel.reschedule(task)
+
+    def _spawn(self, message: Message) -> None:
+        self._state.spawn_for(message, self._work, f"trioflow agent {self._name}")
+
+    @trio.lowlevel.enable_ki_protection
+    async def _work(self, message: Message | None) -> None:
+        task = trio.lowlevel.current_task()
+        scopes = _innermost_scope(task)
+        hand: list[Message | None] = []
+        # The hub may have been cancelled before the task that watches for it has begun.
+        self._state.closed = self._state.closed or is_cancelled()
+        while message is not None and not self._state.closed:
+            await self._handle(message)
+            if self._state.closed:
+                return
+            if _innermost_scope(task) is not scopes:
+                self._replace()
+                return
+            message = self._mailbox.take()
+            if message is None:
+                message = await self._wait_for_work(task, hand)
+            else:
+                task.context = self._state.context_for(message)
+                # The new context counts from the next turn on; and a handler that never waits lets others run.
+                await trio.lowlevel.cancel_shielded_checkpoint()
+        if message is not None:
+            self._state.ledger.discarded(message)
+
+    async def _handle(self, message: Message) -> None:
+        since = trio.current_time()
+        try:
+            result = await self._call(message)
+        except BaseException as error:  # noqa: BLE001, ASYNC103 - judged by _fail; an `ErrorCollector` costs more
+            self._fail(message, error, trio.current_time() - since)
+        else:
+            self._settle(message, result, None, trio.current_time() - since)
+
+    def _fail(self, message: Message, error: BaseException, seconds: float) -> None:
+        error = strip_cancelled(error)
+        if isinstance(error, NotAsyncError):
+            allowed = "an async function, or a lambda that gives an awaitable"
+            error = ConfigError.refusing("handler", self._handler, allowed)
+        elif isinstance(error, trio.Cancelled) and not self._state.closed:
+            # Around this task are only the hub's scopes, and when one of them is cancelled the hub is closed.
+            error = foreign_cancelled(error, f"the handler of agent {quote(self._name)}")
+        self._settle(message, None, error, seconds)
+        if not isinstance(error, Exception | trio.Cancelled):
+            self._state.crash(error)
+
+    async def _wait_for_work(self, task: trio.lowlevel.Task, hand: list[Message | None]) -> Message | None:
+        self._rest()
+        if self._dismissed:
+            return None
+        self._idle[task] = hand
+        if not self.watched:
+            self._state.reaper.watch(self)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            del self._idle[task]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        try:
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        except trio.Cancelled:  # noqa: ASYNC103 - of the nursery: this task has nothing in hand, and ends
+            return None  # noqa: ASYNC104 - the same
+        return hand.pop()
+
+    def _replace(self) -> None:
+        """Put another task in the place of this one, if there is something to do."""
+        message = self._mailbox.take()
+        if message is None:
+            self._rest()
+        else:
+            self._spawn(message)
+
+    def _rest(self) -> None:
+        self.busy -= 1
+        if not self.busy and self.on_quiet is not None:
+            self.on_quiet()
+
+
+def _innermost_scope(task: trio.lowlevel.Task) -> object:
+    """Return what tells whether a handler has left a scope or a nursery open in its task.
+
+    Trio has no public name for it; anyio asks the same attribute. Where it is missing, nothing is noticed.
+    """
+    return getattr(task, "_cancel_status", None)

@@ -1,0 +1,185 @@
+"""What became of every message: counted, told to observers, and added up.
+
+`sent = handled + failed + dropped + open` holds after every plain call here, so leaving the hub waits for nothing
+but `open` to become 0.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, final
+
+import msgspec
+import trio
+
+from trioflow._live import Live
+from trioflow._runtime.emitter import Emitter, error_fields, status_of
+from trioflow._text import quote
+from trioflow.events import EventType, Observer
+from trioflow.hub.message import Message
+
+
+class HubMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """The messages of a hub so far: `sent = handled + failed + dropped`, and what waits or is in hand."""
+
+    agents: int
+    """Agents that are registered now."""
+    sent: int
+    """Messages for agents: requests and those that want no answer, one for each recipient."""
+    handled: int
+    """Those whose handler returned."""
+    failed: int
+    """Those whose handler raised, or was cancelled."""
+    dropped: int
+    """Those that no handler was given: the mailbox was full, the sender or the agent gone, or the hub closed."""
+    pending: int
+    """Requests that wait for their answer now."""
+
+
+@final
+class MessageLedger:
+    """The messages of one hub.
+
+    Args:
+        hub: its name.
+        observer: who is told.
+        count_agents: says how many agents there are.
+
+    Attributes:
+        live: the metrics, to be watched.
+        open: messages that were neither handled nor dropped yet.
+        pending: requests that wait for their answer.
+    """
+
+    __slots__ = (
+        "_count_agents",
+        "_dropped",
+        "_emitter",
+        "_failed",
+        "_handled",
+        "_hub",
+        "_quiet",
+        "_sent",
+        "live",
+        "open",
+        "pending",
+    )
+
+    def __init__(self, hub: str, observer: Observer, count_agents: Callable[[], int]) -> None:
+        self._hub = hub
+        self._count_agents = count_agents
+        self._emitter = Emitter(observer, "hub")
+        self._sent = self._handled = self._failed = self._dropped = 0
+        self._quiet: trio.Event | None = None
+        self.live: Live[HubMetrics] = Live(self.metrics)
+        self.open = 0
+        self.pending = 0
+
+    def __repr__(self) -> str:
+        return f"<MessageLedger of {self._hub}: {self.open} open of {self._sent}>"
+
+    def metrics(self) -> HubMetrics:
+        """Return the counts as they stand."""
+        return HubMetrics(
+            agents=self._count_agents(),
+            sent=self._sent,
+            handled=self._handled,
+            failed=self._failed,
+            dropped=self._dropped,
+            pending=self.pending,
+        )
+
+    async def wait_until_quiet(self) -> None:
+        """Wait until there is no open message.
+
+        Cancellation: passes through.
+        """
+        while self.open:
+            self._quiet = trio.Event()
+            await self._quiet.wait()
+
+    # The life of a message: accepted, or waiting and then admitted or not; then handled or discarded.
+
+    def accepted(self, message: Message) -> None:
+        """Count a message that went to a handler or into the mailbox at once."""
+        self._sent += 1
+        self.open += 1
+        if self._emitter.active:
+            self._emit(EventType.MESSAGE_SENT, message, "ok", None, 0.0)
+        self.live.publish()
+
+    def refused(self, message: Message, error: BaseException) -> None:
+        """Count a message that found no room and does not wait for it."""
+        self.waiting()
+        self.not_admitted(message, error, 0.0)
+
+    def waiting(self) -> None:
+        """Count a message that waits for room."""
+        self._sent += 1
+        self.open += 1
+
+    def admitted(self, message: Message, waited: float) -> None:
+        """Take note that a message got room after `waited` seconds; it was counted when it began to wait."""
+        if self._emitter.active:
+            self._emit(EventType.MESSAGE_SENT, message, "ok", None, waited)
+        self.live.publish()
+
+    def not_admitted(self, message: Message, error: BaseException | None, waited: float) -> None:
+        """Count a message that got no room; without an error, its sender gave up."""
+        self._dropped += 1
+        status = "cancelled" if error is None else "error"
+        self._close_one(EventType.MESSAGE_SENT, message, status, error, waited)
+
+    def discarded(self, message: Message) -> None:
+        """Count a message that was let in, and that nobody will handle."""
+        self._dropped += 1
+        self._close_one(EventType.MESSAGE_HANDLED, message, "cancelled", None, 0.0)
+
+    def handled(self, message: Message, error: BaseException | None, seconds: float) -> None:
+        """Count a message whose handler ended, after so many seconds, with `error` or without one."""
+        if error is None:
+            self._handled += 1
+        else:
+            self._failed += 1
+        self._close_one(EventType.MESSAGE_HANDLED, message, None, error, seconds)
+
+    def warn(self, running: int, seconds: float) -> None:
+        """Say what is lost because it was not handled within so many seconds, of which some is in hand."""
+        from loguru import logger  # noqa: PLC0415 - loaded on first use
+
+        text = "hub {} was not quiet after {:g} s (drain_timeout): {} handlers are cancelled, {} messages dropped"
+        # Where the log itself fails, the metrics still tell.
+        with suppress(Exception):
+            logger.warning(text, quote(self._hub), seconds, running, self.open - running)
+
+    def _close_one(
+        self,
+        type: EventType,
+        message: Message,
+        status: str | None,
+        error: BaseException | None,
+        seconds: float,
+    ) -> None:
+        self.open -= 1
+        if not self.open and self._quiet is not None:
+            self._quiet.set()
+        # An observer may raise what is no `Exception`, so it is told when everything is counted.
+        if self._emitter.active:
+            self._emit(type, message, status or status_of(error), error, seconds)
+        self.live.publish()
+
+    def _emit(
+        self, type: EventType, message: Message, status: str, error: BaseException | None, seconds: float
+    ) -> None:
+        data: dict[str, Any] = {
+            "hub": self._hub,
+            "message_id": message.id,
+            "sender": message.sender,
+            "recipient": message.recipient,
+            "message_type": message.type.value,
+            "topic": message.topic,
+            "status": status,
+            "error": status == "error",
+            **error_fields(error if status == "error" else None),
+            "duration": seconds,
+        }
+        self._emitter.emit(type, data, {"message": message})

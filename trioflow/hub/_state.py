@@ -1,0 +1,122 @@
+"""What the agents of one hub share, made when it opens."""
+
+from collections.abc import Awaitable, Callable
+from contextvars import Context, ContextVar, copy_context
+from typing import final
+
+import trio
+
+from trioflow._runtime.errors import ErrorCollector
+from trioflow._text import quote
+from trioflow.config import HubConfig
+from trioflow.errors import HubClosedError
+from trioflow.hub._ledger import MessageLedger
+from trioflow.hub._reaper import IdleReaper
+from trioflow.hub._timer import Timer
+from trioflow.hub.message import AWAITED, Message
+
+_deadline: ContextVar[tuple[trio.abc.Clock, float] | None] = ContextVar("trioflow_hub_deadline", default=None)
+"""Until when the request is awaited that this task works for. Another clock is that of another `trio.run`."""
+
+
+@final
+class HubState:
+    """The state of one hub beside its agents.
+
+    Args:
+        config: the hub's.
+        ledger: the hub's.
+
+    Attributes:
+        closed: whether it is over: no handler is called any more.
+        errors: what ends the hub.
+        nursery: where the handlers run.
+        reaper: ends idle tasks.
+        timer: ends what takes too long.
+    """
+
+    __slots__ = ("_clock", "_context", "closed", "config", "errors", "ledger", "nursery", "reaper", "timer")
+
+    nursery: trio.Nursery
+    _clock: trio.abc.Clock
+
+    def __init__(self, config: HubConfig, ledger: MessageLedger) -> None:
+        self.config = config
+        self.ledger = ledger
+        self.errors = ErrorCollector()
+        self.timer = Timer()
+        self.reaper = IdleReaper(self.timer)
+        self.closed = False
+        self._context = copy_context()
+
+    def __repr__(self) -> str:
+        return f"<HubState of {self.config.name}: {'closed' if self.closed else 'open'}, {self.ledger!r}>"
+
+    def open(self, nursery: trio.Nursery, dismiss: Callable[[], Awaitable[None]]) -> None:
+        """Start the tasks of the hub itself.
+
+        Args:
+            nursery: where its tasks run.
+            dismiss: tells everybody who waits that the hub is closed, when it is.
+        """
+        self.nursery = nursery
+        self._clock = trio.lowlevel.current_clock()
+        self.spawn(self._close_when_cancelled, dismiss, name="trioflow hub: closer")
+        self.spawn(self.timer.run, name="trioflow hub: timer")
+
+    def close(self) -> None:
+        """Stop everything at once: from now on no handler is called."""
+        self.closed = True
+        self.nursery.cancel_scope.cancel(reason=f"hub {quote(self.config.name)} is closed")
+
+    def crash(self, error: BaseException) -> None:
+        """Stop everything; `error` is what the hub ends with."""
+        self.errors.add(error)
+        self.close()
+
+    def closed_error(self) -> HubClosedError:
+        """Return what whoever calls the hub now is told."""
+        return HubClosedError(f"hub {quote(self.config.name)} is closed: its block has been left")
+
+    def spawn(self, fn: Callable[..., Awaitable[object]], *args: object, name: str) -> None:
+        """Start a task in the context of who opened the hub."""
+        self._context.run(self._spawn, fn, args, name)
+
+    def spawn_for(self, message: Message, fn: Callable[[Message], Awaitable[object]], name: str) -> None:
+        """Start a task that begins with `message`."""
+        self.context_for(message).run(self._spawn, fn, (message,), name)
+
+    def context_for(self, message: Message) -> Context:
+        """Return the context in which `message` is handled: as it was for who opened the hub, not for who sends.
+
+        What the handler asks others is awaited for no longer than the answer to `message` is.
+        """
+        context = self._context.copy()
+        until = AWAITED.get(message.id)
+        if until is not None:
+            context.run(_deadline.set, (self._clock, until))
+        return context
+
+    def limit(self, until: float) -> float:
+        """Return when a request ends that would wait until then: not after the one that its sender works for."""
+        inherited = _deadline.get()
+        if inherited is None or inherited[0] is not self._clock:
+            return until
+        return min(until, inherited[1])
+
+    def _spawn(self, fn: Callable[..., Awaitable[object]], args: tuple[object, ...], name: str) -> None:
+        self.nursery.start_soon(fn, *args, name=name)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _close_when_cancelled(self, dismiss: Callable[[], Awaitable[None]]) -> None:
+        """Close the hub in the moment in which it is cancelled, also from outside while its body is shielded."""
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self.closed = True
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        try:
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        finally:
+            with trio.CancelScope(shield=True):
+                await dismiss()

@@ -1,0 +1,77 @@
+"""What ends when its time comes: one sleeping task and one heap for a whole hub.
+
+A cancel scope for each request would cost a quarter of the request (`benchmarks/bench_hub.py`). Most requests are
+answered long before their time, so the heap holds them weakly: what nobody waits for any more is gone, and its
+place is cleared when its time comes or when the heap has grown.
+"""
+
+from heapq import heapify, heappop, heappush
+from itertools import count
+from math import inf
+from typing import Protocol, final
+from weakref import ref
+
+import trio
+
+AT_ONCE = 100
+"""Expired entries that are ended without letting others run."""
+
+KEPT = 1_000
+"""Entries that the heap may hold before it is looked through for those that are gone."""
+
+
+class Timed(Protocol):
+    """What a timer ends."""
+
+    def expire(self) -> None:
+        """End it, if it has not ended by itself."""
+
+
+@final
+class Timer:
+    """Ends what is added to it when its time comes, while `run` runs."""
+
+    __slots__ = ("_heap", "_limit", "_order", "_scope")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, ref[Timed]]] = []
+        self._limit = KEPT
+        # Two entries of one time are compared by their order, never by themselves.
+        self._order = count()
+        self._scope = trio.CancelScope()
+
+    def __repr__(self) -> str:
+        return f"<Timer: {len(self._heap)} entries>"
+
+    def add(self, time: float, entry: Timed) -> None:
+        """Let `entry` expire at `time`, if somebody still holds it then."""
+        heap = self._heap
+        heappush(heap, (time, next(self._order), ref(entry)))
+        self._scope.deadline = min(self._scope.deadline, time)
+        if len(heap) > self._limit:
+            heap[:] = [item for item in heap if item[2]() is not None]
+            heapify(heap)
+            self._limit = KEPT + 2 * len(heap)
+
+    async def run(self) -> None:
+        """End what is due, until cancelled.
+
+        Cancellation: passes through.
+        """
+        while True:
+            self._scope = trio.CancelScope(deadline=self._heap[0][0] if self._heap else inf)
+            with self._scope:
+                await trio.sleep_forever()
+            while self._expire_some():
+                await trio.lowlevel.checkpoint()
+
+    def _expire_some(self) -> bool:
+        """End some of what is due; return whether there may be more."""
+        now = trio.current_time()
+        for _ in range(AT_ONCE):
+            if not self._heap or self._heap[0][0] > now:
+                return False
+            entry = heappop(self._heap)[2]()
+            if entry is not None:
+                entry.expire()
+        return True

@@ -1,0 +1,319 @@
+"""The account of a run: which items were pulled, what became of each, and who may have how many of them.
+
+Workers put outcomes on the channel `results`; `take_in` enters them in the account and, for a stream, puts them
+on `done`, as they come or in item order. It is the collector task's work, but a plain method: whoever needs the
+account as it stands, a worker that looks for room or a caller who wants the result, calls it too. Nothing here
+awaits.
+
+At every instant pulled = results + errors + unfinished, and pulled - released is at most the window, so that no
+channel needs a limit of its own, and whoever recorded a result never had to wait for room.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, Literal, TypeVar, cast, final
+
+import trio
+
+from trioflow._live import Live
+from trioflow.outcomes import ParallelResult, Progress, TaskError, TaskOutcome
+from trioflow.workflows._channel import BatchChannel
+from trioflow.workflows._sources import note_pulled
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MANY = 32
+"""Recorded outcomes that the collector is called for though nobody waits for them."""
+
+Status = Literal["running", "complete", "failed", "timeout", "drained", "cancelled"]
+
+
+@final
+class Ledger(Generic[T, R]):
+    """What became of each item.
+
+    Args:
+        total: the length of the input; None where it is not known.
+        window: how many items may be pulled and neither collected nor taken by a consumer.
+        streamed: whether a consumer takes outcomes.
+        ordered: whether it takes them in item order.
+        keep: whether outcomes that it has taken are kept for the result.
+        fail_fast: whether a failure is kept from the consumer: it ends the run, and is raised.
+        on_success: called with each result that is entered; None is nobody.
+
+    Attributes:
+        results: outcomes that are recorded and not entered yet.
+        done: outcomes for the consumer; its close is the end of the run.
+        unsettled: the items without an outcome, by index.
+        on_room: called when there is as much room as `wake_at` asks for.
+    """
+
+    __slots__ = (
+        "_awaited",
+        "_failures",
+        "_hands_out_failures",
+        "_indices",
+        "_keep",
+        "_kept",
+        "_live",
+        "_next_index",
+        "_on_success",
+        "_ordered",
+        "_out_of_turn",
+        "_released",
+        "_streamed",
+        "_wake_at",
+        "_window",
+        "completed",
+        "done",
+        "ended",
+        "exhausted",
+        "expired",
+        "failed",
+        "on_room",
+        "pulled",
+        "reports_successes",
+        "results",
+        "status",
+        "total",
+        "unsettled",
+    )
+
+    def __init__(
+        self,
+        total: int | None,
+        window: int,
+        *,
+        streamed: bool,
+        ordered: bool,
+        keep: bool,
+        fail_fast: bool,
+        on_success: Callable[[int, int | None, R], object] | None,
+    ) -> None:
+        self.total = total
+        self.results: BatchChannel[TaskOutcome[T, R]] = BatchChannel()
+        self.done: BatchChannel[TaskOutcome[T, R]] = BatchChannel()
+        self.unsettled: dict[int, T] = {}
+        self.pulled = self.completed = self.failed = self.expired = 0
+        self.exhausted = self.ended = False
+        self.status: Status = "running"
+        self.on_room: Callable[[], object] = lambda: None
+        self._window = window
+        self._released = 0
+        self._awaited = 0
+        self._wake_at = sys.maxsize
+        self._streamed = streamed
+        self._ordered = ordered
+        self._hands_out_failures = streamed and not fail_fast
+        self._keep = keep
+        self._on_success = on_success
+        self.reports_successes = on_success is not None
+        self._indices: list[int] = []
+        self._kept: list[R] = []
+        self._failures: list[TaskError[T]] = []
+        self._out_of_turn: dict[int, TaskOutcome[T, R]] = {}
+        self._next_index = 0
+        # Made for those who ask: a change costs time even when nobody waits for it.
+        self._live: Live[Progress] | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<Ledger: {self.pulled} pulled, {self.completed} ok, {self.failed} failed, "
+            f"{len(self.unsettled)} unsettled>"
+        )
+
+    # Room.
+
+    @property
+    def room(self) -> int:
+        """How many more items may be pulled."""
+        return self._window - self.pulled + self._released
+
+    def wake_for(self, room: int) -> None:
+        """Have `on_room` called once there is this much room."""
+        self._wake_at = self.pulled - self._window + room
+
+    def release(self, count: int) -> None:
+        """Note that the consumer has taken so many outcomes, or that nobody will."""
+        self._released += count
+        if self._released >= self._wake_at:
+            self._wake_at = sys.maxsize
+            self.on_room()
+
+    # Items.
+
+    def begin(self, items: Iterable[T]) -> list[tuple[int, T]]:
+        """Note that `items` were pulled, and return them with their indexes."""
+        numbered = list(enumerate(items, self.pulled))
+        self.pulled += len(numbered)
+        self.unsettled.update(numbered)
+        return numbered
+
+    def record(self, outcome: TaskOutcome[T, R]) -> None:
+        """Keep `outcome` to be entered; call the collector for many of them, or where somebody waits for one."""
+        batch = self.results.batch
+        batch.append(outcome)
+        if self._awaited or len(batch) >= MANY or self._live is not None:
+            self.results.call()
+
+    @contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """Have each outcome entered at once, while the block waits for what comes of it.
+
+        What was recorded before must be taken in before: nobody will be called for that.
+        """
+        self._awaited += 1
+        try:
+            yield
+        finally:
+            self._awaited -= 1
+
+    def take_in(self) -> None:
+        """Enter what has been recorded."""
+        batch, unsettled, freed = self.results.batch, self.unsettled, 0
+        collects = not self._streamed and self._live is None and not self.reports_successes
+        while batch:
+            outcome = batch.popleft()
+            item = unsettled.pop(outcome.index)
+            if outcome.error is None:
+                self.completed += 1
+                if self._keep:
+                    self._indices.append(outcome.index)
+                    self._kept.append(cast("R", outcome.result))
+            else:
+                self._enter_failure(outcome, item)
+            freed += collects or not self._pass_on(outcome)
+        if self.done.batch:
+            self.done.call()
+        if freed:
+            self.release(freed)
+
+    def _enter_failure(self, outcome: TaskOutcome[T, R], item: T) -> None:
+        self.failed += 1
+        if self._keep or not self._hands_out_failures:
+            error = cast("Exception", outcome.error)
+            self._failures.append(TaskError(outcome.index, item, error, outcome.attempts))
+
+    def _pass_on(self, outcome: TaskOutcome[T, R]) -> bool:
+        """Let everybody have an outcome that was entered who wants it; return whether a consumer will take it."""
+        for_consumer = self._streamed and (outcome.error is None or self._hands_out_failures)
+        if for_consumer and self._ordered:
+            self._put_in_order(outcome)
+        elif for_consumer:
+            self.done.batch.append(outcome)
+        if self._live is not None:
+            self._live.publish()
+        if self._on_success is not None and outcome.error is None:
+            try:
+                self._on_success(self.completed, self.total, cast("R", outcome.result))
+            except BaseException as error:
+                note_pulled(error, "progress", self.pulled)
+                raise
+        return for_consumer
+
+    def _put_in_order(self, outcome: TaskOutcome[T, R]) -> None:
+        waiting = self._out_of_turn
+        waiting[outcome.index] = outcome
+        while self._next_index in waiting:
+            self.done.batch.append(waiting.pop(self._next_index))
+            self._next_index += 1
+
+    # The end.
+
+    def expire(self, message: str, items: object, *, awaited: bool) -> None:
+        """Let every item without an outcome fail with `trio.TooSlowError`.
+
+        Args:
+            message: what the errors say.
+            items: the input, for items that were never pulled.
+            awaited: whether an item was being waited for; it fails too where the input has no length.
+        """
+        self.take_in()
+        late = [(index, item) for index, item in self.unsettled.items()]
+        never = [(index, _item_at(items, index)) for index in self._never_pulled()]
+        if awaited and not never and not self.exhausted:
+            never = [(self.pulled, None)]
+        self.expired = len(never)
+        for index, item in late + never:
+            self.unsettled[index] = item
+            self.results.batch.append(TaskOutcome(index, item, None, trio.TooSlowError(message), 0, 0.0))
+        self.take_in()
+
+    def end(self, status: Status) -> None:
+        """Say that no more outcomes come: what waits for a predecessor need not wait any more."""
+        self.take_in()
+        self.done.batch.extend(self._out_of_turn.pop(index) for index in sorted(self._out_of_turn))
+        self.status = status
+        self.ended = True
+        if self._live is not None:
+            self._live.end()
+        self._wake_at = sys.maxsize
+        self.results.dispose()
+        self.done.close()
+
+    @property
+    def size(self) -> int:
+        """The items of the run: the input's length, or how many were pulled where that says more."""
+        seen = self.pulled + self.expired
+        return seen if self.total is None or self.exhausted else max(self.total, seen)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every item of the input has its outcome."""
+        all_pulled = self.exhausted or self.pulled == self.total
+        return all_pulled and not self.unsettled
+
+    def check(self) -> None:
+        """Refuse to end a run whose account does not add up."""
+        if self.completed + self.failed + len(self.unsettled) != self.pulled + self.expired:
+            raise RuntimeError(f"the account does not add up, please report this: {self!r}")
+
+    def result(self) -> ParallelResult[T, R]:
+        """Return the account as it stands."""
+        self.take_in()
+        indices, results, failures = self._indices, self._kept, self._failures
+        if not self._keep:
+            untaken = [*self.done.batch, *self._out_of_turn.values()]
+            indices = [outcome.index for outcome in untaken if outcome.ok]
+            results = [cast("R", outcome.result) for outcome in untaken if outcome.ok]
+            failures = failures + [
+                TaskError(outcome.index, outcome.item, outcome.error, outcome.attempts)
+                for outcome in untaken
+                if outcome.error is not None
+            ]
+        order = sorted(range(len(indices)), key=indices.__getitem__)
+        return ParallelResult(
+            [results[place] for place in order],
+            [indices[place] for place in order],
+            sorted(failures, key=lambda failure: failure.index),
+            [*sorted(self.unsettled), *self._never_pulled()],
+            self.size,
+            self.status,
+        )
+
+    def watch(self) -> Live[Progress]:
+        """Return the live count of outcomes."""
+        if self._live is None:
+            self.take_in()
+            self._live = Live(self._progress)
+            if self.ended:
+                self._live.end()
+        return self._live
+
+    def _progress(self) -> Progress:
+        return Progress(self.completed, self.failed, self.total)
+
+    def _never_pulled(self) -> range:
+        return range(self.pulled + self.expired, self.size)
+
+
+def _item_at(items: object, index: int) -> Any:
+    """Return the item, or None where the input cannot be indexed."""
+    if not isinstance(items, Sequence):
+        return None
+    try:
+        return items[index]
+    except Exception:  # noqa: BLE001 - an input that shrank, or will not say, must not hide the failure
+        return None

@@ -1,0 +1,166 @@
+"""Where items come from: a plain iterable or an async one, pulled when somebody asks, closed when nobody will.
+
+A plain source is pulled in a context of its own, a copy of the caller's, whoever asks: a generator that holds a
+context manager over its `yield`s, such as `decimal.localcontext()`, then finds what it set, and nobody else
+does. An async source is pulled and closed by one task, inside one scope that was open before it first ran:
+scopes and nurseries that it holds over a `yield` then nest. A fresh shield around its closing would not nest
+with them, so that scope becomes the shield.
+
+What a source raises gets a note that says so, and how far it had come.
+"""
+
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from contextvars import copy_context
+from enum import Enum
+from itertools import islice
+from typing import Final, Generic, TypeVar, final
+
+import trio
+
+from trioflow._runtime.calls import (
+    CLOSE_DEADLINE,
+    await_next,
+    call_plain,
+    close_async,
+    close_plain,
+    extend,
+)
+
+T = TypeVar("T")
+
+
+class End(Enum):
+    """What an async source gives where nothing is left."""
+
+    END = 0
+
+
+END: Final = End.END
+
+
+def open_source(items: Iterable[T] | AsyncIterable[T]) -> "SyncSource[T] | AsyncSource[T]":
+    """Return the source of `items`; nothing is pulled yet."""
+    return AsyncSource(items) if isinstance(items, AsyncIterable) else SyncSource(items)
+
+
+@final
+class SyncSource(Generic[T]):
+    """A plain iterable.
+
+    Attributes:
+        pulled: how many items were pulled.
+        exhausted: whether it has come to its end.
+    """
+
+    __slots__ = ("_context", "_items", "_iterator", "exhausted", "pulled")
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self.pulled = 0
+        self.exhausted = False
+        self._items = items
+        self._iterator: Iterator[T] | None = None
+        self._context = copy_context()
+
+    def __repr__(self) -> str:
+        return f"<SyncSource: {self.pulled} pulled{', exhausted' if self.exhausted else ''}>"
+
+    def pull(self, most: int, into: deque[T]) -> None:
+        """Put up to `most` items into `into`, those too that came before an error."""
+        before = len(into)
+        try:
+            if self._iterator is None:
+                self._iterator = self._context.run(call_plain, iter, self._items)
+            self._context.run(extend, into, islice(self._iterator, most))
+        except BaseException as error:
+            self.pulled += len(into) - before
+            _note(error, self)
+            raise
+        fresh = len(into) - before
+        self.pulled += fresh
+        self.exhausted = fresh < most
+
+    def close(self) -> None:
+        """Close the iterator where it is a generator."""
+        try:
+            self._context.run(close_plain, self._items if self._iterator is None else self._iterator)
+        except BaseException as error:
+            _note(error, self)
+            raise
+
+
+@final
+class AsyncSource(Generic[T]):
+    """An async iterable.
+
+    Attributes:
+        pulled: how many items were pulled.
+        exhausted: whether it has come to its end.
+        pulling: whether the next item is being waited for.
+        scope: what everything that the source does must stand in, from the first pull to its closing.
+    """
+
+    __slots__ = ("_items", "_iterator", "exhausted", "pulled", "pulling", "scope")
+
+    def __init__(self, items: AsyncIterable[T]) -> None:
+        self.pulled = 0
+        self.exhausted = False
+        self.pulling = False
+        self.scope = trio.CancelScope()
+        self._items = items
+        self._iterator: AsyncIterator[T] | None = None
+
+    def __repr__(self) -> str:
+        return f"<AsyncSource: {self.pulled} pulled{', exhausted' if self.exhausted else ''}>"
+
+    async def pull(self) -> T | End:
+        """Return the next item, or `END`.
+
+        Cancellation: passes through the iterable.
+        """
+        self.pulling = True
+        try:
+            if self._iterator is None:
+                self._iterator = call_plain(self._items.__aiter__)
+            item = await await_next(self._iterator)
+        except StopAsyncIteration:
+            self.exhausted = True
+            return END
+        except BaseException as error:
+            _note(error, self)
+            raise
+        finally:
+            self.pulling = False
+        self.pulled += 1
+        return item
+
+    def stop_pulling(self) -> None:
+        """End a wait for the next item."""
+        if self.pulling:
+            self.scope.cancel()
+
+    async def aclose(self) -> None:
+        """Close the iterator where it is a generator; to be called inside `scope`.
+
+        Cancellation: shielded, for at most `CLOSE_DEADLINE` seconds.
+        """
+        self.scope.shield = True
+        self.scope.deadline = trio.current_time() + CLOSE_DEADLINE
+        try:
+            await close_async(self._items if self._iterator is None else self._iterator)
+        except BaseException as error:
+            _note(error, self)
+            raise
+
+
+Source = SyncSource[T] | AsyncSource[T]
+
+
+def note_pulled(error: BaseException, who: str, pulled: int) -> None:
+    """Say in a note on `error` who raised it, and how far the run had come."""
+    if not isinstance(error, trio.Cancelled):
+        error.add_note(f"raised by {who} after {pulled} items pulled")
+
+
+def _note(error: BaseException, source: "Source[T]") -> None:
+    note_pulled(error, "the source of items", source.pulled)
