@@ -19,6 +19,7 @@
 #   graph/         calls that decide what comes next: state, edges, graph, nodes of patterns
 """Structured workflows for agent services on Trio, with an exact account of what succeeded, failed and why."""
 
+from trioflow._runtime.context import RunContext, current_run
 from trioflow.checkpoint import (
     Checkpoint,
     CheckpointInfo,
@@ -190,6 +191,7 @@ __all__ = (
     "RequestTimeoutError",
     "RetryConfig",
     "Routes",
+    "RunContext",
     "RunInfo",
     "SourceMetrics",
     "State",
@@ -204,6 +206,7 @@ __all__ = (
     "any_of",
     "chain_node",
     "conditional_node",
+    "current_run",
     "gather_requests",
     "get_checkpoint_store",
     "get_observer",

@@ -12,6 +12,7 @@ from typing import Any, final
 
 import trio
 
+from trioflow._runtime.context import enclosing_run_id
 from trioflow._runtime.places import find_caller
 from trioflow._runtime.signals import Paused
 from trioflow._text import describe_error, one_line
@@ -29,7 +30,7 @@ class Emitter:
         observer: who listens; a `MultiObserver` is taken apart, a `NoopObserver` left out.
         source: the pattern that tells.
         run_id: the run's id; None makes one.
-        parent: the id of the run that it was started in; None where it is an outermost one.
+        parent: the id of the run that it was started in; None asks whether there is one.
     """
 
     __slots__ = (
@@ -57,7 +58,7 @@ class Emitter:
         self.active = bool(self._listeners)
         self.observer_failures = 0
         self.run_id = run_id or (uuid.uuid4().hex if self.active else "")
-        self._parent = parent
+        self._parent = parent or (enclosing_run_id() if self.active else None)
         self._place = find_caller() if self.active else None
 
     def __repr__(self) -> str:
