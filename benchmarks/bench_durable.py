@@ -1,8 +1,8 @@
-"""What does it cost to keep a run: each step of a graph, each item of a fan-out, and a state of 64 MiB?
+"""What does it cost to keep a run: a step of a graph, an item of a fan-out, a state of 64 MiB and one of 1 MiB?
 
     python benchmarks/bench_durable.py [--repeat 3] [--json FILE] [--check]
 
-Beside LangGraph with its SQLite saver, and beside the same run that is not kept. SQLite commits with
+Beside LangGraph with its savers, and beside the same run that is not kept. SQLite commits with
 `synchronous=FULL`, so its figures are this machine's disk as much as this library. With `--check` the exit status
 is 1 if a limit is missed.
 """
@@ -17,11 +17,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import TypedDict
 
+import apsw
 import trio
 from measuring import Contender, Limit, Role, Row, add_arguments, compare, is_installed, report
 
 from trioflow import (
     CheckpointConfig,
+    CheckpointNotFoundError,
     CheckpointStore,
     GraphConfig,
     MemoryStore,
@@ -30,6 +32,7 @@ from trioflow import (
     StateGraph,
     process_parallel,
 )
+from trioflow.checkpoint.session import Session, load_verified
 from trioflow.checkpoint.sqlite import SqliteStore
 
 STEPS = 1_000
@@ -204,10 +207,162 @@ def ask_large(folder: Folder, repeat: int) -> list[Row]:
     return rows
 
 
+MIB_STEPS = 20
+MIB_SHAPES: dict[str, Callable[[int], object]] = {
+    "one text": lambda step: f"{step:07}" + "x" * (1 << 20),
+    "a thousand texts": lambda step: [f"{step:07}", *(f"{n:07}" + "x" * 1_017 for n in range(1_024))],
+}
+
+
+class Grown(TypedDict):
+    count: int
+    values: object
+
+
+async def change(store: CheckpointStore, make: Callable[[int], object]) -> float:
+    async def step(state: State) -> State:
+        count = state["count"] + 1
+        values = state["values"] if isinstance(state["values"], str) else list(state["values"])
+        changed = f"{count:07}{values[7:]}" if isinstance(values, str) else [f"{count:07}", *values[1:]]
+        return state.set("count", count).set("values", changed)
+
+    config = GraphConfig(name="mib", observer="noop", checkpoint=CheckpointConfig(interval=1, preserve=True))
+    graph = StateGraph(config, store=store)
+    graph.add_node("step", step)
+    graph.add_node("done", same)
+    graph.add_edge("step", "step", lambda state: state["count"] < MIB_STEPS - 1)
+    graph.add_edge("step", "done")
+    graph.set_entry_point("step")
+    graph.set_exit_point("done")
+    state = State(count=0, values=make(0))
+    start = perf_counter()
+    await graph.execute(state, run_id="run")
+    return perf_counter() - start
+
+
+async def change_sqlite(folder: Folder, make: Callable[[int], object]) -> float:
+    async with SqliteStore(new_file(folder)) as store:
+        return await change(store, make)
+
+
+def change_in_langgraph(saver: str, folder: Folder, make: Callable[[int], object]) -> float:
+    from langgraph.checkpoint.memory import MemorySaver  # noqa: PLC0415 - optional
+    from langgraph.checkpoint.sqlite import SqliteSaver  # noqa: PLC0415 - optional
+    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver  # noqa: PLC0415 - optional
+    from langgraph.graph import END  # noqa: PLC0415 - optional
+    from langgraph.graph import StateGraph as TheirGraph  # noqa: PLC0415 - optional
+
+    def step(state: Grown) -> Grown:
+        count, values = state["count"] + 1, state["values"]
+        changed = f"{count:07}{values[7:]}" if isinstance(values, str) else [f"{count:07}", *values[1:]]
+        return {"count": count, "values": changed}
+
+    async def async_step(state: Grown) -> Grown:
+        return step(state)
+
+    def build(node: Callable[[Grown], object]) -> TheirGraph:
+        graph = TheirGraph(Grown)
+        graph.add_node("step", node)
+        graph.set_entry_point("step")
+        graph.add_conditional_edges("step", lambda state: "step" if state["count"] < MIB_STEPS else END)
+        return graph
+
+    options = {"recursion_limit": 10 * MIB_STEPS, "configurable": {"thread_id": "run"}}
+    state = {"count": 0, "values": make(0)}
+
+    async def run_async(saver: object) -> float:
+        app = build(async_step).compile(checkpointer=saver)
+        start = perf_counter()
+        await app.ainvoke(state, options)
+        return perf_counter() - start
+
+    async def run_async_sqlite() -> float:
+        async with AsyncSqliteSaver.from_conn_string(new_file(folder)) as opened:
+            return await run_async(opened)
+
+    if saver == "AsyncSqliteSaver":
+        return asyncio.run(run_async_sqlite())
+    if saver == "MemorySaver":
+        return asyncio.run(run_async(MemorySaver()))
+    with SqliteSaver.from_conn_string(new_file(folder)) as opened:
+        app = build(step).compile(checkpointer=opened)
+        start = perf_counter()
+        app.invoke(state, options)
+        return perf_counter() - start
+
+
+def ask_mib(folder: Folder, repeat: int) -> Iterable[list[Row]]:
+    installed = is_installed("langgraph") and is_installed("langgraph-checkpoint-sqlite")
+    no_slower = Limit(1, at_least=True)
+    for name, make in MIB_SHAPES.items():
+
+        def theirs(saver: str, make: Callable[[int], object] = make) -> Callable[[], float] | None:
+            return partial(change_in_langgraph, saver, folder, make) if installed else None
+
+        question = f"d. a state of 1 MiB, {name}, of which a little changes, {MIB_STEPS} steps: a step"
+        yield compare(
+            question,
+            [
+                Contender("SQLite", partial(trio.run, change_sqlite, folder, make), Role.OURS),
+                Contender("LangGraph, SqliteSaver", theirs("SqliteSaver"), Role.PEER, no_slower),
+                Contender("LangGraph, AsyncSqliteSaver", theirs("AsyncSqliteSaver"), Role.PEER, no_slower),
+            ],
+            items=MIB_STEPS,
+            repeat=repeat,
+        )
+        yield compare(
+            f"{question}, in memory",
+            [
+                Contender("in memory", lambda make=make: trio.run(change, MemoryStore(), make), Role.OURS),
+                Contender("LangGraph, MemorySaver", theirs("MemorySaver"), Role.PEER, no_slower),
+            ],
+            items=MIB_STEPS,
+            repeat=repeat,
+        )
+
+
+RUNS = 40_000
+BEGINNINGS = 50
+
+
+async def begin(path: str) -> float:
+    """Return the seconds that the beginnings of some runs take, of which nothing else is done."""
+    async with SqliteStore(path) as store:
+        await store.list_runs(limit=1)
+        start = perf_counter()
+        for number in range(BEGINNINGS):
+            try:
+                await load_verified(store, f"new {perf_counter()}")
+            except CheckpointNotFoundError:
+                await Session.claim(store, f"new {number} {perf_counter()}")
+        return perf_counter() - start
+
+
+def ask_beginning(folder: Folder, repeat: int) -> list[Row]:
+    async def fill(path: str) -> None:
+        async with SqliteStore(path) as store:
+            await store.claim("first")
+        db = apsw.Connection(path)
+        with db:
+            rows = ((f"run {number}",) for number in range(RUNS))
+            db.executemany("INSERT INTO runs SELECT NULL, ?, 0, 1, 0, 0.0, 0.0, x'', NULL", rows)
+        db.close()
+
+    full = new_file(folder)
+    trio.run(fill, full)
+    contenders = [
+        Contender("an empty file", lambda: trio.run(begin, new_file(folder)), Role.OURS),
+        Contender(f"a file of {RUNS:,} runs", lambda: trio.run(begin, full), Role.VARIANT, Limit(2)),
+    ]
+    return compare("e. beginning a run in SQLite", contenders, items=BEGINNINGS, repeat=repeat)
+
+
 def ask_all(folder: Folder, repeat: int) -> Iterable[list[Row]]:
     yield ask_graph(folder, repeat)
     yield ask_fan_out(folder, repeat)
     yield ask_large(folder, repeat)
+    yield from ask_mib(folder, repeat)
+    yield ask_beginning(folder, repeat)
 
 
 def main() -> int:

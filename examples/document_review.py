@@ -15,6 +15,7 @@ With `OPENAI_BASE_URL` and `OPENAI_API_KEY` set it calls that service instead, w
 import argparse
 import os
 import re
+import signal
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -283,4 +284,6 @@ REVIEWERS = {
 
 
 if __name__ == "__main__":
+    # Where SIGINT was ignored, as under nohup, Python leaves it so: Ctrl-C ends an example everywhere.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

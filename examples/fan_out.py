@@ -243,4 +243,6 @@ def show(account: Account, chunks: Sequence[Chunk], console: Console) -> None:
 
 
 if __name__ == "__main__":
+    # Where SIGINT was ignored, as under nohup, Python leaves it so: Ctrl-C ends an example everywhere.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

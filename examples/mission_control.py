@@ -11,6 +11,7 @@ transfer around the Earth, as in Bate, Mueller and White, "Fundamentals of Astro
 
 import argparse
 import math
+import signal
 import sys
 
 import trio
@@ -30,7 +31,14 @@ def main() -> int:
     """Read the command line, fly the mission, and return the exit status."""
     parser = argparse.ArgumentParser(description="Bring a satellite to a higher orbit.")
     parser.add_argument("--altitude", type=float, default=35_786.0, help="where to, in km")
-    return trio.run(fly, parser.parse_args().altitude)
+    altitude = parser.parse_args().altitude
+    # what shells expect of a program that Ctrl-C ended
+    status = 130
+    try:
+        status = trio.run(fly, altitude)
+    except* KeyboardInterrupt:
+        print("mission control: interrupted", file=sys.stderr)
+    return status
 
 
 async def fly(altitude: float) -> int:
@@ -149,4 +157,6 @@ def altitude_at(angle: float, start: float, goal: float) -> float:
 
 
 if __name__ == "__main__":
+    # Where SIGINT was ignored, as under nohup, Python leaves it so: Ctrl-C ends an example everywhere.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

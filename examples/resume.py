@@ -12,6 +12,7 @@ calls the service only for what is not in the store. Some texts fail for good, a
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,13 +36,14 @@ def main() -> int:
     parser.add_argument("--store", type=Path, help="the file that keeps the run; a temporary one by default")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        return trio.run(summarise, cut(topics)[: options.count], options.store)
     try:
+        if options.child:
+            return trio.run(summarise, cut(topics)[: options.count], options.store)
         with tempfile.TemporaryDirectory() as folder:
             return show(options.store or Path(folder) / "runs.db", options.count)
     except KeyboardInterrupt:
-        print("interrupted: run it again with the same --store, and it goes on")
+        if not options.child:
+            print("interrupted: run it again with the same --store, and it goes on")
         return 130
 
 
@@ -95,4 +97,6 @@ async def kept(path: Path) -> int:
 
 
 if __name__ == "__main__":
+    # Where SIGINT was ignored, as under nohup, Python leaves it so: Ctrl-C ends an example everywhere.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

@@ -2,11 +2,15 @@
 
 import functools
 import inspect
+import signal
 from collections.abc import Iterator
 
 import pytest
 import trio
 from loguru import logger
+
+# Where SIGINT was ignored, as under nohup and in some CI, Python leaves it so, and children inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Log(list[tuple[str, str]]):

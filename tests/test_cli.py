@@ -9,10 +9,14 @@ import pytest
 
 pytest.importorskip("cyclopts", reason="the command line needs the extra cli")
 
+import apsw
+import msgspec
 import trio
 
 from trioflow import (
+    Checkpoint,
     CheckpointConfig,
+    CheckpointStoreError,
     GraphConfig,
     ParallelConfig,
     State,
@@ -20,8 +24,9 @@ from trioflow import (
     pause,
     process_parallel,
 )
+from trioflow.checkpoint.codec import sealed
 from trioflow.checkpoint.sqlite import SqliteStore
-from trioflow.cli import main
+from trioflow.cli import main, program
 
 
 @pytest.fixture
@@ -119,7 +124,6 @@ def test_prune_deletes_old_runs(url, capsys):
         (["show", "nope"], "there is no run 'nope' in this store"),
         (["history", "nope"], "there is no run 'nope' in this store"),
         (["delete", "nope"], "there is no run 'nope' in this store"),
-        (["prune", "--older-than", "soon"], "older_than must be a number and a unit"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(url, capsys, arguments, message):
@@ -127,10 +131,26 @@ def test_what_cannot_be_done_is_said_in_a_line(url, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("store", ["memory", "sqlite:///nowhere.db", "ftp://x/y"])
-def test_a_store_that_is_not_there_is_refused_and_not_made(capsys, store, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prune", "--older-than", "soon"], "older_than must be a number and a unit"),
+        (["prune", "--older-than", "1d", "--status", "completd"], "status must be one of running, completed"),
+        (["prune"], "older-than"),
+        (["show"], "requires an argument"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_two(url, capsys, arguments, message):
+    assert main(["runs", *arguments, "--store", url]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err + captured.out
+
+
+@pytest.mark.parametrize(("store", "status"), [("memory", 2), ("sqlite:///nowhere.db", 1), ("ftp://x/y", 2)])
+@pytest.mark.parametrize("command", [["list"], ["vacuum"], ["delete", "x"]])
+def test_a_store_that_is_not_there_is_refused_and_not_made(capsys, store, status, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["runs", "list", "--store", store]) == 1
+    assert main(["runs", *command, "--store", store]) == status
     assert "store must be" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -146,7 +166,8 @@ def test_it_runs_as_a_module(url):
     assert "letter-1" in done.stdout
 
 
-def test_without_the_extra_it_names_it(monkeypatch):
+@pytest.fixture
+def without_extra(monkeypatch):
     original = builtins.__import__
 
     def without(name, *args, **kwargs):
@@ -155,5 +176,186 @@ def test_without_the_extra_it_names_it(monkeypatch):
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
+
+
+def test_without_the_extra_it_names_it(without_extra, capsys):
     with pytest.raises(ImportError, match="needs the extra `cli`"):
         main(["runs", "list"])
+    assert program() == 1
+    assert capsys.readouterr().err == "trioflow: the command line needs the extra `cli`: pip install 'trioflow[cli]'\n"
+
+
+# Each run by itself.
+
+
+def checkpoint(run_id, **changes):
+    fields = {
+        "graph": "g", "step": 1, "node": "a", "next_node": "b", "iterations": 1, "state": b"\x80", "status": "running", "pause": None,
+        "created_at": 1.5,
+    }  # fmt: skip
+    return sealed(Checkpoint(run_id=run_id, **{**fields, **changes}))
+
+
+def make(path, use):
+    async def fill():
+        async with SqliteStore(path) as store:
+            await use(store)
+
+    trio.run(fill)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def family(tmp_path):
+    async def use(store):
+        parents = {}
+        for run_id, parent in (("alone", None), ("top", None), ("fan", "top"), ("other", None), ("inner", "fan"), ("chain", "top")):
+            holder = None if parent is None else (parent, parents[parent])
+            parents[run_id] = await store.claim(run_id, parent=holder)
+            await store.save(checkpoint(run_id), parents[run_id])
+
+    return make(tmp_path / "runs.db", use)
+
+
+def test_list_shows_runs_inside_runs_below_them(family, capsys):
+    assert main(["runs", "list", "--store", family]) == 0
+    lines = [line[:14].rstrip() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [line.split("  g")[0].rstrip(" g") for line in lines] == ["alone", "top", "  └ fan", "    └ inner", "  └ chain", "other"]
+    assert main(["runs", "list", "--store", family, "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)
+    assert {run["run_id"]: run["parent"] for run in runs}["inner"] == "fan"
+    assert {run["kind"] for run in runs} == {"graph"}
+
+
+def test_show_shows_the_runs_inside(family, capsys):
+    assert main(["runs", "show", "top", "--store", family]) == 0
+    out = capsys.readouterr().out
+    assert "child:       fan (running)\nchild:         └ inner (running)\nchild:       chain (running)\n" in out
+    assert main(["runs", "show", "top", "--store", family, "--json"]) == 0
+    assert [child["run_id"] for child in json.loads(capsys.readouterr().out)["children"]] == ["fan", "inner", "chain"]
+    assert main(["runs", "show", "inner", "--store", family]) == 0
+    assert "parent:      fan" in capsys.readouterr().out
+
+
+def test_delete_takes_the_runs_inside_along(family, capsys):
+    assert main(["runs", "delete", "top", "--store", family]) == 0
+    assert capsys.readouterr().out == "deleted 'top'\ndeleted 'fan'\ndeleted 'inner'\ndeleted 'chain'\n"
+    assert main(["runs", "list", "--store", family, "--json"]) == 0
+    assert [run["run_id"] for run in json.loads(capsys.readouterr().out)] == ["alone", "other"]
+
+
+def test_prune_leaves_runs_inside_runs_to_those(family, capsys):
+    assert main(["runs", "prune", "--older-than", "0s", "--store", family, "--dry-run"]) == 0
+    assert capsys.readouterr().out == "would delete 'alone'\nwould delete 'top'\nwould delete 'other'\n"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    ["UPDATE runs SET epoch = 99", "UPDATE checkpoints SET node = 'z'", "UPDATE runs SET created_at = 1e300, updated_at = 'x'"],
+)
+def test_one_damaged_run_is_shown_as_such_and_blocks_no_other(family, capsys, spoil):
+    db = apsw.Connection(family.removeprefix("sqlite:///"))
+    number = db.execute("SELECT number FROM runs WHERE run_id = 'alone'").get
+    db.execute(f"{spoil} WHERE {'run' if 'checkpoints' in spoil else 'number'} = {number}")
+    db.close()
+    assert main(["runs", "list", "--store", family]) == 0
+    assert "corrupt" in capsys.readouterr().out.splitlines()[1]
+    assert main(["runs", "list", "--store", family, "--json"]) == 0
+    assert [run["status"] for run in json.loads(capsys.readouterr().out)] == ["corrupt"] + ["running"] * 5
+    assert main(["runs", "show", "alone", "--store", family, "--json"]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["status"] == "corrupt"
+    assert "is damaged" in captured.err
+    assert main(["runs", "history", "alone", "--store", family]) == 1
+    assert "is damaged" in capsys.readouterr().err
+    for command in (["show", "other"], ["history", "other"]):
+        assert main(["runs", *command, "--store", family]) == 0
+    assert main(["runs", "prune", "--older-than", "0s", "--status", "corrupt", "--store", family]) == 0
+    capsys.readouterr()
+    assert main(["runs", "list", "--store", family]) == 0
+    assert "alone" not in capsys.readouterr().out
+
+
+def test_json_is_json_whatever_a_state_holds(tmp_path, capsys):
+    state = msgspec.msgpack.encode(
+        {"inf": float("inf"), b"key": [float("-inf"), b"text", b"\xff"], 1: None, (1, b"a"): True, "model": msgspec.msgpack.Ext(1, b'{"x": 1}')}
+    )
+
+    async def use(store):
+        await store.save(checkpoint("r", state=state, pause=b"\xc1", status="paused"), await store.claim("r"))
+
+    url = make(tmp_path / "runs.db", use)
+
+    def strict(text):
+        raise AssertionError(f"{text} is no JSON")
+
+    assert main(["runs", "show", "r", "--store", url, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out, parse_constant=strict)
+    assert shown["state"] == {"inf": "inf", "key": ["-inf", "text", "/w=="], "1": None, "[1, 'a']": True, "model": {"x": 1}}
+    assert main(["runs", "show", "r", "--store", url]) == 0
+    assert "b'key'" in capsys.readouterr().out
+
+
+# Looking changes nothing.
+
+
+def test_an_empty_file_is_listed_and_stays_empty(tmp_path, capsys):
+    (tmp_path / "runs.db").touch()
+    assert main(["runs", "list", "--store", f"sqlite:///{tmp_path}/runs.db", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert main(["runs", "show", "x", "--store", f"sqlite:///{tmp_path}/runs.db"]) == 1
+    assert [(file.name, file.stat().st_size) for file in tmp_path.iterdir()] == [("runs.db", 0)]
+
+
+@pytest.mark.parametrize("open_meanwhile", [False, True])
+def test_looking_leaves_everything_as_it_is(family, tmp_path, capsys, open_meanwhile):
+    db = None
+    if open_meanwhile:
+        db = apsw.Connection(str(tmp_path / "runs.db"))
+        db.execute("UPDATE runs SET updated_at = updated_at")
+    before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in tmp_path.iterdir() if "shm" not in file.name}
+    for command in (["list"], ["show", "top"], ["history", "top"], ["prune", "--older-than", "0s", "--dry-run"]):
+        assert main(["runs", *command, "--store", family]) == 0
+    after = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in tmp_path.iterdir() if "shm" not in file.name}
+    assert after == before
+    if db is not None:
+        db.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounting needs Linux")
+def test_a_store_on_a_read_only_mount_is_listed(family, tmp_path, capsys):
+    mount = tmp_path / "mounted"
+    mount.mkdir()
+    command = f"mount --bind {tmp_path} {mount} && mount -o remount,bind,ro {mount}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
+    try:
+        assert main(["runs", "list", "--store", f"sqlite:///{mount}/runs.db"]) == 0
+        assert "alone" in capsys.readouterr().out
+        assert main(["runs", "delete", "alone", "--store", f"sqlite:///{mount}/runs.db"]) == 1
+        assert "cannot be opened" in capsys.readouterr().err
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_what_is_not_to_be_written_is_not(family):
+    async def write():
+        async with SqliteStore(family.removeprefix("sqlite:///"), read_only=True) as store:
+            for call in (store.claim("x"), store.delete("alone"), store.vacuum(), store.save_items("alone", 1, [])):
+                with pytest.raises(CheckpointStoreError, match="was opened to be read only"):
+                    await call
+            assert len(await store.list_runs()) == 6
+
+    trio.run(write)
+
+
+def test_vacuum_gives_space_back(tmp_path, capsys):
+    async def use(store):
+        await store.save(checkpoint("r", state=b"x" * 3_000_000), await store.claim("r"))
+        await store.delete("r")
+
+    url = make(tmp_path / "runs.db", use)
+    before = (tmp_path / "runs.db").stat().st_size
+    assert main(["runs", "vacuum", "--store", url]) == 0
+    assert (tmp_path / "runs.db").stat().st_size < before / 10

@@ -1,8 +1,11 @@
 """User text made one safe, bounded line."""
 
+import tracemalloc
+
 import pytest
 
-from trioflow._text import clip, describe_error, escape, escape_surrogates, one_line
+import trioflow._text as text_module
+from trioflow._text import clip, describe_error, escape, escape_surrogates, one_line, show
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,26 @@ def test_clip_cuts_to_199_and_an_ellipsis():
 
 def test_one_line_escapes_before_it_clips():
     assert one_line("\n" * 150) == "\\n" * 99 + "\\" + "…"
+
+
+@pytest.mark.parametrize("text", ["x" * 10_000_000, "\x1b" * 1_000_000, "\n" + "é" * 1_000_000])
+def test_one_line_escapes_no_more_of_a_long_text_than_what_is_shown(text, monkeypatch):
+    whole = clip(escape(text))
+    escaped = []
+    monkeypatch.setattr(text_module, "escape", lambda part: (escaped.append(len(part)), escape(part))[1])
+    assert one_line(text) == whole
+    assert escaped == [201]
+
+
+@pytest.mark.parametrize("value", ["x" * 10_000_000, b"\x00" * 10_000_000])
+def test_show_writes_no_more_of_a_long_text_than_what_is_shown(value):
+    whole = clip(repr(value))
+    tracemalloc.start()
+    try:
+        assert show(value) == whole
+        assert tracemalloc.get_traced_memory()[1] < 10_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_describe_error_falls_back_to_the_type():

@@ -2,22 +2,24 @@
 #
 #   _text          user text made one safe, bounded log line
 #   outcomes       what became of each item, and of a run
+#   _live          values that change while somebody waits for them
 #   errors/        what is raised: the TrioflowError tree
 #   config/        what a run is told: structs, checks, files
 #   events         what a run tells: Event, EventType, Observer
 #   observers/     who listens, and the registry of names
 #   checkpoint/    what outlives the process: stores, codec, sessions
-#   policies/      one call made safer: timeout, retry, rate
-#   _runtime/      the rules of every pattern: calls, errors, emitter, live values
+#   policies/      one call made safer: timeout, retry, rate, concurrency, budget
+#   _runtime/      the rules of every pattern: calls, errors, emitter
 #   _durable/      how a run is kept: step by step, item by item
 #   hub/           agents that talk: messages, mailboxes, handlers
 #   workflows/     many calls: parallel, chain, conditional
 #   testing/       what users test with: a conformance suite for stores
-#   cli            the command line: `trioflow runs`, `python -m trioflow`
+#   cli/           the command line: `trioflow runs`, `python -m trioflow`
 #   __main__       the same
 #   graph/         calls that decide what comes next: state, edges, graph, nodes of patterns
 """Structured workflows for agent services on Trio, with an exact account of what succeeded, failed and why."""
 
+from trioflow._runtime.context import RunContext, current_run
 from trioflow.checkpoint import (
     Checkpoint,
     CheckpointInfo,
@@ -41,6 +43,7 @@ from trioflow.config import (
 )
 from trioflow.errors import (
     AgentGoneError,
+    BudgetExceededError,
     ChainError,
     CheckpointConflictError,
     CheckpointCorruptError,
@@ -62,7 +65,7 @@ from trioflow.errors import (
     TrioflowError,
     UnknownAgentError,
 )
-from trioflow.events import Event, EventType, Observer
+from trioflow.events import Event, EventType, Observer, Place
 from trioflow.graph import (
     GraphRun,
     State,
@@ -81,10 +84,16 @@ from trioflow.graph import (
 )
 from trioflow.hub import Hub, HubMetrics, Message, MessageType, Priority, gather_requests, open_hub
 from trioflow.observers import (
+    EventStream,
+    LoggingObserver,
     LoguruObserver,
+    MetricsObserver,
+    MetricsSnapshot,
     MultiObserver,
     NoopObserver,
     RecordingObserver,
+    SourceMetrics,
+    TraceObserver,
     get_observer,
     register_observer,
 )
@@ -100,7 +109,16 @@ from trioflow.outcomes import (
     TaskError,
     TaskOutcome,
 )
-from trioflow.policies import RateLimiter, with_rate_limit, with_retry, with_timeout
+from trioflow.policies import (
+    Budget,
+    BudgetState,
+    RateLimiter,
+    with_budget,
+    with_concurrency_limit,
+    with_rate_limit,
+    with_retry,
+    with_timeout,
+)
 from trioflow.workflows import (
     ParallelRun,
     Routes,
@@ -112,6 +130,9 @@ from trioflow.workflows import (
 
 __all__ = (
     "AgentGoneError",
+    "Budget",
+    "BudgetExceededError",
+    "BudgetState",
     "ChainConfig",
     "ChainError",
     "ChainResult",
@@ -132,6 +153,7 @@ __all__ = (
     "ErrorCategory",
     "ErrorReport",
     "Event",
+    "EventStream",
     "EventType",
     "ExecutionError",
     "GraphConfig",
@@ -146,11 +168,14 @@ __all__ = (
     "HubError",
     "HubMetrics",
     "LiveValue",
+    "LoggingObserver",
     "LoguruObserver",
     "MailboxFullError",
     "MemoryStore",
     "Message",
     "MessageType",
+    "MetricsObserver",
+    "MetricsSnapshot",
     "MultiObserver",
     "NoopObserver",
     "Observer",
@@ -158,6 +183,7 @@ __all__ = (
     "ParallelError",
     "ParallelResult",
     "ParallelRun",
+    "Place",
     "Priority",
     "Progress",
     "RateLimiter",
@@ -165,11 +191,14 @@ __all__ = (
     "RequestTimeoutError",
     "RetryConfig",
     "Routes",
+    "RunContext",
     "RunInfo",
+    "SourceMetrics",
     "State",
     "StateGraph",
     "TaskError",
     "TaskOutcome",
+    "TraceObserver",
     "TrioflowError",
     "UnknownAgentError",
     "all_of",
@@ -177,6 +206,7 @@ __all__ = (
     "any_of",
     "chain_node",
     "conditional_node",
+    "current_run",
     "gather_requests",
     "get_checkpoint_store",
     "get_observer",
@@ -196,6 +226,8 @@ __all__ = (
     "register_checkpoint_store",
     "register_observer",
     "to_schema",
+    "with_budget",
+    "with_concurrency_limit",
     "with_rate_limit",
     "with_retry",
     "with_timeout",

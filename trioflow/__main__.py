@@ -2,6 +2,6 @@
 
 import sys
 
-from trioflow.cli import main
+from trioflow.cli import program
 
-sys.exit(main())
+sys.exit(program())

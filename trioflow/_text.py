@@ -42,12 +42,15 @@ def clip(text: str, limit: int = LINE_LIMIT) -> str:
 
 def one_line(text: str) -> str:
     """Return `text` as it may stand in one log line: escaped, then clipped."""
-    return clip(escape(text))
+    # Escaping only lengthens, so what is shown comes from the beginning: a long text costs no more than that.
+    return clip(escape(text[: LINE_LIMIT + 1]))
 
 
 def show(value: object) -> str:
     """Return the `repr` of `value` as it may stand in one log line, or its type's name where it has none."""
     try:
+        if type(value) in {str, bytes}:
+            value = value[: LINE_LIMIT + 1]  # type: ignore[index]  # the `repr` of more would not be shown
         return one_line(repr(value))
     except Exception:  # noqa: BLE001 - a broken __repr__ must not hide what the message is about
         return f"<{type(value).__name__}>"

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-__all__ = ("Event", "EventType", "Observer")
+__all__ = ("Event", "EventType", "Observer", "Place")
 
 
 class EventType(StrEnum):
@@ -43,6 +43,15 @@ class EventType(StrEnum):
     CUSTOM = "custom"
 
 
+class Place(msgspec.Struct, frozen=True):
+    """A line of the user's code."""
+
+    module: str
+    file: str
+    function: str
+    line: int
+
+
 class Event(msgspec.Struct, frozen=True):
     """Something that happened in a run."""
 
@@ -56,6 +65,10 @@ class Event(msgspec.Struct, frozen=True):
     """The run that it belongs to: the caller's id, or one made for the run."""
     data: dict[str, Any]
     """Plain values; which ones depends on `type`."""
+    parent: str | None = None
+    """The run in which the event's run was started; None for an outermost one."""
+    place: Place | None = None
+    """Where the user's code started the run, where that is known."""
 
 
 @runtime_checkable
@@ -65,6 +78,10 @@ class Observer(Protocol):
     An observer with a true attribute `include_data` also gets items, results, states or messages in
     `Event.data`. What `on_event` raises never changes a run's outcome, unless it is a `KeyboardInterrupt` or
     another exception that is not an `Exception`.
+
+    An observer that often has no use for events can have a method `wants(type: EventType) -> bool`, which must be
+    quick: where every observer of a run says no, a pattern may leave out an event of that type, and the one that
+    would end what it starts. Events that tell of a failure always come.
     """
 
     def on_event(self, event: Event) -> None:

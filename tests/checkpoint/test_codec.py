@@ -337,8 +337,8 @@ def test_a_mark_of_an_earlier_version_is_known():
 @pytest.mark.parametrize(
     ("value", "large"),
     [
-        ({"a": 1}, False), ("x" * 1_000, False), ({"a": "x" * 300_000}, True), ([["x" * 200_000] * 2], True),
-        (list(range(10_000)), True), ({"a": {"b": b"x" * 300_000}}, True), ([{}] * 100, False),
+        ({"a": 1}, False), ("x" * 1_000_000, False), ({"a": "x" * 3_000_000}, True), ([["x" * 1_100_000] * 2], True),
+        (list(range(10_000)), True), ({"a": {"b": b"x" * 3_000_000}}, True), ([{}] * 100, False), (holding_itself(), True),
     ],
 )  # fmt: skip
 def test_large_values_are_told_from_small_ones(value, large):

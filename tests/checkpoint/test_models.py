@@ -132,3 +132,49 @@ def test_models_have_fingerprints():
 def test_pydantic_is_not_imported():
     code = "import sys, trioflow.checkpoint.codec, trioflow.checkpoint.session; assert 'pydantic' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# What the SDKs of agent programs return, as it is.
+
+COMPLETION = {
+    "id": "x", "object": "chat.completion", "created": 1, "model": "m", "unknown": "new",
+    "choices": [{
+        "index": 0, "finish_reason": "tool_calls", "logprobs": None,
+        "message": {
+            "role": "assistant", "content": None, "refusal": None, "extra": {"a": [1]},
+            "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+        },
+    }],
+    "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
+}  # fmt: skip
+MESSAGE = {
+    "id": "m", "type": "message", "role": "assistant", "model": "c", "stop_reason": "end_turn", "stop_sequence": None,
+    "content": [{"type": "text", "text": "hi", "citations": None}, {"type": "tool_use", "id": "t", "name": "n", "input": {"q": [1]}}],
+    "usage": {"input_tokens": 1, "output_tokens": 2},
+}  # fmt: skip
+
+
+def come_back(value):
+    for kind, kept in ((type(value), value), (list[type(value)], [value, value])):
+        codec = Codec(kind)
+        assert codec.decode(codec.encode(kept)) == kept
+    assert fingerprint(value) == fingerprint(value.model_copy(deep=True))
+
+
+def test_completions_of_openai_come_back():
+    chat = pytest.importorskip("openai.types.chat")
+    models = pytest.importorskip("openai._models")
+    come_back(chat.ChatCompletion.model_validate(COMPLETION))
+    # As the client makes them, without validation.
+    come_back(models.construct_type(value=COMPLETION, type_=chat.ChatCompletion))
+
+
+def test_messages_of_anthropic_come_back():
+    come_back(pytest.importorskip("anthropic.types").Message.model_validate(MESSAGE))
+
+
+def test_tool_results_of_mcp_come_back():
+    types = pytest.importorskip("mcp.types")
+    text = types.TextContent(type="text", text="x")
+    come_back(types.CallToolResult(content=[text], structuredContent={"a": [1]}))
+    come_back(types.CallToolResult(content=[text]))

@@ -274,6 +274,23 @@ async def test_a_file_that_others_hold_locked_is_named(path, monkeypatch):
         await store.claim("r")
 
 
+@pytest.mark.parametrize("lock", ["BEGIN IMMEDIATE; CREATE TABLE x(y)", "BEGIN EXCLUSIVE", "BEGIN; SELECT * FROM sqlite_schema"])
+async def test_opening_waits_for_others(path, lock):
+    """SQLite itself waits for nobody where it sets the journal's mode."""
+    other = apsw.Connection(str(path))
+    other.execute("CREATE TABLE theirs(x); DROP TABLE theirs")
+    other.execute(lock).fetchall()
+
+    async def release():
+        await trio.sleep(0.1)
+        other.execute("ROLLBACK")
+
+    async with SqliteStore(path) as store, trio.open_nursery() as nursery:
+        nursery.start_soon(release)
+        assert await store.claim("r") == 1
+    other.close()
+
+
 async def test_what_cannot_be_written_at_all_is_named(path):
     async with SqliteStore(path) as store:
         with pytest.raises(CheckpointStoreError, match="cannot take or give this value|failed"):

@@ -50,7 +50,11 @@ def test_the_format_beats_the_suffix(tmp_path):
         (b"max_worker = 8", "toml", r"unknown key 'max_worker' at \$ \(did you mean 'max_workers'\?\), with value 8"),
         (b"[retry]\nattempts = 8", "toml", r"unknown key 'attempts' at \$.retry.*one of max_attempts, "),
         (b"max_workers = -1", "toml", r"max_workers must be 0 \(auto\) or more, got -1"),
-        (b"max_workers = 'x'", "toml", r"Expected `int`, got `str` - at `\$.max_workers`"),
+        (b"max_workers = 'x'", "toml", r"max_workers must be a whole number, 0 \(auto\) or more, got 'x' - at `\$.max_workers`"),
+        (b"timeout = 'x'", "toml", r"timeout must be a positive number of seconds or None .*, got 'x'"),
+        (b"retry = 3", "toml", r"retry must be a RetryConfig or None, got 3 - at `\$.retry`"),
+        (b"[retry]\njitter = 1", "toml", r"jitter must be True or False, got 1 - at `\$.retry.jitter`"),
+        (b"[retry]\nmax_attempts = 0", "toml", r"max_attempts must be 1 or more, got 0 - at `\$.retry.max_attempts`"),
         (b"max_workers = ", "toml", "Invalid value"),
         (b'{"max', "json", "truncated"),
         (b"[1]", "json", "Expected `object`"),
@@ -118,13 +122,60 @@ def test_merge_makes_a_nested_struct_where_there_was_none_and_takes_one_away():
         ({"max_workers": -1}, "override: max_workers must be"),
         ({"retry": {"max_attempts": 0}}, "override: max_attempts must be"),
         ({"workers": 1}, r"override: unknown key 'workers' at \$"),
-        ({"max_workers": "4"}, "override: Expected `int`"),
+        ({"max_workers": "4"}, "override: max_workers must be a whole number, 0 .auto. or more, got '4'"),
+        ({"retry": {"max_attempts": "4"}}, "override: max_attempts must be a whole number, 1 or more, got '4'"),
+        ({"observer": None}, "override: observer must be the name of a registered observer, got None"),
         ([("max_workers", 3)], "override must be a Mapping"),
     ],
 )
 def test_merge_refuses_what_is_not_allowed(override, message):
     with pytest.raises(ConfigError, match=message):
         merge(ParallelConfig(), override)
+
+
+class Mine(msgspec.Struct):
+    name: str
+    size: int = 1
+    run: ParallelConfig = ParallelConfig()
+    tags: list[int] = []
+
+
+@pytest.mark.parametrize(
+    ("data", "message", "field", "value"),
+    [
+        ({"name": "x", "size": "y"}, "size must be `int`, got 'y' - at `$.size`", "size", "y"),
+        ({"name": 3}, "name must be `str`, got 3 - at `$.name`", "name", 3),
+        ({"name": "x", "tags": [1, "2"]}, "Expected `int`, got `str` - at `$[1]`), got [1, '2'] - at `$.tags`", "tags", [1, "2"]),
+        ({"name": "x", "run": {"retry": {"jitter": 0}}}, "jitter must be True or False, got 0", "jitter", 0),
+        ({}, "missing required field `name`", None, None),
+    ],
+)
+def test_structs_of_ones_own_are_refused_alike(data, message, field, value):
+    with pytest.raises(ConfigError) as caught:
+        load_config(msgspec.json.encode(data), Mine)
+    assert message in str(caught.value)
+    assert (caught.value.field, caught.value.value) == (field, value)
+
+
+def test_a_required_field_that_is_missing_does_not_hide_another_mistake():
+    with pytest.raises(ConfigError, match="missing required field `name`|max_iterations must be"):
+        load_config(b'{"max_iterations": "x"}', GraphConfig)
+    with pytest.raises(ConfigError, match=r"max_iterations must be a whole number, 1 or more, got 'x'"):
+        load_config(b'{"name": "g", "max_iterations": "x"}', GraphConfig)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: load_config(b"{}", dict),
+        lambda: load_config(None, ParallelConfig),
+        lambda: merge({}, {}),
+        lambda: to_schema(ParallelConfig()),
+    ],
+)
+def test_what_is_no_struct_and_no_file_is_refused(call):
+    with pytest.raises(ConfigError, match="must be a"):
+        call()
 
 
 def test_the_schema_names_every_field():

@@ -10,10 +10,14 @@ from trioflow import (
     CheckpointConfig,
     ConditionalConfig,
     ConfigError,
+    ExecutionError,
     GraphConfig,
     HubConfig,
     ParallelConfig,
     RetryConfig,
+    State,
+    StateGraph,
+    get_checkpoint_store,
 )
 
 DEFAULTS = [
@@ -23,10 +27,13 @@ DEFAULTS = [
             "max_workers": 0,
             "worker_cap": 16,
             "fail_fast": True,
+            "max_failures": None,
             "buffer": 0,
+            "raise_if_all_failed": True,
             "timeout": None,
             "task_timeout": None,
             "max_per_second": None,
+            "burst": 1,
             "retry": None,
             "checkpoint": None,
             "observer": "loguru",
@@ -57,7 +64,14 @@ DEFAULTS = [
     (CheckpointConfig(), {"store": "memory", "interval": None, "preserve": False, "flush_interval": 0.05}),
     (
         RetryConfig(),
-        {"max_attempts": 3, "initial_delay": 0.1, "max_delay": 30.0, "multiplier": 2.0, "jitter": True},
+        {
+            "max_attempts": 3,
+            "initial_delay": 0.1,
+            "max_delay": 30.0,
+            "multiplier": 2.0,
+            "jitter": True,
+            "total_timeout": None,
+        },
     ),
     (
         HubConfig(),
@@ -100,6 +114,10 @@ REFUSED = [
     (ParallelConfig, "timeout", [0, -1, math.nan, math.inf, "1", True], "a positive number of seconds or None"),
     (ParallelConfig, "task_timeout", [0, 0.0, -0.1], "a positive number of seconds or None"),
     (ParallelConfig, "max_per_second", [0, -1, math.inf], "a positive number or None"),
+    (ParallelConfig, "burst", [0, -1, math.nan, None, "1"], "a positive number"),
+    (ParallelConfig, "max_failures", [0, -1], "1 or more, or None (any number)"),
+    (ParallelConfig, "max_failures", [True, 1.0, "3"], "a whole number, 1 or more, or None (any number)"),
+    (ParallelConfig, "raise_if_all_failed", [0, None], "True or False"),
     (ParallelConfig, "retry", [{}, 3], "a RetryConfig or None"),
     (ParallelConfig, "checkpoint", [{}, "memory"], "a CheckpointConfig or None"),
     (ParallelConfig, "observer", ["", "  ", 3, None], "the name of a registered observer"),
@@ -114,7 +132,7 @@ REFUSED = [
     (GraphConfig, "task_timeout", [0], "a positive number of seconds or None"),
     (GraphConfig, "checkpoint", [None], "a CheckpointConfig"),
     (CheckpointConfig, "store", [""], "the name or URL of a checkpoint store"),
-    (CheckpointConfig, "interval", [-1, 0.5], "0 (off) or more"),
+    (CheckpointConfig, "interval", [-1, 0.5], "0 (off) or more, or None (every step where store is set)"),
     (CheckpointConfig, "preserve", [0], "True or False"),
     (CheckpointConfig, "flush_interval", [0, None], "a positive number of seconds"),
     (RetryConfig, "max_attempts", [0, -1], "1 or more"),
@@ -122,6 +140,7 @@ REFUSED = [
     (RetryConfig, "max_delay", [0, math.inf], "a positive number of seconds"),
     (RetryConfig, "multiplier", [0, -2], "a positive number"),
     (RetryConfig, "jitter", [None], "True or False"),
+    (RetryConfig, "total_timeout", [0, -1, math.inf, "1"], "a positive number of seconds or None"),
     (HubConfig, "name", [""], "a non-empty string"),
     (HubConfig, "buffer", [0, -1], "1 or more"),
     (HubConfig, "overflow", ["", "block", 3], "one of 'wait', 'drop', 'error'"),
@@ -163,3 +182,24 @@ def test_decoding_checks_too(kind, text, message):
 def test_zero_is_legal_only_where_it_has_a_meaning():
     assert ParallelConfig(max_workers=0, buffer=0).buffer == 0
     assert CheckpointConfig(interval=0).interval == 0
+
+
+async def test_a_graph_whose_config_names_a_store_is_kept_at_every_step(tmp_path):
+    async def node(state):
+        return state
+
+    async def fail(state):
+        raise OSError
+
+    config = GraphConfig(name="g", observer="noop", checkpoint=CheckpointConfig(store=f"sqlite:///{tmp_path}/runs.db"))
+    graph = StateGraph(config)
+    graph.add_node("a", node)
+    graph.add_node("b", fail)
+    graph.add_edge("a", "b")
+    graph.set_entry_point("a")
+    graph.set_exit_point("b")
+    with pytest.raises(ExecutionError):
+        await graph.execute(State(), run_id="r")
+    store = get_checkpoint_store(config.checkpoint.store)
+    assert await store.history("r")
+    await store.aclose()

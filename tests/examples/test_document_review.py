@@ -23,6 +23,8 @@ pytestmark = pytest.mark.timeout(60)
 NEVER = FaultRates(rate_limited=0, server_error=0, dropped=0, persistent=0)
 LOOP = r"draft -> review -> decide( -> revise -> review -> decide)* -> publish"
 
+IGNORING_SIGINT = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
+
 
 def command(examples: Path, *options: object) -> list[str]:
     return [sys.executable, "-W", "error", str(examples / "document_review.py"), *map(str, options)]
@@ -133,12 +135,13 @@ async def test_a_service_that_cannot_be_reached_ends_it_the_same_way(examples):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to one process on Windows")
+@pytest.mark.parametrize("before", [[], IGNORING_SIGINT], ids=["", "ignored before"])
 @pytest.mark.parametrize("after", ["flowchart", "draft:", "review:"])
-async def test_ctrl_c_ends_it_without_a_traceback(examples, after):
+async def test_ctrl_c_ends_it_without_a_traceback(examples, after, before):
     output = b""
     with trio.fail_after(40):
         async with trio.open_nursery() as nursery:
-            process = await nursery.start(start_demo, command(examples))
+            process = await nursery.start(start_demo, [*before, *command(examples)])
             interrupted = False
             async for part in process.stdout:
                 output += part

@@ -18,6 +18,8 @@ from fan_out import Chunk, cut, retry_after  # noqa: E402 - needs openai
 
 COUNTED = ("calls", "succeeded", "failed", "unfinished", "retries")
 
+IGNORING_SIGINT = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
+
 
 def command(examples: Path, *options: object) -> list[str]:
     return [sys.executable, "-W", "error", str(examples / "fan_out.py"), *map(str, options)]
@@ -98,9 +100,11 @@ async def test_calls_that_all_fail_are_counted_by_message(examples):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to one process on Windows")
-async def test_ctrl_c_ends_it_with_the_account_of_what_completed(examples):
+@pytest.mark.parametrize("before", [[], IGNORING_SIGINT], ids=["", "ignored before"])
+async def test_ctrl_c_ends_it_with_the_account_of_what_completed(examples, before):
     async with trio.open_nursery() as nursery:
-        process = await nursery.start(start_demo, command(examples, "--count", 100, "--workers", 2))
+        demo = [*before, *command(examples, "--count", 100, "--workers", 2)]
+        process = await nursery.start(start_demo, demo)
         output = b""
         async for part in process.stdout:
             if not output:

@@ -1,5 +1,7 @@
 """The scene of four agents on two hubs, run as its reader runs it."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -30,3 +32,14 @@ def test_a_plan_that_fails_on_one_hub_fails_on_the_other(examples, altitude):
     assert done.returncode == 1
     assert "agent 'navigator' failed" in done.stdout
     assert f"{altitude} km is not above the parking orbit of 300 km" in done.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGINT cannot be sent to one process on Windows")
+@pytest.mark.parametrize("before", [[], ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]], ids=["", "ignored before"])
+def test_ctrl_c_ends_it_without_a_traceback(examples, before):
+    command = [*before, sys.executable, "-u", str(examples / "mission_control.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "weather says: clear\n"
+        child.send_signal(signal.SIGINT)
+        output, errors = child.communicate(timeout=30)
+    assert (child.returncode, errors) == (130, "mission control: interrupted\n"), output

@@ -14,6 +14,8 @@ for package, version in (("openai", "1.63"), ("h11", None), ("rich", None)):
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX's")
 
+IGNORING_SIGINT = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
+
 
 def command(examples, *options):
     return [sys.executable, "-W", "error", str(examples / "resume.py"), *map(str, options)]
@@ -41,13 +43,14 @@ async def test_it_saves_the_calls_that_were_made(examples):
     assert sum(map(int, made.groups())) == 40
 
 
-async def test_ctrl_c_does_no_harm(examples, tmp_path):
+@pytest.mark.parametrize("before", [[], IGNORING_SIGINT], ids=["", "ignored before"])
+async def test_ctrl_c_does_no_harm(examples, tmp_path, before):
     options = ("--count", 40, "--store", tmp_path / "runs.db")
     async with trio.open_nursery() as nursery:
         process = await nursery.start(
             lambda task_status: trio.run_process(
-                command(examples, *options), env=environment(), stdout=subprocess.PIPE, check=False,
-                task_status=task_status, start_new_session=True,
+                [*before, *command(examples, *options)], env=environment(), stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, check=False, task_status=task_status, start_new_session=True,
             )
         )  # fmt: skip
         output = b""
@@ -56,6 +59,7 @@ async def test_ctrl_c_does_no_harm(examples, tmp_path):
         os.killpg(process.pid, signal.SIGINT)
         output += b"".join([part async for part in process.stdout])
     assert process.returncode == 130
+    assert b"Traceback" not in output, output
     saved = int(re.search(rb"(\d+) of 40 are in the store", output)[1])
     status, output = await run_example(examples, *options)
     assert status == 0, output

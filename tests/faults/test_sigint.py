@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -109,3 +110,14 @@ def test_system_exit_in_a_processor_is_the_exit_status_of_the_process(face):
         [sys.executable, "-c", code, face, "quick"], capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 3, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to itself")
+def test_the_suite_works_where_sigint_was_ignored_before():
+    tests = Path(__file__).parents[1] / "workflows" / "test_chain.py"
+    suite = [sys.executable, "-m", "pytest", "-q", "-k", "ctrl_c", str(tests)]
+    command = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *suite]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout

@@ -279,3 +279,35 @@ async def test_hostile_bytes_in_rows_are_never_run_or_believed(tmp_path, seed):
             with pytest.raises(CheckpointError):
                 await store.load_items(run_id)
             assert await load_verified(store, run_id, STEPS - 1) == checkpoint(run_id, STEPS - 1)
+
+
+OPENING = """
+import sys, trio
+from trioflow.checkpoint.sqlite import SqliteStore
+print("ready", flush=True)
+sys.stdin.readline()
+async def main():
+    async with SqliteStore(sys.argv[1]) as store:
+        print(await store.claim(sys.argv[2]))
+trio.run(main)
+"""
+OPENINGS = int(os.environ.get("TRIOFLOW_OPENINGS", "5"))
+
+
+@pytest.mark.timeout(600)
+def test_several_processes_open_a_new_file_at_once(tmp_path):
+    for number in range(OPENINGS):
+        path = tmp_path / f"{number}.db"
+        command = [sys.executable, "-c", OPENING, str(path)]
+        processes = [
+            subprocess.Popen([*command, f"run {n}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for n in range(4)
+        ]
+        for process in processes:
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        ends = [process.communicate(timeout=60) for process in processes]
+        assert [process.returncode for process in processes] == [0] * 4, [error for _, error in ends]
+        assert sorted(int(epoch) for epoch, _ in ends) == [1, 2, 3, 4]

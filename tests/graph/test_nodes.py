@@ -183,7 +183,7 @@ async def test_a_pause_in_a_pattern_pauses_the_run(line, pattern):
     assert "error" not in {data["status"] for data in inside}
 
 
-async def test_what_runs_inside_tells_the_graphs_observer_under_its_run_id(line):
+async def test_what_runs_inside_is_a_run_of_its_own_that_leads_to_the_graphs(line):
     observer = RecordingObserver()
     nodes = [
         chain_node(add, items=[1]),
@@ -193,7 +193,14 @@ async def test_what_runs_inside_tells_the_graphs_observer_under_its_run_id(line)
     ]
     await line(*nodes, names=list("abcd"), observer=observer).execute(State(), run_id="outer")
     assert {event.source for event in observer.events} == {"graph", "chain", "parallel", "conditional"}
-    assert {event.run_id for event in observer.events} == {"outer"}
+    ids = {(event.run_id, event.parent) for event in observer.events}
+    assert ids == {
+        ("outer", None),
+        ("outer..0/a", "outer"),
+        ("outer..1/b", "outer"),
+        ("outer..2/c", "outer"),
+        ("outer..3/d", "outer"),
+    }
     assert {event.data["graph"] for event in observer.events if event.source == "graph"} == {"test", "inner"}
 
 
@@ -206,7 +213,7 @@ async def test_an_inner_graph_keeps_an_observer_of_its_own(line):
     await line(as_node(make_inner(increment, observer=own)), names=["a"], observer=outer).execute(State(n=1), "r")
     assert {event.data["graph"] for event in own.events} == {"inner"}
     assert {event.data["graph"] for event in outer.events} == {"test"}
-    assert {event.run_id for event in own.events} == {"r"}
+    assert {(event.run_id, event.parent) for event in own.events} == {("r..0/a", "r")}
 
 
 async def test_an_inner_graph_that_names_another_observer_is_heeded(line):

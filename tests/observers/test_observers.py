@@ -7,6 +7,7 @@ from trioflow import (
     ConfigError,
     Event,
     EventType,
+    LoggingObserver,
     LoguruObserver,
     MultiObserver,
     NoopObserver,
@@ -32,12 +33,13 @@ def names(monkeypatch):
 def test_the_shipped_names(names):
     assert isinstance(get_observer("noop"), NoopObserver)
     assert isinstance(get_observer("loguru"), LoguruObserver)
+    assert isinstance(get_observer("logging"), LoggingObserver)
     assert get_observer("loguru") is get_observer("loguru")
 
 
 def test_an_unknown_name_lists_the_known_ones(names):
     register_observer("mine", RecordingObserver())
-    with pytest.raises(ConfigError, match="observer must be one of 'loguru', 'mine', 'noop', got 'logru'"):
+    with pytest.raises(ConfigError, match="observer must be one of 'logging', 'loguru', 'mine', 'noop', got 'logru'"):
         get_observer("logru")
 
 
@@ -61,7 +63,7 @@ def test_what_cannot_be_registered_is_refused(names, name, observer):
 
 
 def test_every_shipped_observer_is_an_observer():
-    for observer in (NoopObserver(), LoguruObserver(), MultiObserver(), RecordingObserver()):
+    for observer in (NoopObserver(), LoguruObserver(), LoggingObserver(), MultiObserver(), RecordingObserver()):
         assert isinstance(observer, Observer)
         assert type(observer).__name__ in repr(observer)
     NoopObserver().on_event(event())

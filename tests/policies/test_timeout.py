@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from trioflow import ConfigError, with_timeout
+from trioflow import ConfigError, ParallelConfig, RetryConfig, process_parallel, with_timeout
 
 
 async def nap(seconds, *, then="done"):
@@ -38,6 +38,58 @@ async def test_an_outer_cancellation_is_not_a_timeout(autojump_clock):
 
 async def test_the_name_and_docstring_stay():
     assert with_timeout(nap, 1).__name__ == "nap"
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+async def test_a_result_is_kept_though_the_call_left_a_scope_open(autojump_clock, cancel):
+    left_open = []
+
+    async def leak():
+        await trio.sleep(1)
+        left_open.append(trio.CancelScope().__enter__())
+        if cancel:
+            left_open[-1].cancel()
+        return "kept"
+
+    assert await with_timeout(leak, 5)() == "kept"
+    # The task is as it was: neither the scope that was left open nor its own deadline reach it any more.
+    left_open[-1].cancel()
+    await trio.sleep(10)
+
+
+async def test_an_error_of_a_call_that_left_a_scope_open_is_not_lost(autojump_clock):
+    async def leak():
+        trio.CancelScope().__enter__()
+        raise ValueError("mine")
+
+    with pytest.raises(RuntimeError, match="corrupted") as caught:
+        await with_timeout(leak, 5)()
+    assert isinstance(caught.value.__context__, ValueError)
+
+
+async def test_a_runtime_error_of_the_call_passes():
+    async def fail():
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        await with_timeout(fail, 5)()
+
+
+async def test_a_run_keeps_such_a_result_and_calls_once(autojump_clock):
+    calls = []
+
+    async def leak(item):
+        calls.append(item)
+        await trio.lowlevel.checkpoint()
+        if item == 3:
+            trio.CancelScope().__enter__().cancel()
+        return item
+
+    config = ParallelConfig(max_workers=2, task_timeout=5, retry=RetryConfig(), fail_fast=False, observer="noop")
+    result = await process_parallel(range(20), leak, config=config)
+    assert result.results == list(range(20))
+    assert sorted(calls) == list(range(20))
 
 
 @pytest.mark.parametrize("seconds", [0, -1, None, "1", float("inf")])

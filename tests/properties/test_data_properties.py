@@ -26,11 +26,12 @@ retries = st.builds(
     max_delay=seconds,
     multiplier=st.floats(0.1, 100),
     jitter=st.booleans(),
+    total_timeout=st.none() | seconds,
 )
 checkpoints = st.builds(
     CheckpointConfig,
     store=st.text(string.ascii_letters, min_size=1),
-    interval=st.integers(0, 99),
+    interval=st.none() | st.integers(0, 99),
     preserve=st.booleans(),
     flush_interval=seconds,
 )
@@ -39,10 +40,13 @@ configs = st.builds(
     max_workers=st.integers(0, 9999),
     worker_cap=st.integers(1, 9999),
     fail_fast=st.booleans(),
+    max_failures=st.none() | st.integers(1, 99),
     buffer=st.integers(0, 9999),
+    raise_if_all_failed=st.booleans(),
     timeout=st.none() | seconds,
     task_timeout=st.none() | seconds,
     max_per_second=st.none() | seconds,
+    burst=seconds,
     retry=st.none() | retries,
     checkpoint=st.none() | checkpoints,
     observer=st.sampled_from(["noop", "loguru"]),

@@ -1,7 +1,8 @@
 """A hub under whatever agents do to it: no request is lost, no message handled twice, and no task left.
 
 The machine steers a hub in a thread of its own, where time stands still unless a rule lets it pass.
-`TRIOFLOW_EXAMPLES` is how many times fifty steps are made.
+`TRIOFLOW_EXAMPLES` is how many times fifty steps are made, `TRIOFLOW_PROGRAMS` how many programs are run whose outer
+scope is cancelled at any tick.
 """
 
 import os
@@ -9,12 +10,14 @@ import queue
 import threading
 from collections import Counter
 from contextlib import suppress
+from itertools import count
 
 import pytest
 import trio
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from loguru import logger
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trioflow import (
@@ -28,6 +31,7 @@ from trioflow import (
     UnknownAgentError,
     open_hub,
 )
+from trioflow.hub.message import AWAITED
 
 STEPS = 50
 EXAMPLES = int(os.environ.get("TRIOFLOW_EXAMPLES", "200"))
@@ -220,3 +224,171 @@ def test_whatever_agents_do_the_account_adds_up():
         max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, suppress_health_check=list(HealthCheck)
     )
     Machine.TestCase("runTest").runTest()
+
+
+# Whole programs, cancelled at any tick.
+
+PROGRAMS = int(os.environ.get("TRIOFLOW_PROGRAMS", "300"))
+ticks = st.integers(0, 25)
+calls = st.tuples(
+    st.sampled_from(["send", "send", "request", "request", "publish", "broadcast", "unregister", "retire", "register"]),
+    agents,
+    st.sampled_from(["answer", "fail", "sleep", "tick", "ask a", "ask b", "send c", "stale", "shield", "leak"]),
+    st.none() | ticks,  # when the call is cancelled
+)
+
+
+class Program:
+    """Several clients at once on a hub in a scope that is cancelled after some ticks, maybe while its body is shielded."""
+
+    def __init__(self, config, clients, cancel_at, end):
+        self.config = config
+        self.clients = clients
+        self.cancel_at = cancel_at
+        self.end = end
+        self.numbers = count()
+        self.starts = Counter()
+        self.undelivered = set()
+        self.late = 0
+
+    async def run(self):
+        self.outer = trio.CancelScope()
+        async with trio.open_nursery() as clients:
+            with suppress(ZeroDivisionError), self.outer:
+                async with open_hub(self.config) as self.hub:
+                    for name in NAMES:
+                        self.hub.register(name, self.handle)
+                        self.hub.subscribe(name, "news")
+                    for client in self.clients:
+                        clients.start_soon(self.be_client, client)
+                    if self.cancel_at is not None:
+                        clients.start_soon(self.cancel)
+                    await self.body()
+            self.tasks = len(self.hub._state.nursery.child_tasks)
+        metrics = self.hub.live_metrics.value
+        assert metrics.sent == metrics.handled + metrics.failed + metrics.dropped
+        assert metrics.pending == self.tasks == 0
+        assert all(number == 1 for number in self.starts.values())
+        both = self.undelivered & set(self.starts)
+        assert not both, "raised and handled"
+        assert not self.late, "started after the end"
+        assert not AWAITED
+
+    async def body(self):
+        if self.end == "shield":
+            with trio.CancelScope(shield=True):
+                for _ in range(40):
+                    await trio.lowlevel.checkpoint()
+                for name in NAMES:
+                    with suppress(*ERRORS):
+                        await self.hub.request("body", name, (next(self.numbers), "answer"), timeout=2)
+        for _ in range(30):
+            await trio.lowlevel.checkpoint()
+        if self.end == "raise":
+            raise ZeroDivisionError
+
+    async def cancel(self):
+        for _ in range(self.cancel_at):
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        self.outer.cancel()
+
+    async def be_client(self, client):
+        for what, name, behaviour, after in client:
+            scope = trio.CancelScope()
+            async with trio.open_nursery() as nursery:
+                if after is not None:
+                    nursery.start_soon(self.cancel_call, scope, after)
+                with scope, suppress(ValueError):
+                    await self.call(what, name, behaviour)
+                nursery.cancel_scope.cancel()
+
+    async def cancel_call(self, scope, after):
+        for _ in range(after):
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    async def call(self, what, name, behaviour):
+        hub, number = self.hub, next(self.numbers)
+        data = (number, behaviour)
+        with suppress(*ERRORS):
+            if what == "register":
+                hub.register(name, self.handle)
+            elif what == "unregister":
+                hub.unregister(name)
+            elif what == "retire":
+                await hub.retire(name)
+            elif what in {"publish", "broadcast"}:
+                await (hub.publish("user", "news", (None, behaviour)) if what == "publish" else hub.broadcast("a", (None, behaviour)))
+            elif what == "request":
+                await hub.request("user", name, data, timeout=1)
+            else:
+                await self.send("user", name, data)
+
+    async def send(self, sender, name, data):
+        delivered = False
+        try:
+            delivered = await self.hub.send(sender, name, data)
+        finally:
+            if not delivered:
+                self.undelivered.add(data[0])
+
+    async def handle(self, message):
+        self.late += self.outer.cancel_called
+        number, behaviour = message.data
+        if number is not None:
+            self.starts[number] += 1
+        what, _, whom = behaviour.partition(" ")
+        if what == "fail":
+            raise ValueError(behaviour)
+        if what == "sleep":
+            await trio.sleep(0.5)
+        if what == "tick":
+            await trio.lowlevel.checkpoint()
+        if what == "stale":
+            raise STALE[0]
+        if what == "leak":
+            trio.CancelScope(deadline=trio.current_time() + 0.2).__enter__()
+        if what == "shield":
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.5)
+        if what == "ask":
+            await self.hub.request(message.recipient, whom, (next(self.numbers), "answer"))
+        if what == "send":
+            await self.send(message.recipient, whom, (next(self.numbers), "tick"))
+        return number
+
+
+STALE = []
+
+
+async def make_stale():
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as error:
+            STALE.append(error)
+
+
+@pytest.mark.timeout(0)
+@settings(max_examples=PROGRAMS, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    buffer=st.integers(1, 2),
+    max_handlers=st.integers(1, 2),
+    overflow=st.sampled_from(["wait", "wait", "drop", "error"]),
+    clients=st.lists(st.lists(calls, max_size=4), min_size=1, max_size=5),
+    cancel_at=st.none() | st.integers(0, 60),
+    end=st.sampled_from(["peace", "shield", "raise"]),
+)
+def test_no_message_is_both_raised_and_handled(buffer, max_handlers, overflow, clients, cancel_at, end):
+    if not STALE:
+        trio.run(make_stale)
+    config = HubConfig(
+        buffer=buffer, max_handlers=max_handlers, overflow=overflow, timeout=2, drain_timeout=5, observer="noop"
+    )
+    program = Program(config, clients, cancel_at, end)
+    logger.disable("trioflow")
+    try:
+        trio.run(program.run, clock=MockClock(autojump_threshold=0))
+    finally:
+        logger.enable("trioflow")

@@ -4,8 +4,11 @@ from collections.abc import AsyncIterator
 from typing import Any, assert_type
 
 import pytest
+import trio
 
 from trioflow import (
+    Budget,
+    BudgetState,
     LiveValue,
     NoopObserver,
     ParallelConfig,
@@ -21,6 +24,8 @@ from trioflow import (
     merge,
     open_parallel,
     process_parallel,
+    with_budget,
+    with_concurrency_limit,
     with_rate_limit,
     with_retry,
     with_timeout,
@@ -67,6 +72,18 @@ async def test_policies_keep_the_signature() -> None:
     assert_type(await with_timeout(length, 1)(text="abc"), int)
     retried = with_retry(with_rate_limit(length, RateLimiter(1000, burst=9), cost=len), RetryConfig())
     assert_type(await retried("abc"), int)
+    assert_type(await with_retry(length, on=lambda error: error.__traceback__ is None)("abc"), int)
+    assert_type(await with_retry(length, on=(OSError, KeyError))("abc"), int)
+    assert_type(await with_concurrency_limit(length, trio.CapacityLimiter(1))(text="abc"), int)
+    assert_type(await with_concurrency_limit(length, lambda text: trio.CapacityLimiter(len(text)))("abc"), int)
+
+
+async def test_a_budget_keeps_the_signature_and_knows_the_result() -> None:
+    budget = Budget({"tokens": 100})
+    frugal = with_budget(length, budget, estimate={"tokens": 9}, actual=lambda result: {"tokens": result + 0.5})
+    assert_type(await frugal(text="abc"), int)
+    assert_type(budget.live, LiveValue[BudgetState])
+    assert_type(budget.spent["tokens"], float)
 
 
 async def test_a_parallel_error_is_a_group_of_exceptions() -> None:

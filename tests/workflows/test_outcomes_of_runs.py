@@ -480,3 +480,64 @@ async def test_results_are_freed_with_the_last_reference_and_not_by_the_garbage_
         assert [ref() for ref in alive if ref() is not None] == []
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_max_failures_ends_the_run_with_the_failure_after_these(streamed):
+    started = []
+
+    async def fail(item):
+        started.append(item)
+        await trio.lowlevel.checkpoint()
+        if item % 2:
+            raise ValueError(f"item {item}")
+        return item
+
+    config = ParallelConfig(max_workers=1, fail_fast=False, max_failures=2, observer="noop")
+    taken = []
+    with pytest.raises(ParallelError) as caught:
+        if streamed:
+            async with open_parallel(range(20), fail, config=config) as run:
+                taken += [outcome async for outcome in run]
+        else:
+            await process_parallel(range(20), fail, config=config)
+    assert started == [0, 1, 2, 3, 4, 5]
+    assert [failure.index for failure in caught.value.errors] == [1, 3, 5]
+    assert caught.value.result.results == [0, 2, 4]
+    assert caught.value.result.status == "failed"
+    if streamed:
+        assert [outcome.index for outcome in taken] == [0, 1, 2, 3, 4], "the failure that ended it is raised instead"
+
+
+async def test_as_many_failures_as_may_be_raise_nothing():
+    async def fail(item):
+        await trio.lowlevel.checkpoint()
+        if item < 2:
+            raise ValueError(item)
+
+    result = await process_parallel(range(9), fail, config=ParallelConfig(max_failures=2, observer="noop"))
+    assert [failure.index for failure in result.errors] == [0, 1]
+    assert result.status == "complete"
+
+
+async def test_a_run_whose_items_all_failed_can_be_told_not_to_raise():
+    async def fail(item):
+        await trio.lowlevel.checkpoint()
+        raise ValueError(item)
+
+    config = ParallelConfig(fail_fast=False, raise_if_all_failed=False, observer="noop")
+    result = await process_parallel(range(3), fail, config=config)
+    assert [failure.index for failure in result.errors] == [0, 1, 2]
+
+
+async def test_a_burst_starts_at_once(autojump_clock):
+    started = []
+
+    async def note(item):
+        started.append(round(trio.current_time(), 3))
+        await trio.lowlevel.checkpoint()
+
+    begun = trio.current_time()
+    config = ParallelConfig(max_workers=8, max_per_second=1, burst=3, observer="noop")
+    await process_parallel(range(5), note, config=config)
+    assert [round(at - begun) for at in started] == [0, 0, 0, 1, 2]

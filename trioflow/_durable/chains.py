@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar, final
 
 import trio
 
+from trioflow._durable.children import ChildStore, rebase
 from trioflow._durable.steps import Keeping, KeptSteps, Position, Saved, begin_steps, take_over_steps
 from trioflow._text import quote
 from trioflow.checkpoint.codec import Codec, fingerprint
@@ -137,6 +138,8 @@ class KeptChain(Generic[S]):
         self._steps: KeptSteps[S] | None = None
         self._checkpoint: Checkpoint
         self._completed = False
+        self._entered: bytes | None = None
+        self._rebased: S | None = None
         self._on_save: Saved
         self._mark = b""
         self._to_skip = 0
@@ -166,7 +169,12 @@ class KeptChain(Generic[S]):
                 message = f"run {quote(self._run_id)} is one of {of} and no chain: take another run_id"
                 raise CheckpointMismatchError(message, run_id=self._run_id)
             self.resumed = True
-            return await run(self, checkpoint.step, await self._look_at(checkpoint, checkpoint.step))
+            state = await self._look_at(checkpoint, checkpoint.step)
+            if isinstance(self._store, ChildStore):
+                codec = self._keeping.codec
+                state, self._entered = await rebase(self._store, self._run_id, codec, state, initial)
+                self._rebased = None if self._entered is None else state
+            return await run(self, checkpoint.step, state)
 
     def start(self, on_save: Saved) -> None:
         """See `ChainLog.start`."""
@@ -253,7 +261,7 @@ class KeptChain(Generic[S]):
         else:
             self._steps = steps
             steps.start(self._on_save)
-            await steps.write(latest.iterations)
+            await steps.write(latest.iterations, self._rebased, self._entered)
         return not self._to_skip
 
     async def _look_at(self, checkpoint: Checkpoint, to_skip: int) -> S:

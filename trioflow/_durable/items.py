@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar, final
 import msgspec
 import trio
 
+from trioflow._durable.children import ChildStore
 from trioflow._durable.stores import choose_store_for
 from trioflow._runtime.calls import call_plain
 from trioflow._runtime.emitter import Emitter
@@ -20,7 +21,7 @@ from trioflow._runtime.signals import JournalError
 from trioflow._text import describe_error, quote
 from trioflow.checkpoint.codec import Codec, fingerprint
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore, RunStatus
-from trioflow.checkpoint.session import SAVE_DEADLINE, Session, decode, encode, load_verified
+from trioflow.checkpoint.session import Session, decode, encode, load_verified, shielded_save
 from trioflow.config import CheckpointConfig
 from trioflow.config.checks import check_callable
 from trioflow.errors import CheckpointError, CheckpointMismatchError, CheckpointNotFoundError, ConfigError
@@ -103,6 +104,7 @@ class Journal(Generic[T, R]):
         emitter: Emitter,
     ) -> None:
         self.store = store
+        self._inside = isinstance(store, ChildStore)
         self._run_id = run_id
         self._interval = config.flush_interval
         self._preserve = config.preserve
@@ -111,6 +113,7 @@ class Journal(Generic[T, R]):
         self._total = total
         self._emitter = emitter
         self._session: Session
+        self._session_store: CheckpointStore
         self._kept: dict[str, bytes] = {}
         self._seen: set[str] = set()
         self._recalled = 0
@@ -135,11 +138,21 @@ class Journal(Generic[T, R]):
             if kind != _KIND:
                 message = f"run {quote(self._run_id)} is one of {quote(kind)} and no fan-out: take another run_id"
                 raise CheckpointMismatchError(message, run_id=self._run_id)
+        self._session_store = store
         self._session = await Session.claim(store, self._run_id)
         self._kept = dict(await self._session.load_items())
         if not self._kept:
             return
         self._tell(EventType.CHECKPOINT_LOAD, items=len(self._kept))
+        if not self._inside:
+            await self._check_items(items)
+        self._tell(EventType.CHECKPOINT_RESUME, items=len(self._kept))
+
+    async def _check_items(self, items: object) -> None:
+        """Look whether the items are those that the run was begun with, as far as that can be seen.
+
+        Cancellation: nothing is changed.
+        """
         first = self._decode(next(iter(self._kept.values())))
         if self._key is None and not first.mark:
             raise self._mismatch("they were named by key=")
@@ -150,7 +163,6 @@ class Journal(Generic[T, R]):
                 self._check(name, fingerprint(items[int(name)]))
                 if not turn % BATCH:
                     await trio.lowlevel.checkpoint()
-        self._tell(EventType.CHECKPOINT_RESUME, items=len(self._kept))
 
     def around(
         self, attempt: Callable[[T], Awaitable[R]], place: Place
@@ -163,11 +175,10 @@ class Journal(Generic[T, R]):
         async def journaled(item: T) -> R:
             try:
                 name, mark = self._identify(place.index, item)
-                kept = self._kept.get(name)
+                kept = self._find(name, mark)
                 if kept is not None:
-                    self._check(name, mark)
                     self._recalled += 1
-                    result: R = await decode(self._codec, self._decode(kept).result)
+                    result: R = await decode(self._codec, kept.result)
                     return result
             except CheckpointError as error:
                 raise JournalError from error
@@ -206,31 +217,31 @@ class Journal(Generic[T, R]):
         Raises:
             CheckpointMismatchError: there was not.
         """
-        if exhausted and self._key is None and self._recalled < len(self._kept):
+        if exhausted and self._key is None and not self._inside and self._recalled < len(self._kept):
             raise self._mismatch(f"there were {len(self._kept)} or more, and now there are {self._recalled}")
 
     async def finish(self, status: RunStatus) -> CheckpointError | None:
         """Write the rest and how the run ended, or forget one that need not be kept; return what went wrong.
 
-        Cancellation: shielded, for at most `SAVE_DEADLINE` seconds.
+        Cancellation: shielded, for as long as `shielded_save` waits.
         """
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + SAVE_DEADLINE):
-            try:
-                if status == "completed" and not self._preserve:
-                    await self._session.forget()
-                else:
-                    await self._write()
-                    await self._session.save(self._last_word(status))
-            except CheckpointError as error:
-                return error
-            return None
-        return CheckpointError(f"the end of the run could not be saved within {SAVE_DEADLINE:g} s")
+        try:
+            await shielded_save(self._session_store, lambda: self._finish(status))
+        except CheckpointError as error:
+            return error
+        return None
+
+    async def _finish(self, status: RunStatus) -> None:
+        await self._write()
+        # Where the clean-up fails the run is there still, as completed, and says so to whoever asks.
+        await self._session.finish(self._last_word(status), preserve=self._preserve)
 
     def _last_word(self, status: RunStatus) -> Checkpoint:
         """Return what says how the run stands to whoever lists the runs of the store."""
         return Checkpoint(
             run_id=self._run_id,
             graph=_KIND,
+            kind="parallel",
             step=len(self._kept) + self._written,
             node="",
             next_node="",
@@ -252,6 +263,17 @@ class Journal(Generic[T, R]):
             raise JournalError from ConfigError.refusing("what key returned", name, refusal)
         self._seen.add(name)
         return name, b""
+
+    def _find(self, name: str, mark: bytes) -> _Record | None:
+        kept = self._kept.get(name)
+        if kept is None:
+            return None
+        record = self._decode(kept)
+        if self._inside and record.mark != mark:
+            # The state that the items come from was updated: this one is another, and is called.
+            return None
+        self._check(name, mark)
+        return record
 
     def _check(self, name: str, mark: bytes) -> None:
         if self._decode(self._kept[name]).mark != mark:

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar, final
 
 import msgspec
 
+from trioflow._durable.children import ChildStore, rebase
 from trioflow._durable.steps import (
     Keeping,
     Position,
@@ -138,6 +139,34 @@ class KeptRuns(Generic[S]):
         async with open_store(self._store) as store:
             return await run(await self._take_over(store, asked))
 
+    async def enter(
+        self, asked: Resumption[S], first: Position[S], run: Callable[[Resumed[S]], Awaitable[R]]
+    ) -> R:
+        """Begin the run inside a run that is asked for at `first`, or go on with it, and await `run` with it.
+
+        Raises:
+            CheckpointMismatchError: it is another graph's run, or its node or state type is gone.
+
+        Cancellation: passes through; the run can be entered again.
+        """
+        store, run_id = self._store, asked.run_id
+        if not isinstance(store, ChildStore):
+            raise TypeError("a run is entered in a ChildStore")
+        try:
+            checkpoint = await self._load_resumable(store, asked)
+        except CheckpointNotFoundError:
+            steps = await begin_steps(store, run_id, self._keeping, first)
+            return await run(Resumed(run_id, first, "running", steps, from_store=False))
+        kept = await self._position(checkpoint)
+        state, entered = await rebase(store, run_id, self._keeping.codec, kept.state, first.state)
+        position = msgspec.structs.replace(kept, state=state)
+        if checkpoint.status == "completed":
+            return await run(Resumed(run_id, position, "completed", UnkeptSteps()))
+        # Nobody else can save a step meanwhile: that takes the host's epoch, and that is ours.
+        steps = await take_over_steps(store, run_id, self._keeping, checkpoint)
+        await steps.write(position.iterations, None if entered is None else state, entered)
+        return await run(Resumed(run_id, position, checkpoint.status, steps))
+
     async def _take_over(self, store: CheckpointStore, asked: Resumption[S]) -> Resumed[S]:
         checkpoint = await self._load_resumable(store, asked)
         if asked.forks:
@@ -180,7 +209,8 @@ class KeptRuns(Generic[S]):
         Cancellation: nothing is changed.
         """
         run_id, name = asked.run_id, self._keeping.name
-        checkpoint = await load_verified(store, run_id, asked.step, suggest=True)
+        suggest = not isinstance(store, ChildStore)
+        checkpoint = await load_verified(store, run_id, asked.step, suggest=suggest)
         if checkpoint.graph != name or checkpoint.kind != self._keeping.kind:
             message = f"run {quote(run_id)} is one of {quote(checkpoint.graph)}, not of graph {quote(name)}"
             raise CheckpointMismatchError(f"{message}: resume it there", run_id=run_id)

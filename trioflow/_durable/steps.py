@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar, final
 import msgspec
 import trio
 
+from trioflow._durable.children import ChildStore, Rebase, note_entered
 from trioflow._runtime.signals import Paused
 from trioflow._text import describe_error, quote
 from trioflow.checkpoint.codec import Codec, is_large
@@ -70,6 +71,10 @@ class Keeping(msgspec.Struct, Generic[S], frozen=True):
 class Steps(Protocol[S_contra]):
     """What a run tells of its steps."""
 
+    def child_store(self, rebase: Rebase) -> ChildStore | None:
+        """Return where runs inside this one are kept; None is nowhere."""
+        ...
+
     def start(self, on_save: Saved) -> None:
         """Tell `on_save` of each save from now on, and of the one that the run began with."""
 
@@ -103,6 +108,9 @@ class UnkeptSteps:
 
     def __repr__(self) -> str:
         return "<UnkeptSteps>"
+
+    def child_store(self, rebase: Rebase) -> ChildStore | None:
+        """Return None: nor are runs inside this one kept."""
 
     def start(self, on_save: Saved) -> None:
         """Do nothing: nothing will be saved."""
@@ -164,6 +172,10 @@ class KeptSteps(Generic[S]):
     def __repr__(self) -> str:
         return f"<KeptSteps of run {self.session.run_id}, step {self._last.step}>"
 
+    def child_store(self, rebase: Rebase) -> ChildStore:
+        """See `Steps.child_store`."""
+        return ChildStore(self.store, self.session, self.flush, rebase)
+
     def start(self, on_save: Saved) -> None:
         """See `Steps.start`."""
         self._on_save = on_save
@@ -174,8 +186,13 @@ class KeptSteps(Generic[S]):
         """Go on from `checkpoint` instead."""
         self._last = _step_of(checkpoint)
 
-    async def write(self, iterations: int, state: S | None = None) -> None:
+    async def write(self, iterations: int, state: S | None = None, entered: bytes | None = None) -> None:
         """Write where the run stands now that it is ours, with `state` in place of the one that was kept.
+
+        Args:
+            iterations: node attempts so far.
+            state: the state to go on with; None is the one that was kept.
+            entered: what `rebase` said that is to be noted.
 
         Cancellation: it is written whole, or not at all.
         """
@@ -183,6 +200,9 @@ class KeptSteps(Generic[S]):
             self._last = msgspec.structs.replace(self._last, state=await encode(self._keeping.codec, state))
         self._iterations = iterations
         await self._save("running")
+        # After the state, never before: it would not be brought in again by who comes after a crash.
+        if entered is not None:
+            await note_entered(self.session, entered)
 
     async def flush(self) -> None:
         """Write the last step, if it is not written yet: a run that begins inside this one stands on it.

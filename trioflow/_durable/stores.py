@@ -1,5 +1,6 @@
 """Which store a run is kept in: the caller's, or the one that its config names; or none."""
 
+from trioflow._durable.children import ChildStore
 from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.checkpoint.registry import check_store, get_checkpoint_store
 from trioflow.checkpoint.session import check_run_id, choose_store
@@ -32,5 +33,6 @@ def choose_store_for(
             get_checkpoint_store(store)
     if store is None or run_id is None:
         return None
-    check_run_id(run_id)
+    if not isinstance(store, ChildStore):
+        check_run_id(run_id)
     return store

@@ -6,12 +6,14 @@ once a run and counted; what is not an `Exception` passes through.
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, final
 
 import trio
 
+from trioflow._runtime.context import enclosing_run_id
+from trioflow._runtime.places import find_caller
 from trioflow._runtime.signals import Paused
 from trioflow._text import describe_error, one_line
 from trioflow.events import Event, EventType, Observer
@@ -28,23 +30,52 @@ class Emitter:
         observer: who listens; a `MultiObserver` is taken apart, a `NoopObserver` left out.
         source: the pattern that tells.
         run_id: the run's id; None makes one.
+        parent: the id of the run that it was started in; None asks whether there is one.
     """
 
-    __slots__ = ("_listeners", "_source", "_warned", "active", "observer_failures", "run_id")
+    __slots__ = (
+        "_askers",
+        "_listeners",
+        "_parent",
+        "_place",
+        "_source",
+        "_warned",
+        "active",
+        "observer_failures",
+        "run_id",
+    )
 
-    def __init__(self, observer: Observer, source: str, run_id: str | None = None) -> None:
+    def __init__(
+        self, observer: Observer, source: str, run_id: str | None = None, *, parent: str | None = None
+    ) -> None:
         self._listeners = [
             (listener, bool(getattr(listener, "include_data", False)))
             for listener in _listeners(observer)
         ]
+        self._askers = _askers([listener for listener, _ in self._listeners])
         self._source = source
         self._warned: set[int] = set()
         self.active = bool(self._listeners)
         self.observer_failures = 0
         self.run_id = run_id or (uuid.uuid4().hex if self.active else "")
+        self._parent = parent or (enclosing_run_id() if self.active else None)
+        self._place = find_caller() if self.active else None
 
     def __repr__(self) -> str:
         return f"<Emitter {self._source} of run {self.run_id} to {len(self._listeners)} observers>"
+
+    def wants(self, type: EventType) -> bool:
+        """Return whether any observer has a use for an event of `type` that tells of no failure."""
+        if self._askers is None:
+            return self.active
+        for listener, asker in self._askers:
+            try:
+                if asker(type):
+                    return True
+            except Exception as error:  # noqa: BLE001 - an observer never changes a run's outcome
+                self._blame(listener, error)
+                return True
+        return False
 
     def emit(
         self, type: EventType, data: dict[str, Any], private: Mapping[str, Any] | None = None
@@ -55,7 +86,9 @@ class Emitter:
             # Each hears its own copy: what one does to it is not what another hears.
             told = {**data, **private} if wants_data and private else dict(data)
             try:
-                listener.on_event(Event(type, timestamp, self._source, self.run_id, told))
+                listener.on_event(
+                    Event(type, timestamp, self._source, self.run_id, told, self._parent, self._place)
+                )
             except Exception as error:  # noqa: BLE001 - an observer never changes a run's outcome
                 self._blame(listener, error)
 
@@ -96,6 +129,16 @@ def completion_fields(fault: BaseException | None, started: float) -> dict[str, 
         **error_fields(fault if status == "error" else None),
         "duration": trio.current_time() - started,
     }
+
+
+_Asker = tuple[Observer, Callable[[EventType], object]]
+
+
+def _askers(listeners: Sequence[Observer]) -> Sequence[_Asker] | None:
+    """Return the `wants` of each observer; None where one takes everything, so that nobody need be asked."""
+    askers = [(listener, getattr(listener, "wants", None)) for listener in listeners]
+    chosen = [(listener, asker) for listener, asker in askers if callable(asker)]
+    return chosen if len(chosen) == len(askers) else None
 
 
 def _listeners(observer: Observer) -> Iterator[Observer]:

@@ -1,18 +1,18 @@
 """What the SQLite store does with its tables: each function is one transaction, in a worker thread.
 
-Every row is sealed by a digest over all that is in it and the run it belongs to, and a run's own row knows its
-last step and the number of its items: so a row that was changed, moved or lost is seen when it is read.
+What is read is looked at first: every row has a seal (`_seals`), and a run's own row knows its last step and the
+number of its items, so a row that was changed, moved or lost is seen.
 """
 
-import hashlib
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import apsw
 
 from trioflow._text import quote
 from trioflow.checkpoint._schema import immediately, reading
+from trioflow.checkpoint._seals import INFO, REST, RunRow, damaged, seal_info, seal_item, seal_run, seal_step
 from trioflow.checkpoint.memory import conflict, foreign_child, not_found
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo, kind_of_form_1
 from trioflow.errors import CheckpointCorruptError
@@ -45,8 +45,6 @@ _SELECT_INSIDE = (
     " UNION SELECT runs.number FROM runs JOIN inside ON runs.parent = inside.number)"
     " SELECT number, run_id FROM runs JOIN inside USING (number)"
 )
-_INFO = ("step", "graph", "node", "next_node", "iterations", "status", "created_at", "kind", "forked_from")
-_REST = ("version", "digest", "pause")
 _SELECT_STEP = (
     "SELECT info_seal, seal, step, graph, node, next_node, iterations, status, created_at, kind, forked_from,"
     " version, digest, pause, iif(length(state) > ?, NULL, state), rowid"
@@ -62,19 +60,6 @@ _PUT_STEP = (
 )
 
 
-class _Run(NamedTuple):
-    """The row of a run, without its seal."""
-
-    number: int | None
-    run_id: str
-    epoch: int
-    last_step: int | None
-    items: int
-    created_at: float
-    updated_at: float
-    parent: int | None
-
-
 def claim(db: apsw.Connection, run_id: str, parent: tuple[str, int] | None) -> int:
     """Give the run, and those inside it, to the caller, and return the new epoch."""
     now = time.time()
@@ -83,7 +68,7 @@ def claim(db: apsw.Connection, run_id: str, parent: tuple[str, int] | None) -> i
         run = _find(db, run_id)
         if run is None:
             epoch = _next_epoch(db)
-            _put_run(db, _Run(None, run_id, epoch, None, 0, now, now, holder))
+            _put_run(db, RunRow(None, run_id, epoch, None, 0, now, now, holder))
             return epoch
         if run.parent != holder:
             raise foreign_child(run_id, _name_of(db, run.parent))
@@ -113,11 +98,11 @@ def _next_epoch(db: apsw.Connection) -> int:
 
 def save(db: apsw.Connection, checkpoint: Checkpoint, epoch: int) -> None:
     """Keep the checkpoint."""
-    info = [getattr(checkpoint, name) for name in _INFO]
+    info = [getattr(checkpoint, name) for name in INFO]
     info[6] = float(checkpoint.created_at)
-    rest = [getattr(checkpoint, name) for name in _REST]
+    rest = [getattr(checkpoint, name) for name in REST]
     state = checkpoint.state
-    seals = _seal_info(checkpoint.run_id, info), _seal_step(checkpoint.run_id, info, rest, state)
+    seals = seal_info(checkpoint.run_id, info), seal_step(checkpoint.run_id, info, rest, state)
     long = len(state) > PIECE
     with immediately(db):
         run = _claimed(db, checkpoint.run_id, epoch)
@@ -137,15 +122,15 @@ def load(db: apsw.Connection, run_id: str, step: int | None) -> Checkpoint:
         row = db.execute(_SELECT_STEP, (PIECE, run.number, wanted)).fetchone()
         if row is None:
             if wanted == run.last_step:
-                raise _damaged(run_id, f"its last step, {wanted}, is missing")
+                raise damaged(run_id, f"its last step, {wanted}, is missing")
             raise not_found(run_id, step)
         _, seal, *values, state, place = cast("list[Any]", row)
         if state is None:
             state = _read_state(db, place)
-    info, rest = values[: len(_INFO)], values[len(_INFO) :]
-    if seal != _seal_step(run_id, info, rest, state):
-        raise _damaged(run_id, f"step {wanted} is not what was saved")
-    fields = dict(zip(_INFO + _REST, values, strict=True))
+    info, rest = values[: len(INFO)], values[len(INFO) :]
+    if seal != seal_step(run_id, info, rest, state):
+        raise damaged(run_id, f"step {wanted} is not what was saved")
+    fields = dict(zip(INFO + REST, values, strict=True))
     if fields["kind"] is None:
         fields["kind"] = kind_of_form_1(fields["graph"])
     return Checkpoint(run_id=run_id, state=state, **fields)
@@ -176,12 +161,12 @@ def history(db: apsw.Connection, run_id: str) -> list[CheckpointInfo]:
         rows = db.execute(_SELECT_INFOS, (run.number,)).fetchall()
     steps = []
     for seal, *info in cast("list[Any]", rows):
-        if seal != _seal_info(run_id, info):
-            raise _damaged(run_id, f"step {info[0]} is not what was saved")
-        fields: dict[str, Any] = dict(zip(_INFO, info, strict=True), run_id=run_id)
+        if seal != seal_info(run_id, info):
+            raise damaged(run_id, f"step {info[0]} is not what was saved")
+        fields: dict[str, Any] = dict(zip(INFO, info, strict=True), run_id=run_id)
         steps.append(CheckpointInfo(**{name: fields[name] for name in CheckpointInfo.__struct_fields__}))
     if run.last_step not in {None, *(step.step for step in steps)}:
-        raise _damaged(run_id, f"its last step, {run.last_step}, is missing")
+        raise damaged(run_id, f"its last step, {run.last_step}, is missing")
     return steps
 
 
@@ -199,11 +184,11 @@ def list_runs(db: apsw.Connection, after: str | None, limit: int | None) -> list
 
 def _look(db: apsw.Connection, row: Sequence[Any]) -> RunInfo:
     """Return what is known of the run in `row`, which one that is damaged does not keep from being listed."""
-    run = _Run(*row[:-1])
+    run = RunRow(*row[:-1])
     known: dict[str, Any] = {"graph": "", "kind": "", "status": "corrupt", "step": 0, "forked_from": None}
     parent = _name_of(db, run.parent)
     try:
-        if row[-1] == _seal_run(run):
+        if row[-1] == seal_run(run):
             known = _last_of(db, run)
     except (CheckpointCorruptError, apsw.CorruptError):
         # What is damaged in its rows makes it a damaged run, and no more is to be said of it.
@@ -219,18 +204,18 @@ def _look(db: apsw.Connection, row: Sequence[Any]) -> RunInfo:
     )
 
 
-def _last_of(db: apsw.Connection, run: _Run) -> dict[str, Any]:
+def _last_of(db: apsw.Connection, run: RunRow) -> dict[str, Any]:
     if run.last_step is None:
         return {"graph": "", "kind": "", "status": "running", "step": 0, "forked_from": None}
     row = db.execute(_SELECT_STEP, (LOOKED_AT, run.number, run.last_step)).fetchone()
     if row is None:
-        raise _damaged(run.run_id, f"its last step, {run.last_step}, is missing")
+        raise damaged(run.run_id, f"its last step, {run.last_step}, is missing")
     info_seal, seal, *values, state, _ = cast("list[Any]", row)
-    info, rest = values[: len(_INFO)], values[len(_INFO) :]
-    whole = info_seal == _seal_info(run.run_id, info)
-    if not whole or (state is not None and seal != _seal_step(run.run_id, info, rest, state)):
-        raise _damaged(run.run_id, f"step {run.last_step} is not what was saved")
-    fields = dict(zip(_INFO, info, strict=True))
+    info, rest = values[: len(INFO)], values[len(INFO) :]
+    whole = info_seal == seal_info(run.run_id, info)
+    if not whole or (state is not None and seal != seal_step(run.run_id, info, rest, state)):
+        raise damaged(run.run_id, f"step {run.last_step} is not what was saved")
+    fields = dict(zip(INFO, info, strict=True))
     kind = kind_of_form_1(fields["graph"]) if fields["kind"] is None else fields["kind"]
     return {"kind": kind, **{name: fields[name] for name in ("graph", "status", "step", "forked_from")}}
 
@@ -260,7 +245,7 @@ def save_items(
     db: apsw.Connection, run_id: str, epoch: int, batch: Sequence[tuple[str, bytes]]
 ) -> None:
     """Keep the items."""
-    sealed = [(_item_seal(run_id, key, value), value, key) for key, value in dict(batch).items()]
+    sealed = [(seal_item(run_id, key, value), value, key) for key, value in dict(batch).items()]
     with immediately(db):
         run = _claimed(db, run_id, epoch)
         rows = [(seal, value, run.number, key) for seal, value, key in sealed]
@@ -280,11 +265,11 @@ def load_items(db: apsw.Connection, run_id: str) -> dict[str, bytes]:
         number = None if run is None else run.number
         for key, seal, value in db.execute("SELECT key, seal, value FROM items WHERE run = ?", (number,)):
             whole = isinstance(key, str) and isinstance(value, bytes)
-            if not whole or seal != _item_seal(run_id, key, value):
-                raise _damaged(run_id, f"item {quote(key)} is not what was saved")
+            if not whole or seal != seal_item(run_id, key, value):
+                raise damaged(run_id, f"item {quote(key)} is not what was saved")
             found[key] = value
     if run is not None and len(found) != run.items:
-        raise _damaged(run_id, f"{run.items - len(found)} of its {run.items} items are missing")
+        raise damaged(run_id, f"{run.items - len(found)} of its {run.items} items are missing")
     return found
 
 
@@ -299,14 +284,14 @@ def _find(db: apsw.Connection, run_id: str) -> Any:
     row = db.execute(_SELECT_RUN, (run_id,)).fetchone()
     if row is None:
         return None
-    run = _Run(*cast("Any", row[:-1]))
-    if row[-1] != _seal_run(run):
-        raise _damaged(run_id, "its entry is not what was saved")
+    run = RunRow(*cast("Any", row[:-1]))
+    if row[-1] != seal_run(run):
+        raise damaged(run_id, "its entry is not what was saved")
     return run
 
 
-def _claimed(db: apsw.Connection, run_id: str, epoch: int) -> _Run:
-    run: _Run | None = _find(db, run_id)
+def _claimed(db: apsw.Connection, run_id: str, epoch: int) -> RunRow:
+    run: RunRow | None = _find(db, run_id)
     if run is None or run.epoch != epoch:
         raise conflict(run_id, epoch, None if run is None else run.epoch)
     return run
@@ -317,44 +302,5 @@ def _name_of(db: apsw.Connection, number: int | None) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _put_run(db: apsw.Connection, run: _Run) -> None:
-    db.execute(_PUT_RUN, (*run, _seal_run(run)))
-
-
-def _seal_run(run: _Run) -> bytes:
-    # A run by itself has the seal that it had before there were runs inside runs.
-    return _seal(*run[1:7], *(() if run.parent is None else (run.parent,)))
-
-
-def _seal_info(run_id: str, info: Sequence[Any]) -> bytes:
-    return _seal(run_id, *_sealed_part(info))
-
-
-def _seal_step(run_id: str, info: Sequence[Any], rest: Sequence[Any], state: Any) -> bytes:
-    return _seal(run_id, *_sealed_part(info), *rest, state)
-
-
-def _sealed_part(info: Sequence[Any]) -> Sequence[Any]:
-    # A step of form 1 has neither kind nor origin, and the seals that it had.
-    kind = _INFO.index("kind")
-    return info[:kind] if info[kind] is None else info
-
-
-def _seal(*values: object) -> bytes:
-    """Return what stands for a row: any change of it gives another one."""
-    hasher = hashlib.blake2b(digest_size=16)
-    for value in values:
-        data = value if isinstance(value, bytes) else repr(value).encode("utf-8", "surrogatepass")
-        hasher.update(f"{type(value).__name__}{len(data)}:".encode())
-        hasher.update(data)
-    return hasher.digest()
-
-
-def _item_seal(run_id: str, key: str, value: bytes) -> bytes:
-    names = b"%d:%b%d:%b" % (len(run_id), run_id.encode(), len(key), key.encode())
-    return hashlib.blake2b(names + value, digest_size=16).digest()
-
-
-def _damaged(run_id: str, what: str) -> CheckpointCorruptError:
-    message = f"run {quote(run_id)} is damaged: {what}; restore a copy of the store, or delete the run"
-    return CheckpointCorruptError(message, run_id=run_id)
+def _put_run(db: apsw.Connection, run: RunRow) -> None:
+    db.execute(_PUT_RUN, (*run, seal_run(run)))

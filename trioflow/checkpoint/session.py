@@ -75,7 +75,7 @@ def check_run_id(run_id: object) -> None:
 
 
 def choose_store(given: CheckpointStore | None, config: CheckpointConfig | None) -> CheckpointStore | str | None:
-    """Return the store to keep a run step by step in, refusing one that is not there; None where none is asked for.
+    """Return the store to keep a run step by step in, refusing one that is not there; None is not kept.
 
     An `interval` of 0 is off. Without one, a store that is given or named is used; the one that a config has which
     names none is not.

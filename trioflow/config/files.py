@@ -1,10 +1,12 @@
 """Settings from files, settings over settings, and their JSON Schema: msgspec does the work.
 
 What this adds is one kind of error: whatever is wrong with a file or an override is a `ConfigError` that names
-the place.
+the place. msgspec says which type it expected; the structs' own checks say what is allowed, so a value that was
+refused is given to them once more.
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -13,6 +15,7 @@ import msgspec
 
 from trioflow._text import one_line
 from trioflow.config import checks
+from trioflow.config.structs import Settings
 from trioflow.errors import ConfigError
 
 __all__ = ("load_config", "merge", "to_schema")
@@ -37,20 +40,25 @@ def load_config(
         OSError: the file cannot be read.
         ImportError: YAML without the extra `yaml`.
     """
+    _check_struct("type", type)
+    data: Any = None
     if isinstance(path_or_bytes, bytes):
         name, content = "<bytes>", path_or_bytes
         chosen = format or "json"
     else:
+        if not isinstance(path_or_bytes, str | os.PathLike):
+            raise ConfigError.refusing("path_or_bytes", path_or_bytes, "a path or bytes")
         path = Path(path_or_bytes)
         name, content = str(path), path.read_bytes()
         chosen = format or _FORMATS.get(path.suffix.lower(), path.suffix.lstrip("."))
     try:
         checks.check_choice("format", chosen, ("json", "toml", "yaml"))
         decode = _decoder(chosen)
-        _refuse_unknown(decode(content, Any), type, "$")
+        data = decode(content, Any)
+        _refuse_unknown(data, type, "$")
         settings: C = decode(content, type)
     except (ConfigError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _placed(name, error) from error
+        raise _placed(name, error, data, type) from error
     return settings
 
 
@@ -60,16 +68,22 @@ def merge(base: C, override: Mapping[str, Any]) -> C:
     Raises:
         ConfigError: a key is not a field, or a value is not allowed; it names the path.
     """
+    checks.check_instance("base", base, msgspec.Struct)
     checks.check_instance("override", override, Mapping)
     try:
         _refuse_unknown(override, type(base), "$")
         return msgspec.convert(_overlaid(base, override), type(base))
     except (ConfigError, msgspec.ValidationError) as error:
-        raise _placed("override", error) from error
+        raise _placed("override", error, _overlaid(base, override), type(base)) from error
 
 
 def to_schema(type: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return the JSON Schema of a config struct."""
+    """Return the JSON Schema of a config struct.
+
+    Raises:
+        ConfigError: `type` is no struct.
+    """
+    _check_struct("type", type)
     return msgspec.json.schema(type)
 
 
@@ -117,13 +131,57 @@ def _struct_in(kind: Any) -> type[msgspec.Struct] | None:
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, msgspec.Struct)), None)
 
 
-def _placed(place: str, error: Exception) -> ConfigError:
-    refused = error if isinstance(error, ConfigError) else error.__cause__
-    if isinstance(refused, ConfigError):
-        return ConfigError(
-            f"{place}: {error}", field=refused.field, value=refused.value, allowed=refused.allowed
-        )
-    return ConfigError(f"{place}: {error}")
+def _placed(place: str, error: Exception, data: object, kind: Any) -> ConfigError:
+    refused = error if isinstance(error, ConfigError) else _refused_value(data, kind, "$")
+    if refused is None:
+        return ConfigError(f"{place}: {error}")
+    return ConfigError(
+        f"{place}: {refused}", field=refused.field, value=refused.value, allowed=refused.allowed
+    )
+
+
+def _refused_value(data: object, kind: Any, path: str) -> ConfigError | None:
+    """Return the refusal of the first value in `data` that does not fit; None where no single one is to blame."""
+    struct = _struct_in(kind)
+    if struct is None or not isinstance(data, Mapping):
+        return None
+    for field in msgspec.structs.fields(struct):
+        if field.encode_name not in data:
+            continue
+        value, place = data[field.encode_name], f"{path}.{field.encode_name}"
+        nested = _refused_value(value, field.type, place)
+        if nested is not None:
+            return nested
+        refused = _refused_field(struct, field, data, value)
+        if refused is not None:
+            message = f"{refused} - at `{place}`"
+            return ConfigError(message, field=refused.field, value=value, allowed=refused.allowed)
+    return None
+
+
+def _refused_field(
+    struct: type[msgspec.Struct], field: msgspec.structs.FieldInfo, data: Mapping[str, Any], value: Any
+) -> ConfigError | None:
+    try:
+        if issubclass(struct, Settings) and not isinstance(value, Mapping):
+            required = [other for other in msgspec.structs.fields(struct) if other.required]
+            struct(**{other.name: data[other.encode_name] for other in required} | {field.name: value})
+    except ConfigError as refused:
+        return refused
+    except KeyError:  # A required field is missing: nothing can be constructed.
+        pass
+    try:
+        msgspec.convert(value, field.type)
+    except msgspec.ValidationError as error:
+        expected = re.fullmatch(r"Expected ([^,]+)(, got \S+)?", str(error))
+        allowed = expected[1] if expected else f"what its type allows ({error})"
+        return ConfigError.refusing(field.name, value, allowed)
+    return None
+
+
+def _check_struct(field: str, kind: object) -> None:
+    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        raise ConfigError.refusing(field, kind, "a struct class, such as ParallelConfig")
 
 
 def _overlaid(base: msgspec.Struct, override: Mapping[str, Any]) -> dict[str, Any]:

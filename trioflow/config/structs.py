@@ -14,14 +14,17 @@ __all__ = (
     "HubConfig",
     "ParallelConfig",
     "RetryConfig",
+    "Settings",
 )
 
+_DEFAULT_STORE = "memory"
 
-class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the structs below share: frozen, keyword-only, and no unknown keys."""
 
 
-class RetryConfig(_Settings, frozen=True, kw_only=True):
+class RetryConfig(Settings, frozen=True, kw_only=True):
     """When and how often a failed attempt is repeated.
 
     The delay before attempt n + 1 is `initial_delay × multiplier ** (n - 1)`, at most `max_delay`.
@@ -37,6 +40,8 @@ class RetryConfig(_Settings, frozen=True, kw_only=True):
     """Factor from one delay to the next."""
     jitter: bool = True
     """Whether a delay is drawn uniformly between half of it and all of it."""
+    total_timeout: float | None = None
+    """Seconds from the first attempt; no attempt or wait begins that would pass it. None is no limit."""
 
     def __post_init__(self) -> None:
         checks.check_count("max_attempts", self.max_attempts, minimum=1, allowed="1 or more")
@@ -44,15 +49,19 @@ class RetryConfig(_Settings, frozen=True, kw_only=True):
         checks.check_seconds("max_delay", self.max_delay, optional=False)
         checks.check_number("multiplier", self.multiplier, allowed="a positive number")
         checks.check_flag("jitter", self.jitter)
+        checks.check_seconds("total_timeout", self.total_timeout)
 
 
-class CheckpointConfig(_Settings, frozen=True, kw_only=True):
+class CheckpointConfig(Settings, frozen=True, kw_only=True):
     """Where and how often a run is saved."""
 
-    store: str = "memory"
+    store: str = _DEFAULT_STORE
     """A registered name, or the URL of a store."""
     interval: int | None = None
-    """Steps between two saves of a graph or chain; 0 is off, None is every step where a store is named or given."""
+    """Steps between two saves of a graph or chain; 0 is off.
+
+    None is every step where a store is given, or named here; else off.
+    """
     preserve: bool = False
     """Whether a run that ended with nothing left to do is kept."""
     flush_interval: float = 0.05
@@ -61,12 +70,13 @@ class CheckpointConfig(_Settings, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         checks.check_text("store", self.store, "the name or URL of a checkpoint store")
         if self.interval is not None:
-            checks.check_count("interval", self.interval, minimum=0, allowed="0 (off) or more, or None")
+            allowed = "0 (off) or more, or None (every step where store is set)"
+            checks.check_count("interval", self.interval, minimum=0, allowed=allowed)
         checks.check_flag("preserve", self.preserve)
         checks.check_seconds("flush_interval", self.flush_interval, optional=False)
 
 
-class ParallelConfig(_Settings, frozen=True, kw_only=True):
+class ParallelConfig(Settings, frozen=True, kw_only=True):
     """How a parallel run works: how many at once, how long, how fast, and what a failure means."""
 
     max_workers: int = 0
@@ -75,14 +85,20 @@ class ParallelConfig(_Settings, frozen=True, kw_only=True):
     """The most workers that auto takes; 1 or more."""
     fail_fast: bool = True
     """Whether the first failure ends the run."""
+    max_failures: int | None = None
+    """Failures that a run which collects them bears: the next one ends it. None is any number; 1 or more."""
     buffer: int = 0
     """Items that may be held beside those in the workers; 0 is as many as workers."""
+    raise_if_all_failed: bool = True
+    """Whether a run that collects failures raises where there was nothing else."""
     timeout: float | None = None
     """Seconds for the whole run; None is no limit."""
     task_timeout: float | None = None
     """Seconds for one attempt at one item; None is no limit."""
     max_per_second: float | None = None
     """Attempts that may start in a second, evenly spaced; None is no limit."""
+    burst: float = 1
+    """Attempts that may start at once after a pause, where `max_per_second` is set; a positive number."""
     retry: RetryConfig | None = None
     """When a failed attempt is repeated; None is never."""
     checkpoint: CheckpointConfig | None = None
@@ -94,9 +110,13 @@ class ParallelConfig(_Settings, frozen=True, kw_only=True):
         checks.check_count("max_workers", self.max_workers, minimum=0, allowed="0 (auto) or more")
         checks.check_count("worker_cap", self.worker_cap, minimum=1, allowed="1 or more")
         checks.check_flag("fail_fast", self.fail_fast)
+        if self.max_failures is not None:
+            allowed = "1 or more, or None (any number)"
+            checks.check_count("max_failures", self.max_failures, minimum=1, allowed=allowed)
         checks.check_count(
             "buffer", self.buffer, minimum=0, allowed="0 (as many as workers) or more"
         )
+        checks.check_flag("raise_if_all_failed", self.raise_if_all_failed)
         checks.check_seconds("timeout", self.timeout)
         checks.check_seconds("task_timeout", self.task_timeout)
         if self.max_per_second is not None:
@@ -105,12 +125,13 @@ class ParallelConfig(_Settings, frozen=True, kw_only=True):
                 self.max_per_second,
                 allowed="a positive number or None (no limit)",
             )
+        checks.check_number("burst", self.burst, allowed="a positive number")
         checks.check_instance("retry", self.retry, RetryConfig, optional=True)
         checks.check_instance("checkpoint", self.checkpoint, CheckpointConfig, optional=True)
         _check_observer(self.observer)
 
 
-class ChainConfig(_Settings, frozen=True, kw_only=True):
+class ChainConfig(Settings, frozen=True, kw_only=True):
     """How a chain works."""
 
     capture_intermediate_states: bool = False
@@ -132,7 +153,7 @@ class ChainConfig(_Settings, frozen=True, kw_only=True):
         _check_observer(self.observer)
 
 
-class ConditionalConfig(_Settings, frozen=True, kw_only=True):
+class ConditionalConfig(Settings, frozen=True, kw_only=True):
     """How conditional routing works."""
 
     observer: str = "loguru"
@@ -142,7 +163,7 @@ class ConditionalConfig(_Settings, frozen=True, kw_only=True):
         _check_observer(self.observer)
 
 
-class GraphConfig(_Settings, frozen=True, kw_only=True):
+class GraphConfig(Settings, frozen=True, kw_only=True):
     """How a state graph works."""
 
     name: str
@@ -167,7 +188,7 @@ class GraphConfig(_Settings, frozen=True, kw_only=True):
         _check_observer(self.observer)
 
 
-class HubConfig(_Settings, frozen=True, kw_only=True):
+class HubConfig(Settings, frozen=True, kw_only=True):
     """How a hub carries messages."""
 
     name: str = "default"

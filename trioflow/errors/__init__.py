@@ -4,6 +4,7 @@ What a user may want to catch has its own name. A message says what happened, to
 what to do next where there is something to do.
 """
 
+from trioflow.errors.budget import BudgetExceededError
 from trioflow.errors.checkpoints import (
     CheckpointConflictError,
     CheckpointCorruptError,
@@ -29,6 +30,7 @@ from trioflow.outcomes import ErrorCategory, ErrorReport
 
 __all__ = (
     "AgentGoneError",
+    "BudgetExceededError",
     "ChainError",
     "CheckpointConflictError",
     "CheckpointCorruptError",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
-from trioflow._text import clip, describe_error, escape, one_line
+from trioflow._text import describe_error, one_line
 from trioflow.errors.tree import TrioflowError, leaves
 from trioflow.outcomes import ErrorReport, ParallelResult, TaskError, count_errors
 
@@ -67,7 +67,7 @@ def _summary(errors: Sequence[TaskError[Any]]) -> str:
         return f"{prefix}: item {errors[0].index}: {one_line(describe_error(errors[0].error))}"
     categories = count_errors(errors, len(errors)).categories
     named = ", ".join(
-        f"'{clip(escape(category.message))}' ({_counted(category.count, 'item')})"
+        f"'{one_line(category.message)}' ({_counted(category.count, 'item')})"
         for category in categories[:CATEGORY_LIMIT]
     )
     hidden = len(categories) - CATEGORY_LIMIT

@@ -4,19 +4,17 @@ Every method does nothing where nobody listens, so the runner need not ask.
 """
 
 from collections import Counter
-from contextlib import suppress
 from typing import Any, Generic, TypeVar, final
 
 import trio
 
-from trioflow._runtime.calls import call_plain
 from trioflow._runtime.emitter import Emitter, completion_fields, error_fields
 from trioflow._runtime.signals import Paused
 from trioflow.config import GraphConfig
 from trioflow.errors import ExecutionError
 from trioflow.events import EventType
 from trioflow.graph.edges import Edge
-from trioflow.graph.state import fields_of
+from trioflow.graph.state import differ, fields_of
 
 S = TypeVar("S")
 
@@ -126,21 +124,9 @@ def _end_fields(error: BaseException | None, started: float) -> dict[str, Any]:
 
 def _difference(before: object, after: object) -> dict[str, Any]:
     old, new = fields_of(before), fields_of(after)
-    changed = [name for name in new.keys() & old.keys() if _differ(old[name], new[name])]
+    changed = [name for name in new.keys() & old.keys() if differ(old[name], new[name])]
     return {
         "set": sorted(new.keys() - old.keys()),
         "changed": sorted(changed),
         "removed": sorted(old.keys() - new.keys()),
     }
-
-
-def _differ(old: object, new: object) -> bool:
-    if old is new:
-        return False
-    with suppress(Exception):
-        return bool(call_plain(_unequal, old, new))
-    return True
-
-
-def _unequal(old: Any, new: Any) -> Any:
-    return old != new

@@ -5,13 +5,15 @@ decided by plain methods; `_settle` is the one place that is told that a step is
 or that they are not, is the business of `steps`.
 """
 
+import inspect
+import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, Literal, TypeVar, final
 
 import trio
 
-from trioflow._durable.children import host
+from trioflow._durable.children import Child, child_id, host
 from trioflow._durable.steps import Position, Steps, UnkeptSteps
 from trioflow._runtime.calls import TURN, call_plain
 from trioflow._runtime.context import RunContext, nothing_in_hand, run_context, working
@@ -26,7 +28,7 @@ from trioflow.events import Observer
 from trioflow.graph._builder import Plan, PlannedNode
 from trioflow.graph._events import GraphEvents
 from trioflow.graph.edges import always, truth
-from trioflow.graph.state import isolate_soon
+from trioflow.graph.state import isolate_soon, rebased
 from trioflow.outcomes import GraphResult, GraphStep
 
 S = TypeVar("S")
@@ -99,6 +101,13 @@ class GraphRunner(Generic[S]):
             step=self._step,
             attempt=self.attempts - self._attempts_before,
         )
+
+    def child_of(self, node: object) -> Child:
+        """See `Host.child_of`: what the node in hand begins itself is kept with this run."""
+        if not self._node_in_hand or inspect.unwrap(self._node.fn) is not node:
+            return Child(uuid.uuid4().hex, self.observer, None)
+        run_id = child_id(self.run_id, self._step, self._node.name)
+        return Child(run_id, self.observer, self.steps.child_store(rebased))
 
     @trio.lowlevel.enable_ki_protection
     async def execute(self) -> GraphResult[S]:

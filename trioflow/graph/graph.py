@@ -12,6 +12,7 @@ from typing import Any, TypeVar, final, overload
 
 import msgspec
 
+from trioflow._durable.children import Child
 from trioflow._durable.runs import KeptRuns, PausedRuns, Resumed, Resumption, Runs
 from trioflow._durable.steps import Keeping, Position, Steps
 from trioflow._runtime.calls import call_plain
@@ -187,7 +188,8 @@ class StateGraph(GraphBuilder[S]):
             CheckpointConflictError: somebody else has claimed the run since; their steps count.
             CheckpointCorruptError: what was kept is damaged.
             CheckpointStoreError: the store cannot be read or written.
-            ConfigError: an argument cannot work, nothing is left to do after `step`, or `update` returned no state.
+            ConfigError: an argument cannot work, nothing is left to do after `step`, or `update` returned no
+                state.
             Exception: what `update` raised, as it is; the run stays as it was.
             ExecutionError: as for `execute`; the run can be resumed again.
 
@@ -199,11 +201,10 @@ class StateGraph(GraphBuilder[S]):
             check_count("step", step, minimum=0, allowed="0 or more, or None (the latest)")
         if as_run_id is not None:
             check_text("as_run_id", as_run_id, "a non-empty string or None")
-        plan = self._planned()
-        exits = [name for name, node in plan.nodes.items() if node.is_exit]
         updating = None if update is None else self._updating(update)
-        asked = Resumption(run_id, plan.nodes, exits, step, as_run_id, updating)
-        return await self._runs.resume(asked, self._go_on)
+        asked = msgspec.structs.replace(self._asked(run_id), step=step, as_run_id=as_run_id, update=updating)
+        observer = self._choose_observer()
+        return await self._runs.resume(asked, lambda resumed: self._go_on(resumed, observer))
 
     async def _begin(self, runner: GraphRunner[S]) -> GraphResult[S]:
         """Run from the entry point on.
@@ -217,7 +218,11 @@ class StateGraph(GraphBuilder[S]):
 
         return await self._runs.begin(runner.run_id, runner.position, run)
 
-    async def _go_on(self, resumed: Resumed[S]) -> GraphResult[S]:
+    def _asked(self, run_id: str) -> Resumption[S]:
+        plan = self._planned()
+        return Resumption(run_id, plan.nodes, [name for name, node in plan.nodes.items() if node.is_exit])
+
+    async def _go_on(self, resumed: Resumed[S], observer: Observer) -> GraphResult[S]:
         """Run from where the run stands, or return what a completed one came to.
 
         Cancellation: passes through; the run can be resumed again.
@@ -226,7 +231,7 @@ class StateGraph(GraphBuilder[S]):
         if resumed.status == "completed":
             node, iterations = position.node, position.iterations
             return GraphResult(position.state, resumed.run_id, "completed", node, [], iterations)
-        runner = self._runner_at(position, resumed.run_id, self._choose_observer())
+        runner = self._runner_at(position, resumed.run_id, observer)
         runner.steps = resumed.steps
         if resumed.from_store:
             runner.events.run_resumed(position.step, position.node, resumed.status)
@@ -253,9 +258,11 @@ class StateGraph(GraphBuilder[S]):
     def _open_runs(self, store: CheckpointStore | str | None) -> Runs[S]:
         if store is None:
             return PausedRuns(self.name, isolate)
-        checkpoint = self._config.checkpoint
+        return KeptRuns(store, self._keeping(preserve=self._config.checkpoint.preserve))
+
+    def _keeping(self, *, preserve: bool) -> Keeping[S]:
         codec = state_codec(self._state_type)
-        return KeptRuns(store, Keeping("graph", self.name, codec, checkpoint.interval or 1, checkpoint.preserve))
+        return Keeping("graph", self.name, codec, self._config.checkpoint.interval or 1, preserve)
 
     def _updating(self, update: Callable[[S], S]) -> Callable[[S], S]:
         """Return `update` as it is called: on a copy, and for a state of the graph's type."""
@@ -267,15 +274,20 @@ class StateGraph(GraphBuilder[S]):
 
         return updated
 
-    async def _execute_within(self, state: S, run_id: str, observer: Observer) -> GraphResult[S]:
+    async def _execute_inside(self, state: S, child: Child) -> GraphResult[S]:
         """Run as a node of another graph, whose observer hears of it where there is none of our own.
 
-        Cancellation: passes through.
+        Cancellation: passes through; where it is kept, it goes on when the node is called again.
         """
         self._check_state("state", state)
         named = self._config.observer != DEFAULT_OBSERVER
-        observer = self._observer or (get_observer(self._config.observer) if named else observer)
-        return await self._runner_at(self._entrance(state), run_id, observer).execute()
+        observer = self._observer or (get_observer(self._config.observer) if named else child.observer)
+        run_id = child.run_id or uuid.uuid4().hex
+        first = self._entrance(state)
+        if child.store is None:
+            return await self._runner_at(first, run_id, observer).execute()
+        runs = KeptRuns(child.store, self._keeping(preserve=True))
+        return await runs.enter(self._asked(run_id), first, lambda resumed: self._go_on(resumed, observer))
 
     def _check_state(self, field: str, state: object) -> None:
         check_instance(field, state, self._state_type)

@@ -1,22 +1,27 @@
 """Nodes made of the other patterns, and of graphs: each of these functions returns what `add_node` takes.
 
-What runs inside a node tells the graph's observer, under the graph's run id, unless its config names an observer
-other than the default.
+What runs inside a node is a run of its own, with an id of its own, and tells the graph's observer, unless its
+config names an observer other than the default. Where the graph is kept it is kept too, as a run inside that run:
+whatever ends the node before its time, what was paid for is there when the node is called again.
 """
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
 from typing import Any, NoReturn, TypeVar
 
-from trioflow._durable.children import host
+import msgspec
+
+from trioflow._durable.children import Child, ChildStore, host
 from trioflow._runtime.calls import call_either
 from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.signals import Paused
-from trioflow.config import ChainConfig, ConditionalConfig, ParallelConfig
+from trioflow.checkpoint.protocol import CheckpointStore
+from trioflow.checkpoint.session import choose_store, open_store
+from trioflow.config import ChainConfig, CheckpointConfig, ConditionalConfig, ParallelConfig
 from trioflow.config.checks import check_async, check_callable, check_instance
 from trioflow.errors import ConfigError
-from trioflow.events import Observer
 from trioflow.graph._builder import NodeFunction
 from trioflow.graph.graph import DEFAULT_OBSERVER, StateGraph
+from trioflow.graph.state import rebased
 from trioflow.observers.registry import get_observer
 from trioflow.outcomes import ParallelResult
 from trioflow.workflows import Routes, process_chain, process_parallel
@@ -27,6 +32,8 @@ __all__ = ("chain_node", "conditional_node", "graph_node", "parallel_node", "pau
 S = TypeVar("S")
 T = TypeVar("T")
 R = TypeVar("R")
+V = TypeVar("V")
+C = TypeVar("C", ChainConfig, ParallelConfig)
 I = TypeVar("I")  # noqa: E741 - the inner graph's state
 
 _CHAIN = ChainConfig()
@@ -38,7 +45,8 @@ def pause(payload: Any = None) -> NoReturn:
     """End the run that this node belongs to for now; `StateGraph.resume` goes on by calling the node again.
 
     The state that the node was given is kept; what the node did so far is not undone, and is done again. A pause
-    is never retried. In a node that is a graph, the outer run pauses, and the inner one begins anew at resume.
+    is never retried. In a run inside a run (a chain, a fan-out, another graph) the outer run pauses too; where it
+    is kept, what is inside goes on where it paused, and begins anew otherwise.
 
     Args:
         payload: what `GraphResult.pause` says, such as the question that has to be answered.
@@ -56,6 +64,7 @@ def chain_node(
     *,
     items: Iterable[T] | Callable[[S], Iterable[T] | AsyncIterable[T]],
     config: ChainConfig = _CHAIN,
+    durable: bool = True,
 ) -> NodeFunction[S]:
     """Return a node that runs a chain over `items`, from the node's state to the chain's last.
 
@@ -63,6 +72,7 @@ def chain_node(
         processor: as for `process_chain`.
         items: the input, such as a list; or a plain function of the state that returns it.
         config: as for `process_chain`.
+        durable: whether the chain is kept where the graph is: it then goes on after its last step.
 
     Raises:
         ConfigError: an argument cannot work.
@@ -72,11 +82,17 @@ def chain_node(
     items_for = _items_for(items)
 
     async def run_chain(state: S) -> S:
-        run_id, observer = _run_id_and_observer(config.observer)
-        result = await process_chain(
-            items_for(state), state, processor, config=config, observer=observer, run_id=run_id
-        )
-        return result.final
+        child = _child_of(run_chain, config.observer, durable=durable)
+
+        async def run(config: ChainConfig, store: CheckpointStore | None) -> S:
+            given = items_for(state)
+            result = await process_chain(
+                given, state, processor, config=config, observer=child.observer, store=store, run_id=child.run_id
+            )
+            return result.final
+
+        kept_in = choose_store(None, config.checkpoint)
+        return await _run_kept(run, child, config, kept_in if durable else None)
 
     return run_chain
 
@@ -87,6 +103,9 @@ def parallel_node(
     items: Iterable[T] | Callable[[S], Iterable[T] | AsyncIterable[T]],
     aggregate: Callable[[S, ParallelResult[T, R]], S | Awaitable[S]],
     config: ParallelConfig = _PARALLEL,
+    durable: bool = True,
+    key: Callable[[T], str] | None = None,
+    result_type: type[R] | None = None,
 ) -> NodeFunction[S]:
     """Return a node that fans `items` out, and puts what came of them into the state.
 
@@ -97,6 +116,9 @@ def parallel_node(
             `fail_fast=False` it sees the items that failed, too; what makes `process_parallel` raise makes the
             node fail.
         config: as for `process_parallel`.
+        durable: whether the fan-out is kept where the graph is: only items without a success are then called.
+        key: as for `process_parallel`.
+        result_type: as for `process_parallel`.
 
     Raises:
         ConfigError: an argument cannot work.
@@ -108,11 +130,22 @@ def parallel_node(
     items_for = _items_for(items)
 
     async def run_parallel(state: S) -> S:
-        run_id, observer = _run_id_and_observer(config.observer)
-        result = await process_parallel(
-            items_for(state), processor, config=config, observer=observer, run_id=run_id
-        )
-        return await call_either(aggregate, state, result)
+        child = _child_of(run_parallel, config.observer, durable=durable)
+
+        async def run(config: ParallelConfig, store: CheckpointStore | None) -> ParallelResult[T, R]:
+            return await process_parallel(
+                items_for(state),
+                processor,
+                config=config,
+                observer=child.observer,
+                store=store,
+                run_id=child.run_id,
+                key=key,
+                result_type=result_type,
+            )
+
+        kept_in = None if config.checkpoint is None or not durable else config.checkpoint.store
+        return await call_either(aggregate, state, await _run_kept(run, child, config, kept_in))
 
     return run_parallel
 
@@ -139,14 +172,18 @@ def conditional_node(
         raise ConfigError.refusing("predicate", predicate, "a function of the state, plain or async")
 
     async def run_conditional(state: S) -> S:
-        run_id, observer = _run_id_and_observer(config.observer)
-        return await route_with(Emitter(observer, "conditional", run_id), state, predicate, routes)
+        child = _child_of(run_conditional, config.observer, durable=False)
+        return await route_with(Emitter(child.observer, "conditional", child.run_id), state, predicate, routes)
 
     return run_conditional
 
 
 def graph_node(
-    subgraph: StateGraph[I], enter: Callable[[S], I], leave: Callable[[S, I], S]
+    subgraph: StateGraph[I],
+    enter: Callable[[S], I],
+    leave: Callable[[S, I], S],
+    *,
+    durable: bool = True,
 ) -> NodeFunction[S]:
     """Return a node that runs another graph.
 
@@ -154,6 +191,9 @@ def graph_node(
         subgraph: the inner graph; `validate` of the outer graph looks for its faults, too.
         enter: a plain function of the outer state that returns the inner graph's first one.
         leave: a plain function of the outer state and the inner graph's last one that returns the next outer one.
+        durable: whether the inner run is kept where the outer one is: it then goes on at the node where it was.
+            What has been changed meanwhile in what `enter` gives, such as by the `update` of a resume, is changed
+            in its state.
 
     Raises:
         ConfigError: an argument cannot work.
@@ -163,13 +203,12 @@ def graph_node(
     check_callable("leave", leave)
 
     async def run_graph(state: S) -> S:
-        around = host.get(None)
+        child = _child_of(run_graph, DEFAULT_OBSERVER, durable=durable)
         inner = enter(state)
-        result = await (
-            subgraph.execute(inner)
-            if around is None
-            else subgraph._execute_within(inner, around.run_id, around.observer)  # noqa: SLF001 - one of us
-        )
+        if child.run_id is None:
+            result = await subgraph.execute(inner)
+        else:
+            result = await subgraph._execute_inside(inner, child)  # noqa: SLF001 - the other half of this
         if result.status == "paused":
             pause(result.pause)
         return leave(state, result.state)
@@ -190,10 +229,30 @@ def _items_for(
     return items
 
 
-def _run_id_and_observer(name: str) -> tuple[str | None, Observer]:
-    """Return the run id and the observer for what runs here by a config that names this observer."""
+def _child_of(node: object, name: str, *, durable: bool) -> Child:
+    """Return what the run is that `node` begins, by a config that names this observer."""
     around = host.get(None)
     if around is None:
-        return None, get_observer(name)
-    named = name != DEFAULT_OBSERVER
-    return around.run_id, get_observer(name) if named else around.observer
+        return Child(None, get_observer(name), None)
+    child = around.child_of(node)
+    observer = child.observer if name == DEFAULT_OBSERVER else get_observer(name)
+    return Child(child.run_id, observer, child.store if durable else None)
+
+
+async def _run_kept(
+    run: Callable[[C, CheckpointStore | None], Awaitable[V]],
+    child: Child,
+    config: C,
+    own_store: CheckpointStore | str | None,
+) -> V:
+    """Await `run` with the config, and the store, of a child: that of the graph, else one that the config names.
+
+    Cancellation: passes through.
+    """
+    if child.store is not None:
+        checkpoint = msgspec.structs.replace(config.checkpoint or CheckpointConfig(), preserve=True)
+        return await run(msgspec.structs.replace(config, checkpoint=checkpoint), child.store)
+    if child.run_id is None or own_store is None:
+        return await run(msgspec.structs.replace(config, checkpoint=None), None)
+    async with open_store(own_store) as opened:
+        return await run(config, ChildStore(opened, None, None, rebased))

@@ -11,8 +11,10 @@ and stays the same object: that is why this is not `copy.deepcopy`, which copies
 
 import copy
 import dataclasses
+import operator
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -24,15 +26,28 @@ from weakref import WeakKeyDictionary
 import msgspec
 import trio
 
+from trioflow._runtime.calls import call_plain
 from trioflow.checkpoint.codec import Codec
 
-__all__ = ("State", "fields_of", "isolate", "isolate_soon", "state_codec")
+__all__ = (
+    "MISSING",
+    "State",
+    "changes_between",
+    "differ",
+    "fields_of",
+    "isolate",
+    "isolate_soon",
+    "rebased",
+    "state_codec",
+    "with_changes",
+)
 
 S = TypeVar("S")
 V = TypeVar("V")
 Copier = Callable[[Any, dict[int, Any]], Any]
 
-_MISSING = object()
+MISSING: Any = object()
+"""What stands for a value that is not there."""
 
 _MOST_COPIES = 4_000
 """Lists, dicts and the like that are copied in the event loop; some milliseconds' work."""
@@ -104,7 +119,7 @@ class State(Mapping[str, Any]):
     def set(self, name: str, value: Any) -> Self:
         """Return a state in which `name` has `value`."""
         _check_name(name)
-        if self._values.get(name, _MISSING) is value:
+        if self._values.get(name, MISSING) is value:
             return self
         values = self._values.copy()
         values[name] = value
@@ -150,6 +165,46 @@ def fields_of(state: object) -> Mapping[str, Any]:
     else:
         names = tuple(field.name for field in dataclasses.fields(state))  # type: ignore[arg-type]  # the third kind
     return {name: getattr(state, name, None) for name in names}
+
+
+def changes_between(before: object, after: object) -> dict[str, Any]:
+    """Return what is different in `after`, by name; `MISSING` for what is not there any more.
+
+    Values are compared by `==`; where that cannot tell, they are taken for different.
+    """
+    old, new = fields_of(before), fields_of(after)
+    removed = {name: MISSING for name in old if name not in new}
+    return removed | {name: value for name, value in new.items() if differ(old.get(name, MISSING), value)}
+
+
+def with_changes(state: S, changes: Mapping[str, Any]) -> S:
+    """Return a state like `state` with these values, and without those that are `MISSING`."""
+    if not changes:
+        return state
+    if isinstance(state, State):
+        gone = [name for name, value in changes.items() if value is MISSING]
+        return state.without(*gone).merge({n: v for n, v in changes.items() if v is not MISSING})
+    if isinstance(state, msgspec.Struct):
+        return msgspec.structs.replace(state, **changes)
+    twin = copy.copy(state)
+    for name, value in changes.items():
+        # A frozen dataclass is changed here before anybody has seen it.
+        object.__setattr__(twin, name, value)
+    return twin
+
+
+def rebased(state: S, before: S, after: S) -> S:
+    """Return `state` with what was changed between `before` and `after`."""
+    return with_changes(state, changes_between(before, after))
+
+
+def differ(old: object, new: object) -> bool:
+    """Whether two values of a state are different, by `==`; where that cannot tell, they are."""
+    if old is new:
+        return False
+    with suppress(Exception):
+        return bool(call_plain(operator.ne, old, new))
+    return True
 
 
 def state_codec(state_type: type[S]) -> Codec[S]:

@@ -116,15 +116,16 @@ class Agent:
         """Take no more messages, and let go of those that are not in hand; those who wait are told why."""
         self.accepting = False
         self.tasks.on_quiet = None
-        for message in self.mailbox.clear():
-            self._state.ledger.discarded(message)
+        self.tasks.dismiss()
+        self.left.set()
         answers, self._answers = self._answers, {}
         for name, answer in answers.items():
             AWAITED.pop(name, None)
             answer.reject(why())
+        # Observers are told last, for one may raise what is no `Exception`.
         self.mailbox.dismiss_line(why)
-        self.tasks.dismiss()
-        self.left.set()
+        for message in self.mailbox.clear():
+            self._state.ledger.discarded(message)
 
     async def _line_up(self, message: Message) -> None:
         """Let a request wait for room, where that is what `overflow` says.

@@ -11,8 +11,8 @@ from typing import Any, final
 import msgspec
 import trio
 
+from trioflow._live import Live
 from trioflow._runtime.emitter import Emitter, error_fields, status_of
-from trioflow._runtime.live import Live
 from trioflow._text import quote
 from trioflow.events import EventType, Observer
 from trioflow.hub.message import Message

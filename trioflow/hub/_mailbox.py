@@ -101,12 +101,14 @@ class Mailbox:
 
     def dismiss_line(self, why: Callable[[], HubError]) -> None:
         """Tell everybody in line that they will not be let in."""
-        while self._line:
-            _, (message, on_end, since) = self._line.popitem(last=False)
-            error = why()
+        line, self._line = self._line, OrderedDict()
+        now = trio.current_time()
+        ends = [(message, on_end, why(), now - since) for message, on_end, since in line.values()]
+        for _, on_end, error, _ in ends:
             if on_end is not None:
                 on_end(error)
-            self._ledger.not_admitted(message, error, trio.current_time() - since)
+        for message, _, error, waited in ends:
+            self._ledger.not_admitted(message, error, waited)
 
     def _insert(self, message: Message) -> None:
         lane = self._lanes.get(message.priority)

@@ -19,6 +19,7 @@ class Idle(Protocol):
 
     def end_spare(self) -> bool:
         """End those that were not needed since the last time; return whether there are others."""
+        ...
 
 
 @final

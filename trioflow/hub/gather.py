@@ -14,7 +14,7 @@ from trioflow.outcomes import ParallelResult, TaskError
 
 __all__ = ("gather_requests",)
 
-AT_ONCE = 100
+AT_ONCE = 50
 """Requests that are begun without letting others run."""
 
 

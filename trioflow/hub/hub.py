@@ -423,6 +423,9 @@ class _HubBlock(Block[Hub]):
             if in_peace:
                 with trio.move_on_after(state.config.drain_timeout) as patience:
                     await state.ledger.wait_until_quiet()
+                    # While idle tasks end, others may send.
+                    await self._end_idle_tasks()
+                    await state.ledger.wait_until_quiet()
                 if patience.cancelled_caught:
                     running = sum(agent.tasks.busy for agent in self._directory)
                     state.ledger.warn(running, state.config.drain_timeout)
@@ -434,8 +437,17 @@ class _HubBlock(Block[Hub]):
 
         Cancellation: the caller shields it.
         """
+        # First what cannot fail: an observer that is told of a lost message may raise what is no `Exception`.
+        await self._end_idle_tasks()
         for number, agent in enumerate(list(self._directory)):
-            agent.leave(self._state.closed_error)
+            with self._errors.collecting():
+                agent.leave(self._state.closed_error)
+            if not (number + 1) % 100:
+                await trio.lowlevel.checkpoint()
+
+    async def _end_idle_tasks(self) -> None:
+        for number, agent in enumerate(list(self._directory)):
+            agent.tasks.dismiss()
             if not (number + 1) % 100:
                 await trio.lowlevel.checkpoint()
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from trioflow.config.checks import check_choice, check_text, is_async
 from trioflow.errors import ConfigError
 from trioflow.events import Observer
+from trioflow.observers.logging import LoggingObserver
 from trioflow.observers.loguru import LoguruObserver
 from trioflow.observers.noop import NoopObserver
 
@@ -46,5 +47,9 @@ def check_observer(field: str, observer: object) -> None:
         raise ConfigError.refusing(field, observer, "an observer whose on_event is a plain method, not async")
 
 
-_factories: dict[str, Callable[[], Observer]] = {"loguru": LoguruObserver, "noop": NoopObserver}
+_factories: dict[str, Callable[[], Observer]] = {
+    "logging": LoggingObserver,
+    "loguru": LoguruObserver,
+    "noop": NoopObserver,
+}
 _observers: dict[str, Observer] = {}

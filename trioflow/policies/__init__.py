@@ -1,7 +1,18 @@
-"""One call made safer: wrappers that bound its time, repeat it, and pace it."""
+"""One call made safer: wrappers that bound its time, repeat it, pace it, and count what it costs."""
 
+from trioflow.policies.budget import Budget, BudgetState, with_budget
+from trioflow.policies.concurrency import with_concurrency_limit
 from trioflow.policies.rate import RateLimiter, with_rate_limit
 from trioflow.policies.retry import with_retry
 from trioflow.policies.timeout import with_timeout
 
-__all__ = ("RateLimiter", "with_rate_limit", "with_retry", "with_timeout")
+__all__ = (
+    "Budget",
+    "BudgetState",
+    "RateLimiter",
+    "with_budget",
+    "with_concurrency_limit",
+    "with_rate_limit",
+    "with_retry",
+    "with_timeout",
+)

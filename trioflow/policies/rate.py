@@ -3,6 +3,13 @@
 `RateLimiter` is a token bucket kept as one instant instead of a token count: the time at which the bucket was,
 or will be, empty. Tokens held are then a subtraction, debt is an instant in the future, and a waiter knows the
 exact time to sleep until. (The view is that of the generic cell rate algorithm, ITU-T I.371.)
+
+Timers wake late: by a millisecond where the system counts in those, by more where the machine is busy. A bucket
+that holds little overflows meanwhile, and a rate of 600 a second becomes 450. So a grant counts as of the time
+at which it was due, not of that at which its timer woke; and how late it was is remembered, so that the task
+that comes back late from it is not taken for one that had nothing to ask for. By the times at which grants were
+due, no stretch of time has more than rate × time + burst. By the clock, they may be nearer to each other, by
+`MAX_LATENESS` at most, but since the first of them there are never more.
 """
 
 import math
@@ -18,6 +25,10 @@ __all__ = ("RateLimiter", "with_rate_limit")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+MAX_LATENESS = 0.5
+"""Seconds of lateness that are made up for. What is later was no timer but a loop that stood still, and a service
+that counts would not like all of it at once."""
 
 
 @final
@@ -45,6 +56,10 @@ class RateLimiter:
         self._token: trio.lowlevel.TrioToken | None = None
         self._empty_at = -math.inf
         self._paused_until = -math.inf
+        # When the last grant was due, how late it came, and when the next one is due while somebody waits for it.
+        self._granted_at = -math.inf
+        self._lateness = 0.0
+        self._due: float | None = None
         self._queue = trio.StrictFIFOLock()
         self._changed = trio.Event()
 
@@ -63,12 +78,14 @@ class RateLimiter:
         """
         check_number("cost", cost, allowed="0 or more", least="zero")
         self._follow_the_clock()
+        asked_at = self._now()
         async with self._queue:
             while (ready_at := self._ready_at(cost)) > trio.current_time():
-                self._changed = trio.Event()
-                with trio.move_on_at(ready_at):
-                    await self._changed.wait()
-            self._take(cost)
+                asked_at = max(asked_at, await self._wait_until(ready_at))
+            now = trio.current_time()
+            self._granted_at = max(self._granted_at, asked_at, ready_at, now - MAX_LATENESS)
+            self._lateness = now - self._granted_at
+            self._empty_at = self._emptied_at(self._granted_at) + cost * self._seconds_per_unit
 
     def adjust(self, delta: float) -> None:
         """Correct an earlier cost: a positive `delta` charges more, a negative one pays back.
@@ -78,7 +95,10 @@ class RateLimiter:
         """
         check_number("delta", delta, allowed="a finite number", least="any")
         self._follow_the_clock()
-        self._take(delta)
+        now = self._now()
+        charged = self._emptied_at(now) + delta * self._seconds_per_unit
+        # A full bucket takes nothing back.
+        self._empty_at = max(charged, now - self._burst * self._seconds_per_unit)
         self._changed.set()
 
     def pause(self, seconds: float) -> None:
@@ -95,16 +115,40 @@ class RateLimiter:
         token = trio.lowlevel.current_trio_token()
         if token is not self._token:
             self._token = token
-            self._empty_at = self._paused_until = -math.inf
+            self._empty_at = self._paused_until = self._granted_at = -math.inf
+            self._lateness = 0.0
+            self._due = None
 
     def _ready_at(self, cost: float) -> float:
         filled_at = self._empty_at + min(cost, self._burst) * self._seconds_per_unit
         return max(filled_at, self._paused_until)
 
-    def _take(self, cost: float) -> None:
-        empty_if_full_now = trio.current_time() - self._burst * self._seconds_per_unit
-        base = max(self._empty_at, empty_if_full_now)
-        self._empty_at = base + cost * self._seconds_per_unit
+    def _emptied_at(self, now: float) -> float:
+        """Return when the bucket was or will be empty, as it stands at `now`: it holds no more than the burst."""
+        return max(self._empty_at, now - self._burst * self._seconds_per_unit)
+
+    def _now(self) -> float:
+        """Return the time as it would be if no timer had woken late."""
+        now = trio.current_time()
+        if self._due is not None:
+            return max(min(now, self._due), now - MAX_LATENESS)
+        then = now - self._lateness
+        # A bucket that was full by then had nobody to serve: what follows is not the last grant's lateness.
+        return then if then <= self._empty_at + self._burst * self._seconds_per_unit else now
+
+    async def _wait_until(self, ready_at: float) -> float:
+        """Wait until `ready_at`, or a change before it, and return which it was, by the time of `_now`.
+
+        Cancellation: nothing has been taken, and nobody is due any more.
+        """
+        self._changed = trio.Event()
+        self._due = ready_at
+        try:
+            with trio.move_on_at(ready_at):
+                await self._changed.wait()
+            return self._now()
+        finally:
+            self._due = None
 
 
 def with_rate_limit(

@@ -1,4 +1,8 @@
-"""A limit on the time of one call."""
+"""A limit on the time of one call.
+
+Trio ends a scope that was left with an inner one still open by a `RuntimeError`, after it has put the task back
+where it was. A result that the call had returned by then is worth more than that complaint, so it is kept.
+"""
 
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -17,7 +21,8 @@ R = TypeVar("R")
 def with_timeout(fn: Callable[P, Awaitable[R]], seconds: float) -> Callable[P, Awaitable[R]]:
     """Return `fn` with at most `seconds` for each call.
 
-    A call that returns is never too slow: what it returned counts, even past the limit.
+    A call that returns is never too slow: what it returned counts, even past the limit, and also where the call
+    left a cancel scope open, which Trio otherwise makes a `RuntimeError` of.
 
     Args:
         fn: an async function.
@@ -34,8 +39,16 @@ def with_timeout(fn: Callable[P, Awaitable[R]], seconds: float) -> Callable[P, A
 
     @wraps(fn)
     async def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-        with trio.move_on_after(seconds):
-            return await fn(*args, **kwargs)
+        returned: list[R] = []
+        try:
+            with trio.move_on_after(seconds):
+                returned.append(await fn(*args, **kwargs))
+        except RuntimeError:
+            # After the return only the scope can raise: about scopes that `fn` left open, which it abandons.
+            if not returned:
+                raise
+        if returned:
+            return returned.pop()
         raise trio.TooSlowError(f"timed out after {seconds:g} s")
 
     return timed

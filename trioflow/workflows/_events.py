@@ -17,15 +17,17 @@ R = TypeVar("R")
 class ParallelEvents(Generic[T, R]):
     """Emits the events of one run.
 
+    It must not hold the account: the traceback of a failure that was retried leads here.
+
     Attributes:
         active: whether anybody listens; where nobody does, nothing else here need be called.
     """
 
-    __slots__ = ("_emitter", "_ledger", "active")
+    __slots__ = ("_emitter", "_total", "active")
 
-    def __init__(self, emitter: Emitter, ledger: Ledger[T, R]) -> None:
+    def __init__(self, emitter: Emitter, total: int | None) -> None:
         self._emitter = emitter
-        self._ledger = ledger
+        self._total = total
         self.active = emitter.active
 
     def __repr__(self) -> str:
@@ -35,16 +37,19 @@ class ParallelEvents(Generic[T, R]):
         """Emit `parallel.start`."""
         if self.active:
             data = {
-                "item_count": self._ledger.total,
+                "item_count": self._total,
                 "worker_count": worker_count,
                 "fail_fast": fail_fast,
                 "has_progress_callback": has_progress,
             }
             self._emitter.emit(EventType.PARALLEL_START, data)
 
-    def item_started(self, worker: int, index: int, item: T) -> None:
-        """Emit `worker.start`."""
+    def item_started(self, worker: int, index: int, item: T) -> bool:
+        """Emit `worker.start`, if any observer has a use for it; return whether one has."""
+        if not self._emitter.wants(EventType.WORKER_START):
+            return False
         self._emitter.emit(EventType.WORKER_START, self._place(worker, index), {"item": item})
+        return True
 
     def item_retried(
         self, worker: int, index: int, item: T, *, attempt: int, delay: float, error: Exception
@@ -66,11 +71,10 @@ class ParallelEvents(Generic[T, R]):
         """Emit `worker.complete` for an item that stays unfinished; `outcome` has no result."""
         self._emit_complete(worker, outcome, status, error, {"item": outcome.item})
 
-    def run_completed(self, error: BaseException | None, started: float) -> None:
+    def run_completed(self, ledger: Ledger[T, R], error: BaseException | None, started: float) -> None:
         """Emit `parallel.complete`, for a run that began at `started` and ends with `error`."""
         if not self.active:
             return
-        ledger = self._ledger
         cut_short = error is None and not ledger.finished and ledger.status != "complete"
         status = "cancelled" if cut_short else status_of(error)
         self._emitter.emit(
@@ -104,4 +108,4 @@ class ParallelEvents(Generic[T, R]):
         self._emitter.emit(EventType.WORKER_COMPLETE, data, private)
 
     def _place(self, worker: int, index: int) -> dict[str, Any]:
-        return {"worker_id": worker, "item_index": index, "total_items": self._ledger.total}
+        return {"worker_id": worker, "item_index": index, "total_items": self._total}

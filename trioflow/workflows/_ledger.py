@@ -16,7 +16,7 @@ from typing import Any, Generic, Literal, TypeVar, cast, final
 
 import trio
 
-from trioflow._runtime.live import Live
+from trioflow._live import Live
 from trioflow.outcomes import ParallelResult, Progress, TaskError, TaskOutcome
 from trioflow.workflows._channel import BatchChannel
 from trioflow.workflows._sources import note_pulled
@@ -40,7 +40,8 @@ class Ledger(Generic[T, R]):
         streamed: whether a consumer takes outcomes.
         ordered: whether it takes them in item order.
         keep: whether outcomes that it has taken are kept for the result.
-        fail_fast: whether a failure is kept from the consumer: it ends the run, and is raised.
+        failure_limit: failures that a run may have; one more ends it, and is raised instead of handed out. None
+            is any number.
         on_success: called with each result that is entered; None is nobody.
 
     Attributes:
@@ -53,7 +54,6 @@ class Ledger(Generic[T, R]):
     __slots__ = (
         "_awaited",
         "_failures",
-        "_hands_out_failures",
         "_indices",
         "_keep",
         "_kept",
@@ -72,6 +72,7 @@ class Ledger(Generic[T, R]):
         "exhausted",
         "expired",
         "failed",
+        "failure_limit",
         "on_room",
         "pulled",
         "reports_successes",
@@ -89,7 +90,7 @@ class Ledger(Generic[T, R]):
         streamed: bool,
         ordered: bool,
         keep: bool,
-        fail_fast: bool,
+        failure_limit: int | None,
         on_success: Callable[[int, int | None, R], object] | None,
     ) -> None:
         self.total = total
@@ -106,7 +107,7 @@ class Ledger(Generic[T, R]):
         self._wake_at = sys.maxsize
         self._streamed = streamed
         self._ordered = ordered
-        self._hands_out_failures = streamed and not fail_fast
+        self.failure_limit = failure_limit
         self._keep = keep
         self._on_success = on_success
         self.reports_successes = on_success is not None
@@ -192,13 +193,13 @@ class Ledger(Generic[T, R]):
 
     def _enter_failure(self, outcome: TaskOutcome[T, R], item: T) -> None:
         self.failed += 1
-        if self._keep or not self._hands_out_failures:
+        if self._keep or not self._is_handed_out(outcome):
             error = cast("Exception", outcome.error)
             self._failures.append(TaskError(outcome.index, item, error, outcome.attempts))
 
     def _pass_on(self, outcome: TaskOutcome[T, R]) -> bool:
         """Let everybody have an outcome that was entered who wants it; return whether a consumer will take it."""
-        for_consumer = self._streamed and (outcome.error is None or self._hands_out_failures)
+        for_consumer = self._is_handed_out(outcome)
         if for_consumer and self._ordered:
             self._put_in_order(outcome)
         elif for_consumer:
@@ -212,6 +213,14 @@ class Ledger(Generic[T, R]):
                 note_pulled(error, "progress", self.pulled)
                 raise
         return for_consumer
+
+    def _is_handed_out(self, outcome: TaskOutcome[T, R]) -> bool:
+        return self._streamed and (outcome.error is None or not self.has_failed)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether more items failed than may."""
+        return self.failure_limit is not None and self.failed > self.failure_limit
 
     def _put_in_order(self, outcome: TaskOutcome[T, R]) -> None:
         waiting = self._out_of_turn

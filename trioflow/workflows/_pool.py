@@ -61,9 +61,13 @@ class Setup(msgspec.Struct, Generic[T, R], frozen=True):
 
 @final
 class Worker(Generic[T]):
-    """A worker's hand: the item that it holds, and how often that was tried."""
+    """A worker's hand: the item that it holds, and how often that was tried.
 
-    __slots__ = ("attempts", "index", "item", "last_error", "number", "started")
+    Attributes:
+        observed: whether an event told of its start; one then tells of its end.
+    """
+
+    __slots__ = ("attempts", "index", "item", "number", "observed", "started")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -71,7 +75,7 @@ class Worker(Generic[T]):
         self.item: T = None  # type: ignore[assignment]  # set before it is read
         self.attempts = 0
         self.started = 0.0
-        self.last_error: Exception | None = None
+        self.observed = False
 
     def __repr__(self) -> str:
         return f"<Worker {self.number} with item {self.index}, attempt {self.attempts}>"
@@ -111,9 +115,10 @@ class Pool(Generic[T, R]):
         self.errors = ErrorCollector()
         self.on_abort: Callable[[], object] = lambda: None
         self._setup = setup
-        self._events: ParallelEvents[T, R] = ParallelEvents(emitter, ledger)
+        self._events: ParallelEvents[T, R] = ParallelEvents(emitter, ledger.total)
         self._journal = journal
-        self._limiter = None if config.max_per_second is None else RateLimiter(config.max_per_second)
+        rate = config.max_per_second
+        self._limiter = None if rate is None else RateLimiter(rate, burst=config.burst)
         # Durations are for events and for the consumer's outcomes: nobody else pays for reading the clock.
         self._timed = emitter.active or setup.streamed
         self._reports = emitter.active or ledger.reports_successes
@@ -127,6 +132,7 @@ class Pool(Generic[T, R]):
         self._token: trio.lowlevel.TrioToken | None = None
         self._cut: Status = "complete"
         self._stopping = self._cancelled = self._ending = self._awaited = False
+        self._failures = 0
         self._started = 0.0
 
     # What the faces call.
@@ -193,7 +199,7 @@ class Pool(Generic[T, R]):
             account = f"{ledger.completed} succeeded, {ledger.failed} failed, {unfinished} unfinished"
             worst.add_note(f"when the run ended: {account}")
         del worst
-        self._events.run_completed(self.errors.worst(), self._started)
+        self._events.run_completed(self.ledger, self.errors.worst(), self._started)
 
     # The tasks.
 
@@ -378,12 +384,12 @@ class Pool(Generic[T, R]):
     # What a worker decides: plain methods, each leaves the run's state consistent.
 
     def _equipped(self, worker: Worker[T]) -> Callable[[T], Awaitable[R]]:
-        def on_retry(attempt: int, delay: float, error: Exception) -> None:
-            worker.last_error = error
-            place = worker.number, worker.index, worker.item
-            self._events.item_retried(*place, attempt=attempt, delay=delay, error=error)
+        config, events = self._setup.config, self._events
 
-        config = self._setup.config
+        def on_retry(attempt: int, delay: float, error: Exception) -> None:
+            place = worker.number, worker.index, worker.item
+            events.item_retried(*place, attempt=attempt, delay=delay, error=error)
+
         attempt = with_policies(
             self._setup.processor,
             worker,
@@ -398,7 +404,7 @@ class Pool(Generic[T, R]):
     def _item_started(self, worker: Worker[T]) -> None:
         worker.started = self._clock()
         if self._events.active:
-            self._events.item_started(worker.number, worker.index, worker.item)
+            worker.observed = self._events.item_started(worker.number, worker.index, worker.item)
 
     def _settle(self, worker: Worker[T], result: R | None, error: Exception | None) -> None:
         """Record the outcome of the item in hand: from here on it cannot be lost."""
@@ -406,13 +412,19 @@ class Pool(Generic[T, R]):
         outcome = TaskOutcome(worker.index, worker.item, result, error, worker.attempts, duration)
         worker.index = IDLE
         self.ledger.record(outcome)
-        if error is not None and self._setup.config.fail_fast:
-            self._stop("failed")
+        if error is not None:
+            self._count_failure()
         if self._reports:
             self._report(worker, outcome)
 
+    def _count_failure(self) -> None:
+        self._failures += 1
+        limit = self.ledger.failure_limit
+        if limit is not None and self._failures > limit:
+            self._stop("failed")
+
     def _report(self, worker: Worker[T], outcome: TaskOutcome[T, R]) -> None:
-        if self._events.active:
+        if worker.observed or (self._events.active and not outcome.ok):
             self._events.item_completed(worker.number, outcome)
         if self.ledger.reports_successes:
             self.ledger.take_in()
@@ -423,7 +435,7 @@ class Pool(Generic[T, R]):
         if isinstance(problem, trio.Cancelled):
             # A task that corrupted Trio's own stacks cancels its nursery, and the watch is not in that.
             if self._cancelled or self._nursery.cancel_scope.cancel_called:
-                self._abandon(worker, "cancelled", None)
+                self._cut_off(worker, problem)
                 return False
             holds = worker is not None and worker.index != IDLE
             who = f"the processor of item {worker.index}" if worker is not None and holds else "a task of the run"
@@ -445,17 +457,21 @@ class Pool(Generic[T, R]):
             self._break_off(problem)
         return True
 
+    def _cut_off(self, worker: Worker[T] | None, cancelled: trio.Cancelled) -> None:
+        """Leave the item in hand unfinished, or failed where the run's time is up."""
+        if worker is None or worker.index == IDLE or self._cut != "timeout":
+            self._abandon(worker, "cancelled", None)
+            return
+        too_slow = trio.TooSlowError(self._too_slow())
+        too_slow.__cause__ = cancelled.__cause__  # the failure after which it waited for another attempt
+        self._settle(worker, None, too_slow)
+
     def _abandon(self, worker: Worker[T] | None, status: str, error: BaseException | None) -> None:
-        """Leave the item in hand without an outcome, or failed where the run's time is up."""
+        """Leave the item in hand without an outcome."""
         if worker is None or worker.index == IDLE:
             return
-        if self._cut == "timeout" and status == "cancelled":
-            too_slow = trio.TooSlowError(self._too_slow())
-            too_slow.__cause__ = worker.last_error
-            self._settle(worker, None, too_slow)
-            return
         index, worker.index = worker.index, IDLE
-        if self._events.active:
+        if worker.observed or (self._events.active and error is not None):
             duration = self._clock() - worker.started
             outcome: TaskOutcome[T, R] = TaskOutcome(index, worker.item, None, None, worker.attempts, duration)
             self._events.item_abandoned(worker.number, outcome, status, error)
@@ -492,15 +508,12 @@ class Pool(Generic[T, R]):
     def _failure(self, *, cancelled: bool) -> ParallelError | None:
         """Return the error that the failed items amount to, if they do.
 
-        Under `fail_fast` one failed item is enough; without, all must have failed, and nobody else know: not the
-        consumer of a stream, nor the one who cancelled.
+        More failures than the run may have are; fewer only where all items failed, and nobody else knows: not
+        the consumer of a stream, nor the one who cancelled.
         """
         ledger = self.ledger
-        if self._setup.config.fail_fast:
-            failed = ledger.failed > 0
-        else:
-            failed = 0 < ledger.failed == ledger.size and not self._setup.streamed and not cancelled
-        if not failed:
+        unknown = not self._setup.streamed and not cancelled and self._setup.config.raise_if_all_failed
+        if not ledger.has_failed and not (unknown and 0 < ledger.failed == ledger.size):
             return None
         result = ledger.result()
         return ParallelError(result.errors, result)

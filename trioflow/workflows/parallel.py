@@ -298,13 +298,19 @@ def _open_pool(
         streamed=streamed,
         ordered=ordered,
         keep=keep,
-        fail_fast=config.fail_fast,
+        failure_limit=_failure_limit(config),
         on_success=None if progress is None else partial(call_plain, progress),
     )
     journal = open_journal(
         run_id, store, config.checkpoint, key=key, result_type=result_type, total=total, emitter=emitter
     )
     return Pool(Setup(items, processor, config, worker_count, streamed), ledger, emitter, journal)
+
+
+def _failure_limit(config: ParallelConfig) -> int | None:
+    if config.max_failures is not None:
+        return config.max_failures
+    return 0 if config.fail_fast else None
 
 
 def _worker_count(config: ParallelConfig, total: int | None) -> int:

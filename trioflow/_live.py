@@ -9,8 +9,6 @@ from typing import Any, Generic, Self, TypeVar, cast, final
 
 import trio
 
-from trioflow._runtime.errors import ErrorCollector
-
 __all__ = ("Live",)
 
 V = TypeVar("V")
@@ -111,20 +109,27 @@ class _EventualValues(Generic[V]):
 class _Predicate:
     """A user's predicate: called by whoever changes the value, it raises in whoever waits for it."""
 
-    __slots__ = ("_errors", "_matches")
+    __slots__ = ("_error", "_matches")
 
     def __init__(self, matches: Callable[[Any], object]) -> None:
         self._matches = matches
-        self._errors = ErrorCollector()
+        self._error: Exception | None = None
 
     def __call__(self, pair: object) -> object:
-        with self._errors.collecting():
+        try:
             return self._matches(pair)
+        except Exception as error:  # noqa: BLE001 - raised by `check`, in the task that it belongs to
+            self._error = error
         return True
 
     def check(self) -> None:
         """Raise what the predicate has raised."""
-        self._errors.raise_worst()
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
 
 
 def _matcher(value_or_predicate: Any) -> Callable[[Any], object]:

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
-from trioflow._runtime.live import Live
+from trioflow._live import Live
 
 
 class Box:

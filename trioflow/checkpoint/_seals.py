@@ -1,0 +1,74 @@
+"""The seals of the SQLite store's rows: digests over all that is in a row and the run that it belongs to.
+
+They show damage to whoever reads a row; they keep nobody out who writes the file. What was sealed before there
+were runs inside runs, and kinds of runs, has the seal that it had.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from trioflow._text import quote
+from trioflow.errors import CheckpointCorruptError
+
+__all__ = ("INFO", "REST", "RunRow", "damaged", "seal_info", "seal_item", "seal_run", "seal_step")
+
+INFO = ("step", "graph", "node", "next_node", "iterations", "status", "created_at", "kind", "forked_from")
+REST = ("version", "digest", "pause")
+_KIND = INFO.index("kind")
+
+
+class RunRow(NamedTuple):
+    """The row of a run, without its seal."""
+
+    number: int | None
+    run_id: str
+    epoch: int
+    last_step: int | None
+    items: int
+    created_at: float
+    updated_at: float
+    parent: int | None
+
+
+def seal_run(run: RunRow) -> bytes:
+    """Return the seal of the row of a run."""
+    # A run by itself has the seal that it had before there were runs inside runs.
+    return _seal(*run[1:7], *(() if run.parent is None else (run.parent,)))
+
+
+def seal_info(run_id: str, info: Sequence[Any]) -> bytes:
+    """Return the seal of a step without its state, for lists and histories."""
+    return _seal(run_id, *_sealed_part(info))
+
+
+def seal_step(run_id: str, info: Sequence[Any], rest: Sequence[Any], state: Any) -> bytes:
+    """Return the seal of all of a step."""
+    return _seal(run_id, *_sealed_part(info), *rest, state)
+
+
+def _sealed_part(info: Sequence[Any]) -> Sequence[Any]:
+    # A step of form 1 has neither kind nor origin, and the seals that it had.
+    return info[:_KIND] if info[_KIND] is None else info
+
+
+def _seal(*values: object) -> bytes:
+    """Return what stands for a row: any change of it gives another one."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for value in values:
+        data = value if isinstance(value, bytes) else repr(value).encode("utf-8", "surrogatepass")
+        hasher.update(f"{type(value).__name__}{len(data)}:".encode())
+        hasher.update(data)
+    return hasher.digest()
+
+
+def seal_item(run_id: str, key: str, value: bytes) -> bytes:
+    """Return the seal of an item."""
+    names = b"%d:%b%d:%b" % (len(run_id), run_id.encode(), len(key), key.encode())
+    return hashlib.blake2b(names + value, digest_size=16).digest()
+
+
+def damaged(run_id: str, what: str) -> CheckpointCorruptError:
+    """Return the error for a run of which something is not what was saved."""
+    message = f"run {quote(run_id)} is damaged: {what}; restore a copy of the store, or delete the run"
+    return CheckpointCorruptError(message, run_id=run_id)

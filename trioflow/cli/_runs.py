@@ -1,0 +1,265 @@
+"""`trioflow runs`: look at the runs that a store keeps, and clear them away.
+
+Looking changes nothing, neither in the store nor beside it. One run that is damaged keeps nobody from the others.
+A run inside another is shown below it, and goes with it.
+"""
+
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import trio
+
+from trioflow._text import one_line, quote
+from trioflow.checkpoint.protocol import CheckpointStore, RunInfo, RunStatus
+from trioflow.checkpoint.registry import get_checkpoint_store, is_url, open_to_look
+from trioflow.checkpoint.session import load_verified, name_known
+from trioflow.cli._printing import cell, cells, print_json, print_table, readable, say
+from trioflow.errors import CheckpointCorruptError, CheckpointStoreError, ConfigError
+
+__all__ = ("delete", "history", "list_runs", "prune", "show", "vacuum")
+
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_PAGE = 1_000
+"""Runs that are asked for at a time."""
+
+_SHOWN = 2_000
+"""Characters of a state that are shown."""
+
+
+def list_runs(*, store: str, json: bool = False) -> int:
+    """List the runs in the order in which they were begun, each followed by those inside it.
+
+    Args:
+        store: the store's URL, such as sqlite:///runs.db.
+        json: print JSON instead of a table.
+    """
+    runs = _look(store, _all_runs)
+    if json:
+        print_json([msgspec.structs.asdict(run) for run in runs])
+        return 0
+    columns = ("run_id", "graph", "status", "step", "items", "updated_at")
+    rows = [[_branch(depth, run.run_id), *cells(run, columns[1:])] for depth, run in _tree(runs)]
+    print_table(columns, rows)
+    return 0
+
+
+def show(run_id: str, *, store: str, step: int | None = None, json: bool = False) -> int:
+    """Show a run: where it stands, its state, and the runs inside it.
+
+    Args:
+        run_id: the run.
+        store: the store's URL.
+        step: the step to show; the latest by default.
+        json: print JSON instead of lines.
+    """
+    found, problem = _look(store, partial(_ask_for_run, run_id, step))
+    if json:
+        print_json(found)
+    else:
+        for name, value in found.items():
+            if name != "children":
+                say(f"{name + ':':12} {cell(name, value, limit=_SHOWN)}")
+        for depth, child in _tree([msgspec.convert(child, RunInfo) for child in found["children"]]):
+            say(f"{'child:':12} {_branch(depth, child.run_id)} ({child.status})")
+    if problem is not None:
+        raise problem
+    return 0
+
+
+async def _ask_for_run(
+    run_id: str, step: int | None, store: CheckpointStore
+) -> tuple[dict[str, Any], CheckpointCorruptError | None]:
+    """Return what there is to be told of a run, and what is damaged of it.
+
+    Cancellation: nothing is changed.
+    """
+    runs = await _all_runs(store)
+    run = await _find(store, run_id, runs)
+    told = msgspec.structs.asdict(run)
+    problem = None
+    try:
+        if step is not None or await store.history(run_id):
+            found = await load_verified(store, run_id, step, suggest=True)
+            pause = None if found.pause is None else readable(found.pause)
+            told |= msgspec.structs.asdict(found) | {"state": readable(found.state), "pause": pause}
+    except CheckpointCorruptError as error:
+        told["status"], problem = "corrupt", error
+    inside = [child for _, child in _tree(runs, run_id)]
+    return {**told, "children": [msgspec.structs.asdict(child) for child in inside]}, problem
+
+
+def history(run_id: str, *, store: str, json: bool = False) -> int:
+    """List the steps that are kept of a run, oldest first.
+
+    Args:
+        run_id: the run.
+        store: the store's URL.
+        json: print JSON instead of a table.
+    """
+
+    async def ask(opened: CheckpointStore) -> Sequence[Any]:
+        await _find(opened, run_id, await _all_runs(opened))
+        return await opened.history(run_id)
+
+    steps = _look(store, ask)
+    if json:
+        print_json([msgspec.structs.asdict(step) for step in steps])
+        return 0
+    columns = ("step", "node", "next_node", "iterations", "status", "created_at")
+    print_table(columns, [cells(step, columns) for step in steps])
+    return 0
+
+
+def delete(run_id: str, *, store: str) -> int:
+    """Delete a run, with its steps and items, and the runs inside it.
+
+    Args:
+        run_id: the run.
+        store: the store's URL.
+    """
+
+    async def ask(opened: CheckpointStore) -> list[str]:
+        runs = await _all_runs(opened)
+        await _find(opened, run_id, runs)
+        await opened.delete(run_id)
+        return [run_id, *(child.run_id for _, child in _tree(runs, run_id))]
+
+    for gone in _change(store, ask):
+        say(f"deleted {quote(gone)}")
+    return 0
+
+
+def prune(*, store: str, older_than: str, status: str | None = None, dry_run: bool = False) -> int:
+    """Delete the runs that were not changed for some time, with those inside them.
+
+    Args:
+        store: the store's URL.
+        older_than: how long, such as 30d, 12h, 45m, 90s or 2w.
+        status: only runs that stand so, such as completed.
+        dry_run: say what would be deleted, and delete nothing.
+    """
+    oldest = time.time() - _seconds(older_than)
+    if status not in {None, *get_args(RunStatus)}:
+        raise ConfigError.refusing("status", status, f"one of {', '.join(get_args(RunStatus))}")
+
+    async def choose(opened: CheckpointStore) -> list[str]:
+        # A run inside another is that one's: it goes with it, and not before.
+        alone = [run for run in await _all_runs(opened) if run.parent is None]
+        return [run.run_id for run in alone if run.updated_at < oldest and status in {None, run.status}]
+
+    async def ask(opened: CheckpointStore) -> list[str]:
+        old = await choose(opened)
+        for run_id in old:
+            await opened.delete(run_id)
+        return old
+
+    for run_id in _look(store, choose) if dry_run else _change(store, ask):
+        say(f"{'would delete' if dry_run else 'deleted'} {quote(run_id)}")
+    return 0
+
+
+def vacuum(*, store: str) -> int:
+    """Give the space of deleted runs back to the disk.
+
+    Args:
+        store: the store's URL.
+    """
+
+    async def ask(opened: CheckpointStore) -> None:
+        give_back = getattr(opened, "vacuum", None)
+        if give_back is None:
+            raise ConfigError.refusing("store", store, "the URL of a store that can be vacuumed")
+        await give_back()
+
+    _change(store, ask)
+    return 0
+
+
+def _look(store: str, question: Callable[[CheckpointStore], Awaitable[Any]]) -> Any:
+    """Return what the store answers; nothing is changed, nor made beside it."""
+    _check_url(store)
+    return trio.run(_answer, open_to_look(store), question)
+
+
+def _change(store: str, question: Callable[[CheckpointStore], Awaitable[Any]]) -> Any:
+    """Return what the store answers when it may change."""
+    _check_url(store)
+    return trio.run(_answer, get_checkpoint_store(store), question)
+
+
+async def _answer(store: CheckpointStore, question: Callable[[CheckpointStore], Awaitable[Any]]) -> Any:
+    """Ask, and close the store.
+
+    Cancellation: passes through; the store is closed.
+    """
+    try:
+        return await question(store)
+    finally:
+        with trio.CancelScope(shield=True):
+            await store.aclose()
+
+
+def _check_url(store: str) -> None:
+    """Refuse what is no store that is there: a file that is not is not made."""
+    if not is_url(store):
+        raise ConfigError.refusing("store", store, "a URL such as sqlite:///runs.db")
+    path = store.partition(":///")[2]
+    if store.startswith("sqlite:///") and not Path(path).is_file():
+        raise CheckpointStoreError(f"store must be the URL of a store that is there, got {quote(store)}")
+
+
+async def _all_runs(store: CheckpointStore) -> list[RunInfo]:
+    """Return the runs in the store, page by page.
+
+    Cancellation: nothing is changed.
+    """
+    runs: list[RunInfo] = []
+    page: Sequence[RunInfo] = await store.list_runs(limit=_PAGE)
+    while page:
+        runs.extend(page)
+        page = await store.list_runs(after=page[-1].run_id, limit=_PAGE) if len(page) == _PAGE else ()
+    return runs
+
+
+async def _find(store: CheckpointStore, run_id: str, runs: Iterable[RunInfo]) -> RunInfo:
+    """Return the run of this id.
+
+    Raises:
+        CheckpointNotFoundError: there is none; near names are in the message.
+
+    Cancellation: nothing is changed.
+    """
+    for run in runs:
+        if run.run_id == run_id:
+            return run
+    raise await name_known(store, run_id)
+
+
+def _tree(runs: Sequence[RunInfo], root: str | None = None) -> Iterator[tuple[int, RunInfo]]:
+    """Yield the runs inside `root`, or all, each before those inside it and with how deep it is."""
+    inside: dict[str | None, list[RunInfo]] = {}
+    listed = {run.run_id for run in runs}
+    for run in runs:
+        # A parent that nothing is kept of is not listed, and what is inside it is all the same.
+        inside.setdefault(run.parent if run.parent in listed or run.parent == root else None, []).append(run)
+    ahead = [(0, run) for run in reversed(inside.pop(root, []))]
+    while ahead:
+        depth, run = ahead.pop()
+        yield depth, run
+        ahead.extend((depth + 1, child) for child in reversed(inside.pop(run.run_id, [])))
+
+
+def _branch(depth: int, run_id: str) -> str:
+    return f"{'  ' * depth}{'└ ' if depth else ''}{one_line(run_id)}"
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())
+    if match is None:
+        raise ConfigError.refusing("older_than", text, "a number and a unit, such as 30d, 12h, 45m, 90s or 2w")
+    return float(match[1]) * _UNITS[match[2]]

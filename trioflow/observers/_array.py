@@ -1,0 +1,95 @@
+"""A JSON array that grows in its file: what a trace is written to.
+
+The closing bracket is written where the file has to be valid, and what comes after it overwrites it. A piece
+goes out whole, so what a crash leaves lacks no more than the bracket. What is not written yet is bounded, by
+its number and by its age.
+"""
+
+from contextlib import suppress
+from typing import Any, BinaryIO, final
+
+import msgspec
+
+__all__ = ("GrowingArray",)
+
+_MOST_UNWRITTEN = 500
+_LONGEST_UNWRITTEN = 1.0
+
+
+@final
+class GrowingArray:
+    """The array, complete after `finish` and `close`.
+
+    Args:
+        path: the file; it is opened, and what it had is lost, when something is written.
+
+    Attributes:
+        broken: whether writing has failed; nothing should be added then.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.broken = False
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._encode = msgspec.json.Encoder().encode
+        self._unwritten: list[bytes] = []
+        self._flushed = 0.0
+        self._end = 0  # where the next piece goes: behind it is at most a closing bracket
+
+    def __repr__(self) -> str:
+        return f"<GrowingArray of {self._end} bytes{', broken' if self.broken else ''}>"
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Put `entry` at the end."""
+        self._unwritten.append(self._encode(entry))
+
+    def add_text(self, entry: str) -> None:
+        """Put an entry at the end that is JSON already."""
+        self._unwritten.append(entry.encode())
+
+    def flush_old(self, now: float) -> None:
+        """Write what is there, if that is much or some of it old."""
+        if len(self._unwritten) >= _MOST_UNWRITTEN or abs(now - self._flushed) >= _LONGEST_UNWRITTEN:
+            self._flushed = now
+            self._write(b"")
+
+    def finish(self, now: float) -> None:
+        """Write what is there, and make the file valid JSON."""
+        self._flushed = now
+        self._write(b"\n]\n")
+
+    def close(self) -> None:
+        """Write what is there, unless that has failed before, and let go of the file."""
+        try:
+            if not self.broken:
+                self._write(b"\n]\n")
+        finally:
+            if self._file is not None:
+                self._file.close()
+
+    def _write(self, closing: bytes) -> None:
+        lead = b",\n" if self._end else b"[\n"
+        piece = lead + b",\n".join(self._unwritten) if self._unwritten or not self._end else b""
+        self._unwritten.clear()
+        try:
+            if self._file is None:
+                self._file = open(self._path, "wb", buffering=0)  # noqa: SIM115, PTH123 - closed by `close`
+            self._put(self._file, piece + closing)
+        except OSError:
+            self.broken = True
+            self._mend()
+            raise
+        self._end += len(piece)
+
+    def _put(self, file: BinaryIO, data: bytes) -> None:
+        file.seek(self._end)
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
+
+    def _mend(self) -> None:
+        """Cut off a piece that was written in part, which leaves room for the bracket on a disk that is full."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.truncate(self._end)
+                self._put(self._file, b"\n]\n" if self._end else b"[\n]\n")
