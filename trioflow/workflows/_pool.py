@@ -193,7 +193,7 @@ class Pool(Generic[T, R]):
     @trio.lowlevel.enable_ki_protection
     def drain(self) -> None:
         """Pull no more items and let those in flight finish; what was pulled and not started stays unfinished."""
-        if not self.work.closed and not self.ledger.ended:
+        if not self._stopping and not self.ledger.ended:
             self._check_thread()
             self._cut_short("drained")
             self._stop_feeding()
@@ -522,8 +522,10 @@ class Pool(Generic[T, R]):
         self._cut = max(self._cut, why, key=_SEVERITY.index)
 
     def _status(self) -> Status:
-        finished = self.ledger.finished and self._cut in {"drained", "cancelled"}
-        return "complete" if finished else self._cut
+        if self.ledger.finished:
+            return "complete" if self._cut in {"drained", "cancelled"} else self._cut
+        # What went wrong before there was a task to stop has cut the run all the same.
+        return "cancelled" if self._cut == "complete" else self._cut
 
     def _failure(self, *, cancelled: bool) -> ParallelError | None:
         """Return the error that the failed items amount to, if they do.
@@ -556,7 +558,8 @@ class Pool(Generic[T, R]):
     async def _close_source(self) -> None:
         if isinstance(self.source, SyncSource):
             self.source.close()
-        elif not self.source.pulled and not self.source.exhausted:
+        elif not self.source.closed:
+            # The feeder never ran.
             with self.source.scope:
                 await self.source.aclose()
 
