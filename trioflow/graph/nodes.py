@@ -25,7 +25,7 @@ from trioflow.graph.state import rebased
 from trioflow.observers.registry import get_observer
 from trioflow.outcomes import ParallelResult
 from trioflow.workflows import Routes, process_chain, process_parallel
-from trioflow.workflows._routing import Chooser, route_with
+from trioflow.workflows.conditional import Chooser, route_with
 
 __all__ = ("chain_node", "conditional_node", "graph_node", "parallel_node", "pause")
 

@@ -354,8 +354,7 @@ class Hub:
         topic: str | None = None,
         deadline: float | None = None,
     ) -> Message:
-        if not isinstance(sender, str) or not sender.strip():
-            check_text("sender", sender)
+        check_text("sender", sender)
         if not isinstance(priority, Priority):
             check_instance("priority", priority, Priority)
         if headers is not None:
