@@ -73,6 +73,7 @@ from trioflow.graph import (
     all_of,
     always,
     any_of,
+    branches_node,
     chain_node,
     conditional_node,
     graph_node,
@@ -98,6 +99,7 @@ from trioflow.observers import (
     register_observer,
 )
 from trioflow.outcomes import (
+    BranchesResult,
     ChainResult,
     ErrorCategory,
     ErrorReport,
@@ -130,6 +132,7 @@ from trioflow.workflows import (
 
 __all__ = (
     "AgentGoneError",
+    "BranchesResult",
     "Budget",
     "BudgetExceededError",
     "BudgetState",
@@ -204,6 +207,7 @@ __all__ = (
     "all_of",
     "always",
     "any_of",
+    "branches_node",
     "chain_node",
     "conditional_node",
     "current_run",

@@ -13,6 +13,7 @@ import msgspec
 from trioflow._text import describe_error, escape_surrogates
 
 __all__ = (
+    "BranchesResult",
     "ChainResult",
     "ErrorCategory",
     "ErrorReport",
@@ -166,6 +167,15 @@ class GraphResult(msgspec.Struct, Generic[S], frozen=True):
     """Node attempts of the whole run, failed ones and those before a pause included."""
     pause: Any = None
     """What was given to `pause`; None where the run completed."""
+
+
+class BranchesResult(msgspec.Struct, Generic[S], frozen=True):
+    """What the branches of a node came to, both in the order of the branches."""
+
+    states: dict[str, S]
+    """By name, the states that branches returned."""
+    errors: dict[str, Exception]
+    """By name, what branches failed with."""
 
 
 class Progress(msgspec.Struct, frozen=True):
