@@ -27,6 +27,10 @@ async def open_server(app) -> AsyncIterator[str]:
         stop.set()
 
 
+SILENCE = 599
+"""A status that comes too late."""
+
+
 class Models:
     """A service that speaks as those of OpenAI and Anthropic do.
 
@@ -42,7 +46,7 @@ class Models:
     async def _openai(self, request: Request) -> JSONResponse:
         body = await request.json()
         text = body["messages"][-1]["content"]
-        refusal = self._refusal(text)
+        refusal = await self._refusal(text)
         if refusal is not None:
             return refusal
         message = {"role": "assistant", "content": text.upper(), "refusal": None}
@@ -55,7 +59,7 @@ class Models:
     async def _anthropic(self, request: Request) -> JSONResponse:
         body = await request.json()
         text = body["messages"][-1]["content"]
-        refusal = self._refusal(text)
+        refusal = await self._refusal(text)
         if refusal is not None:
             return refusal
         tool = {"type": "tool_use", "id": f"toolu_{len(self.texts)}", "name": "note", "input": {"tags": [text], "score": 0.5}}
@@ -65,11 +69,13 @@ class Models:
             "stop_reason": "tool_use", "stop_sequence": None, "usage": {"input_tokens": 10, "output_tokens": 10},
         })  # fmt: skip
 
-    def _refusal(self, text: str) -> JSONResponse | None:
+    async def _refusal(self, text: str) -> JSONResponse | None:
         self.texts.append(text)
         statuses = self._faults.get(text)
         if not statuses:
             return None
         status = statuses.pop(0)
+        if status == SILENCE:
+            await trio.sleep(0.2)
         error = {"type": "error", "message": f"refused with {status}", "code": None}
         return JSONResponse({"type": "error", "error": error}, status, {"retry-after": "0.02"})
