@@ -322,6 +322,25 @@ def test_looking_leaves_everything_as_it_is(family, tmp_path, capsys, open_meanw
         db.close()
 
 
+@pytest.mark.parametrize("index", [True, False])
+def test_what_a_killed_process_left_is_read_and_left(tmp_path, capsys, index):
+    async def use():
+        store = SqliteStore(tmp_path / "live.db")
+        await store.save(checkpoint("r"), await store.claim("r"))
+        for name in ("live.db", "live.db-wal", "live.db-shm")[: 3 if index else 2]:
+            (folder / name).write_bytes((tmp_path / name).read_bytes())
+        await store.aclose()
+
+    folder = tmp_path / "left"
+    folder.mkdir()
+    trio.run(use)
+    before = {file.name: file.read_bytes() for file in folder.iterdir() if "shm" not in file.name}
+    assert main(["runs", "list", "--store", f"sqlite:///{folder}/live.db", "--json"]) == 0
+    assert [run["run_id"] for run in json.loads(capsys.readouterr().out)] == ["r"]
+    assert {file.name: file.read_bytes() for file in folder.iterdir() if "shm" not in file.name} == before
+    assert (folder / "live.db-shm").exists() == index
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="mounting needs Linux")
 def test_a_store_on_a_read_only_mount_is_listed(family, tmp_path, capsys):
     mount = tmp_path / "mounted"

@@ -42,4 +42,4 @@ async def test_every_live_object_says_how_it_stands():
     async with trioflow.open_parallel([1], work, observer=heard) as run:
         await wait_all_tasks_blocked()
         assert "exhausted" in repr(run._pool.source)
-        assert "attempt 0" in repr(Worker(3))
+        assert "attempt 0" in repr(Worker(3, run._pool._emitter))

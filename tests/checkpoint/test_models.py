@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from trioflow import CheckpointEncodeError, CheckpointMismatchError
-from trioflow.checkpoint.codec import Codec, fingerprint
+from trioflow import Checkpoint, CheckpointEncodeError, CheckpointMismatchError
+from trioflow.checkpoint.codec import Codec, fingerprint, is_typed
 
 pydantic = pytest.importorskip("pydantic")
 
@@ -127,6 +127,12 @@ def test_data_that_is_no_model_any_more_is_refused():
 def test_models_have_fingerprints():
     assert fingerprint(INNER) == fingerprint(Inner(raw=b"\xff\0", when=NOW, names={"b", "a"}))
     assert fingerprint([INNER]) != fingerprint([Inner()])
+
+
+def test_types_that_come_back_are_known():
+    assert is_typed(Inner)
+    assert is_typed(Checkpoint)
+    assert not is_typed(dict)
 
 
 def test_pydantic_is_not_imported():

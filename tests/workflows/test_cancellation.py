@@ -117,6 +117,17 @@ async def test_an_outer_cancelled_beats_failures_while_the_source_is_not_at_its_
     assert scope.cancelled_caught
 
 
+@pytest.mark.parametrize("items", [range(2), iter(range(2))])
+async def test_a_run_that_was_cancelled_before_it_began_is_not_complete(items):
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async with open_parallel(items, shielded, config=FAIL_FAST) as run:
+            pass
+    result = run.result()
+    assert result.status == "cancelled"
+    assert result.unfinished == list(range(result.total))
+
+
 async def test_a_cancelled_run_with_a_time_limit_marks_nothing_too_slow(autojump_clock):
     async def forever(item):
         await trio.sleep_forever()

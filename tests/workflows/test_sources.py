@@ -393,3 +393,18 @@ async def test_an_infinite_source_can_be_streamed():
             if len(seen) == 50:
                 break
     assert seen == list(range(50))
+
+
+@pytest.mark.parametrize("fail_fast", [False, True])
+async def test_a_timeout_before_the_first_item_of_an_async_source_fails_the_item_waited_for(fail_fast, autojump_clock):
+    async def source():
+        await trio.sleep(5)
+        yield 1
+
+    config = ParallelConfig(max_workers=2, fail_fast=fail_fast, timeout=1, observer="noop")
+    items = source()
+    with pytest.raises(ParallelError) as caught:
+        await process_parallel(items, same, config=config)
+    assert [(failure.index, type(failure.error)) for failure in caught.value.errors] == [(0, trio.TooSlowError)]
+    assert caught.value.result.status == "timeout"
+    assert items.ag_frame is None

@@ -225,6 +225,26 @@ async def test_drain_leaves_items_that_were_pulled_but_not_started_unfinished(au
     assert run.result().total == 5
 
 
+async def test_drain_leaves_items_unfinished_that_were_pulled_to_the_end_of_the_source(autojump_clock):
+    config = ParallelConfig(max_workers=2, buffer=3, observer="noop")
+    async with open_parallel(range(5), lambda_nap(2), config=config) as run:
+        await trio.sleep(1)
+        run.drain()
+        run.drain()
+        seen = [outcome.index async for outcome in run]
+    assert sorted(seen) == [0, 1]
+    assert run.result().unfinished == [2, 3, 4]
+    assert run.result().status == "drained"
+
+
+async def test_drain_with_everything_in_flight_ends_a_complete_run(autojump_clock):
+    async with open_parallel(range(4), lambda_nap(2), config=FAIL_FAST) as run:
+        await trio.sleep(1)
+        run.drain()
+        assert len([outcome async for outcome in run]) == 4
+    assert run.result().status == "complete"
+
+
 async def test_drain_ends_a_wait_for_the_source(autojump_clock):
     closed = []
 

@@ -17,7 +17,7 @@ from trioflow.checkpoint import _exact, _models
 from trioflow.checkpoint.protocol import Checkpoint
 from trioflow.errors import CheckpointCorruptError, CheckpointEncodeError, CheckpointMismatchError, ConfigError
 
-__all__ = ("LARGE", "Codec", "digest_of", "fingerprint", "is_large", "is_marked", "sealed", "verified")
+__all__ = ("LARGE", "Codec", "digest_of", "fingerprint", "is_large", "is_marked", "is_typed", "sealed", "verified")
 
 V = TypeVar("V")
 
@@ -165,6 +165,11 @@ class Codec(Generic[V]):
 
 def _same(value: Any) -> Any:
     return value
+
+
+def is_typed(kind: type) -> bool:
+    """Whether values of `kind` come back as such where it is given: structs, dataclasses and pydantic models."""
+    return issubclass(kind, msgspec.Struct) or hasattr(kind, "__dataclass_fields__") or _exact.is_model(kind)
 
 
 _SMALL = frozenset({int, float, bool, type(None)})

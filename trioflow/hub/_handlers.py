@@ -27,7 +27,7 @@ from trioflow.policies import with_timeout
 Handler = Callable[[Message], Awaitable[Any]]
 
 Settle = Callable[[Message, object, BaseException | None, float], None]
-"""Is given what became of a message: the result or the error of its handler, and the seconds it took."""
+"""Is given what became of a message: the result or the error of its handler, and when that was called."""
 
 
 @final
@@ -157,15 +157,15 @@ class HandlerTasks:
             self._state.ledger.discarded(message)
 
     async def _handle(self, message: Message) -> None:
-        since = trio.current_time()
+        since = self._state.ledger.now()
         try:
             result = await self._call(message)
         except BaseException as error:  # noqa: BLE001, ASYNC103 - judged by _fail; an `ErrorCollector` costs more
-            self._fail(message, error, trio.current_time() - since)
+            self._fail(message, error, since)
         else:
-            self._settle(message, result, None, trio.current_time() - since)
+            self._settle(message, result, None, since)
 
-    def _fail(self, message: Message, error: BaseException, seconds: float) -> None:
+    def _fail(self, message: Message, error: BaseException, since: float) -> None:
         error = strip_cancelled(error)
         if isinstance(error, NotAsyncError):
             allowed = "an async function, or a lambda that gives an awaitable"
@@ -173,7 +173,7 @@ class HandlerTasks:
         elif isinstance(error, trio.Cancelled) and not self._state.closed:
             # Around this task are only the hub's scopes, and when one of them is cancelled the hub is closed.
             error = foreign_cancelled(error, f"the handler of agent {quote(self._name)}")
-        self._settle(message, None, error, seconds)
+        self._settle(message, None, error, since)
         if not isinstance(error, Exception | trio.Cancelled):
             self._state.crash(error)
 

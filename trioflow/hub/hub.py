@@ -354,7 +354,8 @@ class Hub:
         topic: str | None = None,
         deadline: float | None = None,
     ) -> Message:
-        check_text("sender", sender)
+        if not isinstance(sender, str) or not sender.strip():
+            check_text("sender", sender)
         if not isinstance(priority, Priority):
             check_instance("priority", priority, Priority)
         if headers is not None:
@@ -367,7 +368,7 @@ class Hub:
             data=data,
             topic=topic,
             priority=priority,
-            headers=dict(headers or {}),
+            headers=dict(headers) if headers else {},
             deadline=deadline,
         )
 
@@ -387,7 +388,7 @@ class Hub:
             if agent.name == first.sender or not agent.accepting:
                 continue
             # A quarter of the time that making it anew takes.
-            message = replace(first, id=new_id(), recipient=agent.name, headers=dict(first.headers))
+            message = replace(first, id=new_id(), recipient=agent.name, headers=first.headers.copy())
             if agent.offer(message):
                 delivered += 1
             else:

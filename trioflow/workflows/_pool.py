@@ -22,6 +22,7 @@ import trio
 
 from trioflow._durable.items import Journal
 from trioflow._runtime.calls import TURN
+from trioflow._runtime.context import RunContext, id_of, nothing_in_hand, run_context, working
 from trioflow._runtime.emitter import Emitter, status_of
 from trioflow._runtime.errors import ErrorCollector, foreign_cancelled, strip_cancelled
 from trioflow._runtime.policies import with_policies
@@ -67,10 +68,12 @@ class Worker(Generic[T]):
         observed: whether an event told of its start; one then tells of its end.
     """
 
-    __slots__ = ("attempts", "index", "item", "number", "observed", "started")
+    __slots__ = ("_emitter", "attempts", "identity", "index", "item", "number", "observed", "started")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, emitter: Emitter) -> None:
         self.number = number
+        self.identity: str | None = None
+        self._emitter = emitter
         self.index = IDLE
         self.item: T = None  # type: ignore[assignment]  # set before it is read
         self.attempts = 0
@@ -79,6 +82,18 @@ class Worker(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<Worker {self.number} with item {self.index}, attempt {self.attempts}>"
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return id_of(self._emitter)
+
+    def context(self) -> RunContext:
+        """Return what `current_run` says of the item in hand."""
+        if self.index == IDLE:
+            raise nothing_in_hand()
+        attempt = max(1, self.attempts)
+        return run_context(self._emitter, "parallel", attempt=attempt, index=self.index, identity=self.identity)
 
     def restart_clock(self) -> None:
         """Let an item begin now: before its first attempt it waited for the rate."""
@@ -115,6 +130,7 @@ class Pool(Generic[T, R]):
         self.errors = ErrorCollector()
         self.on_abort: Callable[[], object] = lambda: None
         self._setup = setup
+        self._emitter = emitter
         self._events: ParallelEvents[T, R] = ParallelEvents(emitter, ledger.total)
         self._journal = journal
         rate = config.max_per_second
@@ -133,6 +149,8 @@ class Pool(Generic[T, R]):
         self._cut: Status = "complete"
         self._stopping = self._cancelled = self._ending = self._awaited = False
         self._failures = 0
+        self._left = trio.Event()
+        self._left_in_peace = True
         self._started = 0.0
 
     # What the faces call.
@@ -156,12 +174,8 @@ class Pool(Generic[T, R]):
                 await self._run_tasks()
             else:
                 await self._run_kept(self._journal)
-        with self.errors.collecting():
-            await self._close_source()
-        if self._cut == "timeout":
-            self.ledger.expire(self._too_slow(), self._setup.items, awaited=self._awaited)
-        self.ledger.end(self._status())
-        self.work.dispose()
+        if not self.ledger.ended:
+            await self._end()
 
     @trio.lowlevel.enable_ki_protection
     def stop(self) -> None:
@@ -170,10 +184,16 @@ class Pool(Generic[T, R]):
             self._check_thread()
             self._stop("cancelled")
 
+    def leave(self, *, in_peace: bool) -> None:
+        """Stop, for the block of the stream is being left; `in_peace` where it did not raise."""
+        self._left_in_peace = in_peace
+        self.stop()
+        self._left.set()
+
     @trio.lowlevel.enable_ki_protection
     def drain(self) -> None:
         """Pull no more items and let those in flight finish; what was pulled and not started stays unfinished."""
-        if not self.work.closed and not self.ledger.ended:
+        if not self._stopping and not self.ledger.ended:
             self._check_thread()
             self._cut_short("drained")
             self._stop_feeding()
@@ -270,11 +290,13 @@ class Pool(Generic[T, R]):
                 await self._wait_for_room()
 
     def _start_worker(self, number: int) -> None:
-        self._nursery.start_soon(self._work, Worker[T](number), name=f"trioflow worker {number}")
+        worker: Worker[T] = Worker(number, self._emitter)
+        self._nursery.start_soon(self._work, worker, name=f"trioflow worker {number}")
 
     @trio.lowlevel.enable_ki_protection
     async def _work(self, worker: Worker[T]) -> None:
         attempt, batch, claimed, result, turn = self._equipped(worker), self.work.batch, None, None, 0
+        working.set(worker)
         try:
             while True:
                 has_work = turn and (batch or self._refill(self._enough))
@@ -500,8 +522,10 @@ class Pool(Generic[T, R]):
         self._cut = max(self._cut, why, key=_SEVERITY.index)
 
     def _status(self) -> Status:
-        finished = self.ledger.finished and self._cut in {"drained", "cancelled"}
-        return "complete" if finished else self._cut
+        if self.ledger.finished:
+            return "complete" if self._cut in {"drained", "cancelled"} else self._cut
+        # What went wrong before there was a task to stop has cut the run all the same.
+        return "cancelled" if self._cut == "complete" else self._cut
 
     def _failure(self, *, cancelled: bool) -> ParallelError | None:
         """Return the error that the failed items amount to, if they do.
@@ -519,10 +543,23 @@ class Pool(Generic[T, R]):
     def _too_slow(self) -> str:
         return f"run timed out after {self._setup.config.timeout:g} s"
 
+    async def _end(self) -> None:
+        """Close the source, and the account.
+
+        Cancellation: what closing the source says of it is collected.
+        """
+        with self.errors.collecting():
+            await self._close_source()
+        if self._cut == "timeout":
+            self.ledger.expire(self._too_slow(), self._setup.items, awaited=self._awaited)
+        self.ledger.end(self._status())
+        self.work.dispose()
+
     async def _close_source(self) -> None:
         if isinstance(self.source, SyncSource):
             self.source.close()
-        elif not self.source.pulled and not self.source.exhausted:
+        elif not self.source.closed:
+            # The feeder never ran.
             with self.source.scope:
                 await self.source.aclose()
 
@@ -540,12 +577,18 @@ class Pool(Generic[T, R]):
 
     async def _run_kept(self, journal: Journal[T, R]) -> None:
         async with open_store(journal.store) as store:
-            await journal.open(store, self._setup.items)
-            await self._run_tasks()
             with self.errors.collecting():
+                await journal.open(store, self._setup.items)
+                await self._run_tasks()
                 journal.check_end(exhausted=self.ledger.exhausted)
-            problem = await journal.finish(self._run_status())
-            self.errors.add(problem)
+            await self._end()
+            with self.errors.collecting():
+                await journal.finish(self._run_status())
+            if self._setup.streamed:
+                with trio.CancelScope(shield=True):
+                    await self._left.wait()  # the body ends: it is cancelled if we are
+            if self._run_status() == "completed" and self._left_in_peace and not self.ledger.done.batch:
+                await journal.clean_up()
 
     def _run_status(self) -> RunStatus:
         worst = self.errors.worst()

@@ -97,15 +97,17 @@ class AsyncSource(Generic[T]):
         pulled: how many items were pulled.
         exhausted: whether it has come to its end.
         pulling: whether the next item is being waited for.
+        closed: whether `aclose` was called.
         scope: what everything that the source does must stand in, from the first pull to its closing.
     """
 
-    __slots__ = ("_items", "_iterator", "exhausted", "pulled", "pulling", "scope")
+    __slots__ = ("_items", "_iterator", "closed", "exhausted", "pulled", "pulling", "scope")
 
     def __init__(self, items: AsyncIterable[T]) -> None:
         self.pulled = 0
         self.exhausted = False
         self.pulling = False
+        self.closed = False
         self.scope = trio.CancelScope()
         self._items = items
         self._iterator: AsyncIterator[T] | None = None
@@ -144,6 +146,7 @@ class AsyncSource(Generic[T]):
 
         Cancellation: shielded, for at most `CLOSE_DEADLINE` seconds.
         """
+        self.closed = True
         self.scope.shield = True
         self.scope.deadline = trio.current_time() + CLOSE_DEADLINE
         try:

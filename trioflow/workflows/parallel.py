@@ -261,8 +261,7 @@ class _Stream(Block[ParallelRun[T, R]], Generic[T, R]):
         return ParallelRun._create(self._pool)  # noqa: SLF001 - only made here
 
     async def _leave(self, *, in_peace: bool) -> None:
-        del in_peace
-        self._pool.stop()
+        self._pool.leave(in_peace=in_peace)
 
     def _conclude(self) -> None:
         self._pool.conclude()
