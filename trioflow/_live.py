@@ -9,8 +9,6 @@ from typing import Any, Generic, Self, TypeVar, cast, final
 
 import trio
 
-__all__ = ("Live",)
-
 V = TypeVar("V")
 
 _NOTHING = object()

@@ -15,8 +15,6 @@ import trio
 
 from trioflow._runtime.errors import ErrorCollector, foreign_cancelled
 
-__all__ = ("Block",)
-
 V = TypeVar("V")
 
 

@@ -19,8 +19,6 @@ from trioflow._text import describe_error, one_line
 from trioflow.events import Event, EventType, Observer
 from trioflow.observers import MultiObserver, NoopObserver
 
-__all__ = ("Emitter", "completion_fields", "error_fields", "status_of")
-
 
 @final
 class Emitter:

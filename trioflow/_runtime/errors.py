@@ -21,15 +21,6 @@ import trio
 
 from trioflow.errors import leaves
 
-__all__ = (
-    "ErrorCollector",
-    "foreign_cancelled",
-    "is_cancelled",
-    "most_severe",
-    "run_in_child_task",
-    "strip_cancelled",
-)
-
 
 @final
 class ErrorCollector:

@@ -8,8 +8,6 @@ from trioflow.config import RetryConfig
 from trioflow.policies import RateLimiter, with_rate_limit, with_timeout
 from trioflow.policies.retry import OnRetry, RetryPlan, retry_of
 
-__all__ = ("with_policies",)
-
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 

@@ -21,8 +21,6 @@ from trioflow.checkpoint.session import load_verified, name_known
 from trioflow.cli._printing import cell, cells, print_json, print_table, readable, say
 from trioflow.errors import CheckpointCorruptError, CheckpointStoreError, ConfigError
 
-__all__ = ("delete", "history", "list_runs", "prune", "show", "vacuum")
-
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _PAGE = 1_000
 """Runs that are asked for at a time."""

@@ -12,8 +12,6 @@ from typing import Final, TypeVar, final
 from trioflow._text import LINE_LIMIT, one_line, show
 from trioflow.events import Event, EventType, Place
 
-__all__ = ("BOUNDARIES", "INFO", "TRACE", "WARNING", "Line", "Lines")
-
 K = TypeVar("K")
 V = TypeVar("V")
 

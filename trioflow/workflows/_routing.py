@@ -15,8 +15,6 @@ from trioflow.config.checks import check_async, check_instance
 from trioflow.errors import ConditionalError, ConfigError
 from trioflow.events import EventType
 
-__all__ = ("Chooser", "Handler", "Routes", "route_with")
-
 S = TypeVar("S")
 
 Chooser = Callable[[S], Hashable | Awaitable[Hashable]]

@@ -4,8 +4,6 @@ from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.errors import CheckpointConflictError, CheckpointNotFoundError
 from trioflow.testing._cases._support import StoreCases, case, check, checkpoint, refused
 
-__all__ = ("RunCases",)
-
 
 class RunCases(StoreCases):
     """Histories, lists of runs, and deleting."""
