@@ -30,8 +30,8 @@ async def process_conditional(
         state: what the predicate and the handler are given.
         predicate: a function of the state, plain or async, that returns a route's name.
         routes: the handlers by name.
-        config: who hears of it.
-        observer: who hears of it; None takes the one that `config` names.
+        config: the observer.
+        observer: receives its events; None takes the one that `config` names.
 
     Raises:
         ConfigError: an argument cannot work; nothing was started.
