@@ -116,7 +116,7 @@ class Journal(Generic[T, R]):
         key: names an item; None takes its index and a fingerprint.
         result_type: the type that results come back as; None is plain data.
         total: the length of the input, if it has one.
-        emitter: who tells.
+        emitter: emits the run's events.
     """
 
     def __init__(
@@ -172,9 +172,9 @@ class Journal(Generic[T, R]):
             self._header = msgspec.structs.replace(self._header, first=fingerprint(sequence[0]))
         await self._load()
         if self._kept:
-            self._tell(EventType.CHECKPOINT_LOAD, items=len(self._kept))
+            self._emit(EventType.CHECKPOINT_LOAD, items=len(self._kept))
             await self._check_kept(sequence)
-            self._tell(EventType.CHECKPOINT_RESUME, items=len(self._kept))
+            self._emit(EventType.CHECKPOINT_RESUME, items=len(self._kept))
         if not self._kept or (sequence is not None and len(self._kept) < len(sequence)):
             await self._claim()
 
@@ -415,7 +415,7 @@ class Journal(Generic[T, R]):
             left -= len(batch)
             self._written += len(batch)
             self._room.unpark_all()
-            self._tell(EventType.CHECKPOINT_SAVE, items=len(batch))
+            self._emit(EventType.CHECKPOINT_SAVE, items=len(batch))
 
     def _transaction(self, most: int) -> Iterator[tuple[str, bytes]]:
         size = 0
@@ -438,7 +438,7 @@ class Journal(Generic[T, R]):
         message = f"the items of run {quote(run_id)} are not those that it was begun with: {why}; {advice}"
         return CheckpointMismatchError(message, run_id=run_id)
 
-    def _tell(self, type: EventType, **data: Any) -> None:
+    def _emit(self, type: EventType, **data: Any) -> None:
         if self._emitter.active:
             self._emitter.emit(type, data)
 
