@@ -73,6 +73,7 @@ from trioflow.graph import (
     all_of,
     always,
     any_of,
+    branches_node,
     chain_node,
     conditional_node,
     graph_node,
@@ -98,9 +99,11 @@ from trioflow.observers import (
     register_observer,
 )
 from trioflow.outcomes import (
+    BranchesResult,
     ChainResult,
     ErrorCategory,
     ErrorReport,
+    FailedItems,
     GraphResult,
     GraphStep,
     LiveValue,
@@ -130,6 +133,7 @@ from trioflow.workflows import (
 
 __all__ = (
     "AgentGoneError",
+    "BranchesResult",
     "Budget",
     "BudgetExceededError",
     "BudgetState",
@@ -156,6 +160,7 @@ __all__ = (
     "EventStream",
     "EventType",
     "ExecutionError",
+    "FailedItems",
     "GraphConfig",
     "GraphError",
     "GraphResult",
@@ -204,6 +209,7 @@ __all__ = (
     "all_of",
     "always",
     "any_of",
+    "branches_node",
     "chain_node",
     "conditional_node",
     "current_run",

@@ -27,10 +27,7 @@ FAR = 1e6
 MANY_STEPS = 50_000
 """Steps of the scheduler after which a run goes round in circles."""
 
-PROCESSORS = (
-    "ok ok ok checkpoint checkpoint checkpoints nap nap naps raise raise-late shield swallow stubborn stale leak "
-    "leak-open cancel-leaks own-scope nest nest-stream"
-).split()
+PROCESSORS = ["ok", "ok", "ok", "checkpoint", "checkpoint", "checkpoints", "nap", "nap", "naps", "raise", "raise-late", "shield", "swallow", "stubborn", "stale", "leak", "leak-open", "cancel-leaks", "own-scope", "nest", "nest-stream"]
 
 NESTED = ParallelConfig(max_workers=2, observer="noop")
 

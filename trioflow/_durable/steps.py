@@ -174,7 +174,7 @@ class KeptSteps(Generic[S]):
 
     def child_store(self, rebase: Rebase) -> ChildStore:
         """See `Steps.child_store`."""
-        return ChildStore(self.store, self.session, self.flush, rebase)
+        return ChildStore(self.store, (self.session.run_id, self.session.epoch), self.flush, rebase)
 
     def start(self, on_save: Saved) -> None:
         """See `Steps.start`."""

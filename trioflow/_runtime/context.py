@@ -11,10 +11,11 @@ variable.
 
 import hashlib
 import uuid
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, Protocol, cast
 
 import msgspec
+import trio
 
 from trioflow.config.checks import check_text
 from trioflow.events import EventType
@@ -157,3 +158,24 @@ def enclosing_run_id() -> str | None:
     """Return the id of the run that this code is called for; None where there is none."""
     work = working.get(None)
     return None if work is None else work.run_id
+
+
+def is_changed(context: Context) -> bool:
+    """Whether context variables of this task are set otherwise than in `context`."""
+    try:
+        return copy_context() != context
+    except Exception:  # noqa: BLE001 - values that cannot be compared have been set, or they would be the same
+        return True
+
+
+async def reset_context(context: Context) -> None:
+    """Set the context variables of this task as they are in `context`, for what it calls next.
+
+    What one node, step or handler sets is not seen by the next. A task for each would do the same and cost more
+    than the rest of a step; this costs the step that sets something a turn of the scheduler, for Trio resumes a
+    task in the context that it finds there, and the others next to nothing.
+
+    Cancellation: shielded.
+    """
+    trio.lowlevel.current_task().context = context.copy()
+    await trio.lowlevel.cancel_shielded_checkpoint()

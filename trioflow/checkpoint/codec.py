@@ -7,7 +7,7 @@ is refused with its place. Nothing here imports or calls what data names.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Generic, TypeVar, final
 
 import msgspec
@@ -185,12 +185,14 @@ _TEXTS = frozenset({str, bytes, bytearray})
 
 def is_large(value: Any) -> bool:
     """Whether encoding `value` takes so long that a thread should do it."""
+    if type(value) in _TEXTS:
+        return len(value) > _LARGE_VALUE
     room = _LARGE_VALUE
     ahead: list[Any] = []
-    parts: Collection[Any] = (value,)
+    parts = _exact.parts(value)
     while True:
-        # A part that is many small ones takes as long as a large one.
-        room -= _PART * (len(parts) - 1)
+        # A part that is many small ones takes as long as a large one, and one that holds itself never ends.
+        room -= _PART * (len(parts) + 1)
         if room < 0:
             return True
         for part in parts:
@@ -202,8 +204,6 @@ def is_large(value: Any) -> bool:
         if not ahead:
             return room < 0
         parts = _exact.parts(ahead.pop())
-        # Shared parts and cycles use room up, too, or this would never end.
-        room -= _PART
 
 
 def fingerprint(item: object) -> bytes:
@@ -246,11 +246,12 @@ def digest_of(checkpoint: Checkpoint) -> str:
     """Return the hex SHA-256 of all fields but the digest."""
     c = checkpoint
     place = (c.run_id, c.graph, c.step, c.node, c.next_node, c.iterations, c.status, c.pause)
-    fields: tuple[object, ...] = (place, float(c.created_at), c.version)
-    if c.version > 1:
-        fields = (*fields, c.kind, c.forked_from)
+    if c.version == 1:
+        fields = _encode((place, float(c.created_at), c.version))
+    else:
+        fields = _encode((place, float(c.created_at), c.version, c.kind, c.forked_from))
     # The state comes last and needs no length: what is before it ends by itself.
-    hasher = hashlib.sha256(_encode(fields))
+    hasher = hashlib.sha256(fields)
     hasher.update(c.state)
     return hasher.hexdigest()
 

@@ -9,6 +9,7 @@ import inspect
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from typing import Generic, Literal, TypeVar, final
 
 import trio
@@ -16,19 +17,26 @@ import trio
 from trioflow._durable.children import Child, child_id, host
 from trioflow._durable.steps import Position, Steps, UnkeptSteps
 from trioflow._runtime.calls import TURN, call_plain
-from trioflow._runtime.context import RunContext, nothing_in_hand, run_context, working
+from trioflow._runtime.context import (
+    RunContext,
+    is_changed,
+    nothing_in_hand,
+    reset_context,
+    run_context,
+    working,
+)
 from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.errors import ErrorCollector, foreign_cancelled, run_in_child_task
 from trioflow._runtime.policies import with_policies
-from trioflow._runtime.signals import AttemptsSpentError, NotAsyncError, Paused
+from trioflow._runtime.signals import AttemptsSpentError, JournalError, NotAsyncError, Paused
 from trioflow._text import quote, show
 from trioflow.config import GraphConfig
 from trioflow.errors import ExecutionError, GraphError, leaves
 from trioflow.events import Observer
 from trioflow.graph._builder import Plan, PlannedNode
 from trioflow.graph._events import GraphEvents
-from trioflow.graph.edges import always, truth
-from trioflow.graph.state import isolate_soon, rebased
+from trioflow.graph.edges import ErrorEdge, always, truth
+from trioflow.graph.state import isolate, isolate_soon, rebased
 from trioflow.outcomes import GraphResult, GraphStep
 
 S = TypeVar("S")
@@ -105,9 +113,10 @@ class GraphRunner(Generic[S]):
     def child_of(self, node: object) -> Child:
         """See `Host.child_of`: what the node in hand begins itself is kept with this run."""
         if not self._node_in_hand or inspect.unwrap(self._node.fn) is not node:
-            return Child(uuid.uuid4().hex, self.observer, None)
+            return Child(uuid.uuid4().hex, self.observer, None, None, self._state_type)
         run_id = child_id(self.run_id, self._step, self._node.name)
-        return Child(run_id, self.observer, self.steps.child_store(rebased))
+        store = self.steps.child_store(rebased)
+        return Child(run_id, self.observer, store, self._node.name, self._state_type)
 
     @trio.lowlevel.enable_ki_protection
     async def execute(self) -> GraphResult[S]:
@@ -134,14 +143,8 @@ class GraphRunner(Generic[S]):
 
     @trio.lowlevel.enable_ki_protection
     async def _run_nodes(self) -> None:
-        working.set(self)
-        host.set(self)
-        self.events.run_started(self._node.name, self.attempts, self._state)
-        self.steps.start(self.events.step_saved)
-        await trio.lowlevel.checkpoint()
-        if self._left and not self._choose_edge(self._node):
-            self._edge_errors.raise_worst()
-        turn = 0
+        await self._start()
+        turn, context = 0, copy_context()
         while self._exit_point is None:
             # Before a step, not after: a run that has reached its end is never cancelled.
             turn = (turn + 1) % TURN
@@ -150,8 +153,16 @@ class GraphRunner(Generic[S]):
             node = self._enter()
             try:
                 state = await self._calls[node.name](self._state)
+                self._check_type(state)
             except Exception as error:
-                raise self._error() from error
+                if not self._take_error_edge(node, error):
+                    raise self._error() from error
+                # A step too, though not one that the block is handed: nothing was returned.
+                await self.steps.completed(node.name, self._node.name, self.attempts, self._state)
+                continue
+            finally:
+                if is_changed(context):
+                    await reset_context(context)
             step = self._settle(node, state)
             following = "" if node.is_exit else self._choose_edge(node)
             await self.steps.completed(node.name, following, self.attempts, state, is_last=node.is_exit)
@@ -159,6 +170,15 @@ class GraphRunner(Generic[S]):
                 await self.on_step(step, node.is_exit)
             if not following:
                 self._edge_errors.raise_worst()
+
+    async def _start(self) -> None:
+        working.set(self)
+        host.set(self)
+        self.events.run_started(self._node.name, self.attempts, self._state)
+        self.steps.start(self.events.step_saved)
+        await trio.lowlevel.checkpoint()
+        if self._left and not self._choose_edge(self._node):
+            self._edge_errors.raise_worst()
 
     # What a step decides: plain methods, each leaves the run's state consistent.
 
@@ -175,11 +195,13 @@ class GraphRunner(Generic[S]):
         self.events.node_started(node.name, self.attempts + 1, self._state)
         return node
 
-    def _settle(self, node: PlannedNode[S], state: S) -> GraphStep[S]:
-        """Take note that the step in hand is complete."""
+    def _check_type(self, state: object) -> None:
         if not isinstance(state, self._state_type):
             wanted = f"graph {quote(self._config.name)} wants a {self._state_type.__name__} from each node"
-            raise self._error() from TypeError(f"{wanted}, and this one returned {show(state)}")
+            raise TypeError(f"{wanted}, and this one returned {show(state)}")
+
+    def _settle(self, node: PlannedNode[S], state: S) -> GraphStep[S]:
+        """Take note that the step in hand is complete."""
         before, self._state = self._state, state
         self._node_in_hand = False
         self._step += 1
@@ -210,6 +232,39 @@ class GraphRunner(Generic[S]):
         self._edge_errors.add(self._error("no transition", reason))
         return ""
 
+    def _take_error_edge(self, node: PlannedNode[S], error: Exception) -> bool:
+        """Make the target of the first error edge that is for `error` the next node; return whether there is one.
+
+        Raises:
+            ExecutionError: what `on` or `update` raised; it is the node's failure then.
+        """
+        for index, edge in enumerate(node.error_edges, len(node.edges)):
+            try:
+                holds = edge.fits(error)
+                state = self._updated(edge, error) if holds else self._state
+            except Exception as raised:
+                self.events.edge_evaluated(edge, index, raised, holds=False)
+                raise self._error() from raised
+            if holds:
+                self._node_in_hand = False
+                self.events.node_completed(node.name, error)
+            self.events.edge_evaluated(edge, index, None, holds=holds)
+            if holds:
+                self._state = state
+                self._step += 1
+                self._node = self._plan.nodes[edge.target]
+                return True
+        return False
+
+    def _updated(self, edge: ErrorEdge[S], error: Exception) -> S:
+        if edge.update is None:
+            return self._state
+        state = call_plain(edge.update, isolate(self._state), error)
+        if not isinstance(state, self._state_type):
+            wanted = f"the update of the error edge to {quote(edge.target)} has to return a"
+            raise TypeError(f"{wanted} {self._state_type.__name__}, and this one returned {show(state)}")
+        return state
+
     # How a run ends.
 
     def _in_words_of_the_graph(self, error: BaseException | None) -> BaseException | None:
@@ -221,6 +276,9 @@ class GraphRunner(Generic[S]):
         if isinstance(error, NotAsyncError):
             wanted = "wants an async function, or a lambda that gives an awaitable, got one that gives"
             return GraphError(self._config.name, [f"node {quote(self._node.name)} {wanted} a {error.args[0]}"])
+        if isinstance(error, JournalError):
+            # What the store says of a run inside this one is no failure of the node.
+            return error.__cause__
         if isinstance(error, AttemptsSpentError):
             return self._error("max iterations", self._spent(), cause=error.__cause__)
         return error
@@ -245,11 +303,12 @@ class GraphRunner(Generic[S]):
         return f"max iterations exceeded: the {self._config.max_iterations} attempts of max_iterations are spent"
 
     def _with_policies(self, node: PlannedNode[S]) -> Callable[[S], Awaitable[S]]:
+        own = node.policies
         return with_policies(
             node.fn,
             self,
-            task_timeout=self._config.task_timeout,
-            retry=self._config.retry,
+            task_timeout=self._config.task_timeout if own.task_timeout is None else own.task_timeout,
+            retry=self._config.retry if own.retry is None else own.retry,
             on_retry=self._on_retry,
             prepare=isolate_soon,
         )

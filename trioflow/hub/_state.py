@@ -32,10 +32,22 @@ class HubState:
         errors: what ends the hub.
         nursery: where the handlers run.
         reaper: ends idle tasks.
+        spawned: tasks that were started.
         timer: ends what takes too long.
     """
 
-    __slots__ = ("_clock", "_context", "closed", "config", "errors", "ledger", "nursery", "reaper", "timer")
+    __slots__ = (
+        "_clock",
+        "_context",
+        "closed",
+        "config",
+        "errors",
+        "ledger",
+        "nursery",
+        "reaper",
+        "spawned",
+        "timer",
+    )
 
     nursery: trio.Nursery
     _clock: trio.abc.Clock
@@ -47,6 +59,7 @@ class HubState:
         self.timer = Timer()
         self.reaper = IdleReaper(self.timer)
         self.closed = False
+        self.spawned = 0
         self._context = copy_context()
 
     def __repr__(self) -> str:
@@ -105,6 +118,7 @@ class HubState:
         return min(until, inherited[1])
 
     def _spawn(self, fn: Callable[..., Awaitable[object]], args: tuple[object, ...], name: str) -> None:
+        self.spawned += 1
         self.nursery.start_soon(fn, *args, name=name)
 
     @trio.lowlevel.enable_ki_protection

@@ -58,6 +58,7 @@ class Setup(msgspec.Struct, Generic[T, R], frozen=True):
     config: ParallelConfig
     worker_count: int
     streamed: bool
+    has_progress: bool
 
 
 @final
@@ -136,8 +137,8 @@ class Pool(Generic[T, R]):
         rate = config.max_per_second
         self._limiter = None if rate is None else RateLimiter(rate, burst=config.burst)
         # Durations are for events and for the consumer's outcomes: nobody else pays for reading the clock.
-        self._timed = emitter.active or setup.streamed
-        self._reports = emitter.active or ledger.reports_successes
+        self._timed = emitter.active or setup.streamed or ledger.reports
+        self._reports = emitter.active or ledger.reports
         self._clock: Callable[[], float]
         self._room = trio.lowlevel.ParkingLot()
         ledger.on_room = self._room.unpark
@@ -166,9 +167,10 @@ class Pool(Generic[T, R]):
         self._started = self._clock()
         with self.errors.collecting():
             config = self._setup.config
-            has_progress = self.ledger.reports_successes
             workers = self._setup.worker_count
-            self._events.run_started(workers, fail_fast=config.fail_fast, has_progress=has_progress)
+            self._events.run_started(
+                workers, fail_fast=config.fail_fast, has_progress=self._setup.has_progress
+            )
             await trio.lowlevel.checkpoint_if_cancelled()
             if self._journal is None:
                 await self._run_tasks()
@@ -448,8 +450,11 @@ class Pool(Generic[T, R]):
     def _report(self, worker: Worker[T], outcome: TaskOutcome[T, R]) -> None:
         if worker.observed or (self._events.active and not outcome.ok):
             self._events.item_completed(worker.number, outcome)
-        if self.ledger.reports_successes:
-            self.ledger.take_in()
+        if self.ledger.reports:
+            try:
+                self.ledger.take_in()
+            except BaseException as error:  # noqa: BLE001, ASYNC103 - the callback's: no worker may die of it
+                self._break_off(error)
 
     def _on_crash(self, worker: Worker[T] | None, error: BaseException) -> bool:
         """Deal with what ended a task other than the end of its work; False lets `error` pass through."""
@@ -551,7 +556,8 @@ class Pool(Generic[T, R]):
         with self.errors.collecting():
             await self._close_source()
         if self._cut == "timeout":
-            self.ledger.expire(self._too_slow(), self._setup.items, awaited=self._awaited)
+            with self.errors.collecting():
+                self.ledger.expire(self._too_slow(), self._setup.items, awaited=self._awaited)
         self.ledger.end(self._status())
         self.work.dispose()
 

@@ -4,6 +4,7 @@ The steps run in one task of their own (`run_in_child_task`), which pulls an ite
 """
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sized
+from contextvars import Context, copy_context
 from typing import Any, Generic, TypeVar, final
 
 import trio
@@ -11,7 +12,15 @@ import trio
 from trioflow._durable.chains import ChainLog, KeptChain, UnkeptChain
 from trioflow._durable.stores import choose_store_for
 from trioflow._runtime.calls import TURN, call_plain
-from trioflow._runtime.context import RunContext, id_of, nothing_in_hand, run_context, working
+from trioflow._runtime.context import (
+    RunContext,
+    id_of,
+    is_changed,
+    nothing_in_hand,
+    reset_context,
+    run_context,
+    working,
+)
 from trioflow._runtime.emitter import Emitter, completion_fields, error_fields
 from trioflow._runtime.errors import foreign_cancelled, run_in_child_task
 from trioflow._runtime.policies import with_policies
@@ -122,6 +131,7 @@ class _Chain(Generic[T, S]):
         self._steps = 0
         self._item: Any = _IDLE
         self._log: ChainLog[S] = UnkeptChain()
+        self._context: Context
         self._attempt: Callable[[T, S], Awaitable[S]]
         self._started = self._step_started = 0.0
 
@@ -157,6 +167,7 @@ class _Chain(Generic[T, S]):
     @trio.lowlevel.enable_ki_protection
     async def _make_steps(self) -> None:
         working.set(self)
+        self._context = copy_context()
         self._tell_start()
         await trio.lowlevel.checkpoint()
         self._attempt = with_policies(
@@ -177,6 +188,9 @@ class _Chain(Generic[T, S]):
             state = await self._attempt(item, self._state)
         except Exception as error:
             raise ChainError(self._steps, item, self._state) from error
+        finally:
+            if is_changed(self._context):
+                await reset_context(self._context)
         self._complete(state)
         await self._log.completed(self._steps, state)
         self._tell_progress(state)

@@ -43,6 +43,7 @@ async def process_parallel(
     *,
     config: ParallelConfig = _DEFAULT,
     progress: Callable[[int, int | None, R], object] | None = None,
+    on_outcome: Callable[[TaskOutcome[T, R]], object] | None = None,
     observer: Observer | None = None,
     store: CheckpointStore | None = None,
     run_id: str | None = None,
@@ -58,6 +59,8 @@ async def process_parallel(
         config: how many workers, what a failure means, time limits, rate, retries.
         progress: a plain function called after each success with the number of successes, the number of items
             (None where the input has no length) and the result.
+        on_outcome: a plain function called with the `TaskOutcome` of each item, whether it succeeded or failed, as
+            it is known; not for items that stay unfinished.
         observer: who hears of the run; None takes the one that `config` names.
         store: where a run with a `run_id` is kept; None takes the store that `config.checkpoint` names, if there
             is one. A store that is given is the caller's to close.
@@ -76,13 +79,14 @@ async def process_parallel(
         CheckpointEncodeError: an item or a result cannot be kept exactly.
         CheckpointConflictError: somebody else goes on with this run.
         CheckpointStoreError: the store cannot be read or written.
-        Exception: what `items` or `progress` raised, as it is; what was in flight is cancelled.
+        Exception: what `items`, `progress` or `on_outcome` raised, as it is; what was in flight is cancelled.
         BaseException: a `KeyboardInterrupt`, `SystemExit` or the like from the processor, bare.
 
     Cancellation: passes through, and what completed is lost to the caller; use `open_parallel` to keep it. An
     item that failed before under `fail_fast` comes out instead.
     """
     check_callable("progress", progress, optional=True)
+    check_callable("on_outcome", on_outcome, optional=True)
     pool = _open_pool(
         items,
         processor,
@@ -90,6 +94,7 @@ async def process_parallel(
         observer=observer,
         run_id=run_id,
         progress=progress,
+        on_outcome=on_outcome,
         store=store,
         key=key,
         result_type=result_type,
@@ -275,6 +280,7 @@ def _open_pool(
     observer: Observer | None,
     run_id: str | None,
     progress: Callable[[int, int | None, R], object] | None = None,
+    on_outcome: Callable[[TaskOutcome[T, R]], object] | None = None,
     streamed: bool = False,
     ordered: bool = False,
     keep: bool = True,
@@ -299,11 +305,13 @@ def _open_pool(
         keep=keep,
         failure_limit=_failure_limit(config),
         on_success=None if progress is None else partial(call_plain, progress),
+        on_outcome=None if on_outcome is None else partial(call_plain, on_outcome),
     )
     journal = open_journal(
         run_id, store, config.checkpoint, key=key, result_type=result_type, total=total, emitter=emitter
     )
-    return Pool(Setup(items, processor, config, worker_count, streamed), ledger, emitter, journal)
+    setup = Setup(items, processor, config, worker_count, streamed, progress is not None)
+    return Pool(setup, ledger, emitter, journal)
 
 
 def _failure_limit(config: ParallelConfig) -> int | None:
