@@ -71,12 +71,7 @@ class Codec(Generic[V]):
         self._encode: Callable[[Any], bytes] = _encode
         self._decode: Callable[[bytes], Any] = _decode
         if self._typed:
-            self._encode = _encode_typed
-            try:
-                self._decode = msgspec.msgpack.Decoder(kind, dec_hook=_models.load).decode
-            except (TypeError, NameError) as error:
-                allowed = f"a type that can be read back ({clip(escape(describe_error(error)))})"
-                raise ConfigError.refusing(_OPTIONS.get(what, f"the type of {what}"), kind, allowed) from error
+            self._encode, self._decode = _typed_ways(kind, what)
         self._wrap = wrap
         self.plain: Callable[[Any], Any] = _same if wrap is None else unwrap
         self._what = what
@@ -154,13 +149,25 @@ class Codec(Generic[V]):
 
     def _survives(self, part: Any, back: Any) -> bool:
         try:
-            self._encode(part)
+            (_encode_typed if self._typed else _encode)(part)
         except _BREAKERS:
             return False
         if not self._typed:
             return _exact.is_plain(part)
         # What is not even the same as itself is NaN, or has one.
         return _exact.is_same(part, part if back is _LOST else back)
+
+
+def _typed_ways(kind: Any, what: str) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
+    """Return what encodes and what decodes values of the type `kind`."""
+    try:
+        return _encode_typed, msgspec.msgpack.Decoder(kind, dec_hook=_models.load).decode
+    except (TypeError, NameError) as error:
+        adapted = _models.adapt(kind)
+        if adapted is not None:
+            return adapted
+        allowed = f"a type that can be read back ({clip(escape(describe_error(error)))})"
+        raise ConfigError.refusing(_OPTIONS.get(what, f"the type of {what}"), kind, allowed) from error
 
 
 def _same(value: Any) -> Any:
