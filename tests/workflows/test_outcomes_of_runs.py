@@ -541,3 +541,17 @@ async def test_a_burst_starts_at_once(autojump_clock):
     config = ParallelConfig(max_workers=8, max_per_second=1, burst=3, observer="noop")
     await process_parallel(range(5), note, config=config)
     assert [round(at - begun) for at in started] == [0, 0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("workers", [2, 3, 8])
+async def test_a_slow_item_at_the_end_of_a_batch_holds_nobody_back(workers, autojump_clock):
+    async def slow_at_the_end_of_the_window(item):
+        if item == workers + 3:
+            await trio.sleep(100)
+        finished.append(item)
+
+    finished = []
+    config = ParallelConfig(max_workers=workers, buffer=4, observer="noop")
+    with trio.move_on_after(50):
+        await process_parallel(range(1000), slow_at_the_end_of_the_window, config=config)
+    assert len(finished) == 999
