@@ -3,6 +3,8 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, TypeVarTuple, cast
 
+import trio
+
 from trioflow._runtime.calls import Counter, call_user
 from trioflow.config import RetryConfig
 from trioflow.policies import RateLimiter, with_rate_limit, with_timeout
@@ -55,6 +57,8 @@ def _admitted(
     call: Callable[[*Ts], Awaitable[R]], on_admitted: Callable[[], object]
 ) -> Callable[[*Ts], Awaitable[R]]:
     async def admitted(*args: *Ts) -> R:
+        # A wait that ended in the instant of a cancellation does not see it: nothing may begin after that.
+        await trio.lowlevel.checkpoint_if_cancelled()
         on_admitted()
         return await call(*args)
 

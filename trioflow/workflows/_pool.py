@@ -372,6 +372,9 @@ class Pool(Generic[T, R]):
             await trio.lowlevel.checkpoint()
         while not batch and not work.closed:
             await work.wait()
+            if not batch:
+                # Who called for help may have done all that there was, and be held up by the last of it.
+                self._refill(self._enough)
         if not batch:
             return None
         claimed = batch.popleft()
