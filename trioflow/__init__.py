@@ -123,6 +123,7 @@ from trioflow.policies import (
 from trioflow.workflows import (
     ParallelRun,
     Routes,
+    WorkQueue,
     open_parallel,
     process_chain,
     process_conditional,
@@ -203,6 +204,7 @@ __all__ = (
     "TraceObserver",
     "TrioflowError",
     "UnknownAgentError",
+    "WorkQueue",
     "all_of",
     "always",
     "any_of",
