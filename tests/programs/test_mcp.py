@@ -14,10 +14,10 @@ pytest.importorskip("mcp.server.mcpserver", reason="a program with the mcp packa
 pytest.importorskip("starlette", reason="its server is a Starlette app: tests group")
 pytest.importorskip("hypercorn", reason="its server runs on hypercorn[trio]: tests group")
 
-from mcp import Client, StdioServerParameters  # noqa: E402 - may be missing
-from mcp.types import CallToolResult  # noqa: E402
-from servers import open_server  # noqa: E402
-from tool_server import make_tools  # noqa: E402
+from mcp import Client, StdioServerParameters
+from mcp.types import CallToolResult
+from servers import open_server
+from tool_server import make_tools
 
 SCRIPT = Path(__file__).parent / "tool_server.py"
 

@@ -39,7 +39,9 @@ def dump(value: Any) -> Any:
     kind = type(value)
     if not is_model(kind):
         raise TypeError(f"Encoding objects of type {kind.__name__} is unsupported")
-    return _dumped(value, (value.model_dump, kind.model_validate), (value.model_dump_json, kind.model_validate_json))
+    as_data = (value.model_dump, kind.model_validate)
+    as_json = (value.model_dump_json, kind.model_validate_json)
+    return _dumped(value, as_data, as_json)
 
 
 def load(kind: Any, data: Any) -> Any:
