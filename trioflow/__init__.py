@@ -4,9 +4,9 @@
 #   outcomes       what became of each item, and of a run
 #   _live          values that change while somebody waits for them
 #   errors/        what is raised: the TrioflowError tree
-#   config/        what a run is told: structs, checks, files
-#   events         what a run tells: Event, EventType, Observer
-#   observers/     who listens, and the registry of names
+#   config/        the settings of runs: structs, checks, files
+#   events         what a run emits: Event, EventType, Observer
+#   observers/     what receives events, and the registry of names
 #   checkpoint/    what outlives the process: stores, codec, sessions
 #   policies/      one call made safer: timeout, retry, rate, concurrency, budget
 #   _runtime/      the rules of every pattern: calls, errors, emitter

@@ -641,3 +641,15 @@ async def test_on_outcome_may_be_interrupted():
 
     with pytest.raises(KeyboardInterrupt):
         await process_parallel(range(100), double, config=COLLECT_ALL, on_outcome=on_outcome)
+@pytest.mark.parametrize("workers", [2, 3, 8])
+async def test_a_slow_item_at_the_end_of_a_batch_holds_nobody_back(workers, autojump_clock):
+    async def slow_at_the_end_of_the_window(item):
+        if item == workers + 3:
+            await trio.sleep(100)
+        finished.append(item)
+
+    finished = []
+    config = ParallelConfig(max_workers=workers, buffer=4, observer="noop")
+    with trio.move_on_after(50):
+        await process_parallel(range(1000), slow_at_the_end_of_the_window, config=config)
+    assert len(finished) == 999

@@ -35,13 +35,13 @@ _SKIPPED_IN_A_ROW = 256
 
 
 class ChainLog(Protocol[S_contra]):
-    """What a chain tells of its steps."""
+    """What a chain reports its steps to."""
 
     resumed: bool
     """Whether steps were made before."""
 
     def start(self, on_save: Saved) -> None:
-        """Tell `on_save` of each save from now on, and of the one that the run began with."""
+        """Call `on_save` for each save from now on, and for the one that the run began with."""
 
     def around(self, make_step: MakeStep[T]) -> MakeStep[T]:
         """Return `make_step` for items whose step was not made before."""
@@ -115,7 +115,7 @@ class KeptChain(Generic[S]):
         store: the store; one that is named is opened for the run.
         run_id: the run's id.
         config: how often, and whether a completed chain is kept.
-        stand_at: told of the steps that somebody else has made since the chain was looked at.
+        stand_at: called with the steps that somebody else has made since the chain was looked at.
 
     Attributes:
         resumed: whether steps were made before.
@@ -187,7 +187,7 @@ class KeptChain(Generic[S]):
 
         Raises:
             CheckpointMismatchError: the items so far are not those that the chain was begun with.
-            CheckpointEncodeError: the item cannot be told from others.
+            CheckpointEncodeError: the item cannot be distinguished from others.
         """
 
         async def make_missing_step(item: T) -> None:

@@ -15,8 +15,6 @@ import trio
 
 from trioflow._runtime.errors import ErrorCollector, foreign_cancelled
 
-__all__ = ("Block",)
-
 V = TypeVar("V")
 
 
@@ -49,7 +47,7 @@ class Block(ABC, Generic[V]):
             await self._leave(in_peace=error is None)
         with errors.collecting(unwrap=True):
             await manager.__aexit__(None, None, None)  # type: ignore[union-attr]  # it was entered
-        errors.judge(lambda cancelled: foreign_cancelled(cancelled, "an observer or the body of the block"))
+        errors.replace_foreign(lambda foreign: foreign_cancelled(foreign, "an observer or the body of the block"))
         self._conclude()
         if errors.worst() is error:
             errors.replace(None)

@@ -15,19 +15,6 @@ import trio
 from trioflow._runtime.signals import NotAsyncError
 from trioflow.config.checks import is_lambda
 
-__all__ = (
-    "CLOSE_DEADLINE",
-    "TURN",
-    "Counter",
-    "await_next",
-    "call_either",
-    "call_plain",
-    "call_user",
-    "close_async",
-    "close_plain",
-    "extend",
-)
-
 T = TypeVar("T")
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")

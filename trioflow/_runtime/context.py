@@ -30,7 +30,7 @@ class Emitting(Protocol):
     active: bool
 
     def emit(self, type: EventType, data: dict[str, Any]) -> None:
-        """Tell the observers."""
+        """Hand an event to the observers."""
         ...
 
 
@@ -59,7 +59,7 @@ class RunContext(msgspec.Struct, frozen=True, dict=True):
     """
 
     def emit(self, name: str, /, **data: Any) -> None:
-        """Tell the observers of the run a `custom` event, whose data are `{"name": name, "data": data}`.
+        """Emit a `custom` event of the run, whose data are `{"name": name, "data": data}`.
 
         Raises:
             ConfigError: the name is empty.
@@ -98,8 +98,8 @@ def current_run() -> RunContext:
     """Return the run, and the piece of work of it, that this code is called for.
 
     It is there in processors, steps, nodes and handlers, and in the tasks that they start; of a run inside a run
-    it is the inner one. `key` identifies the piece of work, for an API that takes an idempotency key; `emit` tells
-    the observers of the run something of your own.
+    it is the inner one. `key` identifies the piece of work, for an API that takes an idempotency key; `emit` gives
+    the observers of the run an event of your own.
 
     Raises:
         RuntimeError: no run has called this code: it is in a stream's body, a source, a `progress` function, or

@@ -9,8 +9,6 @@ from types import FrameType
 
 from trioflow.events import Place
 
-__all__ = ("find_caller",)
-
 
 def find_caller() -> Place | None:
     """Return the place in the user's code that the call in progress came from; None where Trio made it."""

@@ -6,8 +6,6 @@ users know. None of them leaves the library.
 
 from typing import Any
 
-__all__ = ("AttemptsSpentError", "JournalError", "NotAsyncError", "Paused")
-
 
 class Paused(BaseException):
     """A node asked for a pause."""

@@ -7,8 +7,6 @@ from trioflow.errors import ConfigError
 from trioflow.events import Observer
 from trioflow.observers.registry import check_observer, get_observer
 
-__all__ = ("check_items", "choose_observer")
-
 
 def check_items(items: object) -> None:
     """Refuse what cannot be iterated over."""

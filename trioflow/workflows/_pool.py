@@ -66,7 +66,7 @@ class Worker(Generic[T]):
     """A worker's hand: the item that it holds, and how often that was tried.
 
     Attributes:
-        observed: whether an event told of its start; one then tells of its end.
+        observed: whether its start was an event; its end then is one too.
     """
 
     __slots__ = ("_emitter", "attempts", "identity", "index", "item", "number", "observed", "started")
@@ -211,7 +211,8 @@ class Pool(Generic[T, R]):
     def conclude(self) -> None:
         """Weigh what went wrong, and emit the end of the run; `errors` then has what the caller should raise."""
         self.ledger.check()
-        self.errors.judge(lambda cancelled: foreign_cancelled(cancelled, "an observer or the body of the stream"))
+        who = "an observer or the body of the stream"
+        self.errors.replace_foreign(lambda cancelled: foreign_cancelled(cancelled, who))
         worst = self.errors.worst()
         if worst is None or isinstance(worst, trio.Cancelled):
             self.errors.replace(self._failure(cancelled=worst is not None) or worst)
@@ -371,6 +372,9 @@ class Pool(Generic[T, R]):
             await trio.lowlevel.checkpoint()
         while not batch and not work.closed:
             await work.wait()
+            if not batch:
+                # Who called for help may have done all that there was, and be held up by the last of it.
+                self._refill(self._enough)
         if not batch:
             return None
         claimed = batch.popleft()

@@ -80,8 +80,8 @@ async def process_conditional(
         state: what the predicate and the handler are given.
         predicate: a function of the state, plain or async, that returns a route's name.
         routes: the handlers by name.
-        config: who hears of it.
-        observer: who hears of it; None takes the one that `config` names.
+        config: the observer.
+        observer: receives its events; None takes the one that `config` names.
 
     Raises:
         ConfigError: an argument cannot work; nothing was started.
@@ -99,7 +99,7 @@ async def process_conditional(
 async def route_with(
     emitter: Emitter, state: S, predicate: Chooser[S], routes: Routes[S]
 ) -> S:
-    """Do what `process_conditional` does, told by `emitter`.
+    """Do what `process_conditional` does, with its events from `emitter`.
 
     Cancellation: passes through.
     """
@@ -148,7 +148,7 @@ class _Routing(Generic[S]):
             allowed = "an async function, or a lambda that gives an awaitable"
             errors.replace(ConfigError.refusing(handler, worst.args[0], allowed))
         del worst
-        self._tell(errors.worst())
+        self._emit_end(errors.worst())
         errors.raise_worst()
         return self._result
 
@@ -162,16 +162,16 @@ class _Routing(Generic[S]):
         except Exception as error:
             raise ConditionalError(None, self._state, kind="predicate") from error
         self._route = route
-        self._tell(None)
+        self._emit_end(None)
         self._begin(EventType.ROUTE_SELECT)
         handler = self._select(route)
-        self._tell(None)
+        self._emit_end(None)
         self._begin(EventType.ROUTE_EXECUTE)
         try:
             self._result = await call_user(handler, self)(self._state)
         except Exception as error:
             raise ConditionalError(route, self._state) from error
-        self._tell(None)
+        self._emit_end(None)
 
     def _select(self, route: Hashable) -> Handler[S]:
         try:
@@ -196,14 +196,14 @@ class _Routing(Generic[S]):
         if self._emitter.active:
             self._started = trio.current_time()
 
-    def _tell(self, fault: BaseException | None) -> None:
-        """Tell how the part in hand ended."""
+    def _emit_end(self, error: BaseException | None) -> None:
+        """Emit how the part in hand ended."""
         part, self._part = self._part, None
         if part is None or not self._emitter.active:
             return
         route = self._route if isinstance(self._route, str | int | None) else show(self._route)
-        cause = fault.__cause__ if isinstance(fault, ConditionalError) else fault
+        cause = error.__cause__ if isinstance(error, ConditionalError) else error
         data = {"route": route, **completion_fields(cause, self._started)}
         if part is EventType.ROUTE_SELECT:
-            data["default"] = fault is None and self._route not in self._routes.handlers
+            data["default"] = error is None and self._route not in self._routes.handlers
         self._emitter.emit(part, data, {"state": self._state})

@@ -61,7 +61,7 @@ async def process_parallel(
             (None where the input has no length) and the result.
         on_outcome: a plain function called with the `TaskOutcome` of each item, whether it succeeded or failed, as
             it is known; not for items that stay unfinished.
-        observer: who hears of the run; None takes the one that `config` names.
+        observer: receives the run's events; None takes the one that `config` names.
         store: where a run with a `run_id` is kept; None takes the store that `config.checkpoint` names, if there
             is one. A store that is given is the caller's to close.
         run_id: the id that the run's events carry; None makes one. Where the run is kept, calling again with the
@@ -152,7 +152,7 @@ def open_parallel(
         ParallelError: on leaving the block, under `fail_fast`, an item failed.
         Exception: on leaving the block, what `items` raised, as it is.
 
-    Cancellation: passes through; `ParallelRun.result` still tells what completed.
+    Cancellation: passes through; `ParallelRun.result` still has what completed.
     """
     check_flag("ordered", ordered)
     check_flag("keep_results", keep_results)
