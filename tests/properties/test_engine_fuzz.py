@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from trioflow import ParallelConfig, ParallelError, RetryConfig, open_parallel, process_parallel
+from trioflow._runtime.errors import strip_cancelled
+from trioflow.errors import leaves
 from trioflow.workflows import parallel
 
 CASES = int(os.environ.get("TRIOFLOW_FUZZ", "300"))
@@ -447,8 +449,8 @@ class Play(trio.abc.Instrument):
                     nursery.start_soon(self.watch)
                 for _ in range(consumers):
                     nursery.start_soon(self.take, nursery.cancel_scope)
-        except* BodyBoom:
-            raise BodyBoom from None
+        except BaseExceptionGroup as group:
+            raise next(leaves(strip_cancelled(group))) from None
 
     async def watch(self):
         async for progress in self.run.progress.eventual_values():

@@ -19,7 +19,7 @@ from trioflow.checkpoint.codec import Codec, fingerprint
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore
 from trioflow.checkpoint.session import decode, load_verified, open_store
 from trioflow.config import CheckpointConfig
-from trioflow.errors import CheckpointMismatchError, CheckpointNotFoundError
+from trioflow.errors import CheckpointMismatchError, CheckpointNotFoundError, ConfigError
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -277,10 +277,17 @@ class KeptChain(Generic[S]):
         )
 
 
+_PLAIN = frozenset({dict, list, str, bytes, int, float, bool, type(None)})
+_OPTION = "begin with a state of a type that has it (a struct, dataclass or pydantic model)"
+
+
 def _codec_for(initial: Any) -> Codec[Any]:
     """Return what brings back states of the type of `initial`."""
     kind = type(initial)
     if isinstance(initial, Mapping) and kind is not dict:
-        return Codec(kind, wrap=kind)
-    typed = hasattr(kind, "__struct_fields__") or hasattr(kind, "__dataclass_fields__")
-    return Codec(kind if typed else Any)
+        return Codec(kind, wrap=kind, option=_OPTION)
+    try:
+        return Codec(Any if kind in _PLAIN else kind, option=_OPTION)
+    except ConfigError:
+        # What has no form is refused when it is saved, with its place.
+        return Codec(Any, option=_OPTION)

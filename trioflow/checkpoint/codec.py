@@ -31,6 +31,8 @@ _PART = 512
 
 _BREAKERS = _exact.BREAKERS
 _OPTIONS = {"the state": "state_type", "a result": "result_type"}
+"""The argument that gives the type of what is encoded."""
+
 _PLAIN = "make plain data of it (of a pydantic model by model_dump())"
 
 _LOST: Any = object()
@@ -52,12 +54,13 @@ class Codec(Generic[V]):
         kind: what msgspec knows, or a pydantic model, to come back as such; `Any` stands for plain data.
         wrap: makes the value of what was decoded, and `unwrap` what is encoded of it, for a mapping of our own.
         what: what the values are, for errors.
+        option: what to do where no type was given, for errors; None is to give the argument that takes one.
 
     Raises:
         ConfigError: values of this type cannot be decoded.
     """
 
-    __slots__ = ("_decode", "_encode", "_typed", "_what", "_wrap", "plain")
+    __slots__ = ("_decode", "_encode", "_option", "_typed", "_what", "_wrap", "plain")
 
     def __init__(
         self,
@@ -66,6 +69,7 @@ class Codec(Generic[V]):
         wrap: type | None = None,
         unwrap: Callable[[Any], dict[str, Any]] = dict,
         what: str = "the state",
+        option: str | None = None,
     ) -> None:
         self._typed = wrap is None and kind is not Any
         self._encode: Callable[[Any], bytes] = _encode
@@ -75,6 +79,7 @@ class Codec(Generic[V]):
         self._wrap = wrap
         self.plain: Callable[[Any], Any] = _same if wrap is None else unwrap
         self._what = what
+        self._option = option or (f"give {_OPTIONS[what]}=" if what in _OPTIONS else None)
 
     def __repr__(self) -> str:
         return f"<Codec of {self._what}>"
@@ -121,8 +126,8 @@ class Codec(Generic[V]):
         place, part = self._culprit(value, back)
         where = f" at {clip(place)}" if place else ""
         # Where a type was given, giving one is no way out.
-        option = None if self._typed else _OPTIONS.get(self._what)
-        way_out = _PLAIN if option is None else f"give {option}=, or {_PLAIN}"
+        option = None if self._typed else self._option
+        way_out = _PLAIN if option is None else f"{option}, or {_PLAIN}"
         message = f"{self._what} cannot be saved: the {type(part).__name__}{where}: {why}; {way_out}"
         return CheckpointEncodeError(message)
 
