@@ -9,14 +9,14 @@
 #   observers/     what receives events, and the registry of names
 #   checkpoint/    what outlives the process: stores, codec, sessions
 #   policies/      one call made safer: timeout, retry, rate, concurrency, budget
-#   _runtime/      the rules of every pattern: calls, errors, emitter
+#   _runtime/      the rules of every pattern: calls, errors, emitter, blocks, contexts
 #   _durable/      how a run is kept: step by step, item by item
 #   hub/           agents that talk: messages, mailboxes, handlers
 #   workflows/     many calls: parallel, chain, conditional
+#   graph/         calls that decide what comes next: state, edges, graph, nodes of patterns
 #   testing/       what users test with: a conformance suite for stores
 #   cli/           the command line: `trioflow runs`, `python -m trioflow`
 #   __main__       the same
-#   graph/         calls that decide what comes next: state, edges, graph, nodes of patterns
 """Structured workflows for agent services on Trio, with an exact account of what succeeded, failed and why."""
 
 from trioflow._runtime.context import RunContext, current_run

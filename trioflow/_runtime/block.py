@@ -1,9 +1,9 @@
 """An `async with` block that owns the tasks of a run: what the `open_*` functions give.
 
-It is a class, and no generator with `@asynccontextmanager`: its two methods are protected from
-`KeyboardInterrupt` from their first instruction to their last, where one that landed in the frames of a
-generator-based context manager could be swallowed. Whatever goes wrong in the body, in its tasks or at the end
-comes to one `ErrorCollector`, and out of it at the very end.
+It is a class and not a generator under `@asynccontextmanager`: a `KeyboardInterrupt` that lands in the frames of
+a generator-based context manager can be swallowed, and the two methods here are protected from their first
+instruction to their last. Whatever goes wrong in the body, in the tasks or at the end goes to one
+`ErrorCollector`, and comes out of it at the very end.
 """
 
 from abc import ABC, abstractmethod

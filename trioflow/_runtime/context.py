@@ -1,10 +1,9 @@
 """What a piece of work may know of itself: `current_run()`, for the code that a run calls.
 
-Nothing is computed until somebody asks. Whoever calls user code for a run (a worker of a fan-out, a chain, the
-runner of a graph, an agent of a hub) is a `Work`: it sets `working` to itself, once, in the task in which that
-code is called, and says in `context()` what it has in hand when it is asked, by `run_context`. Between two pieces
-of work its `context()` raises what `nothing_in_hand` gives. Tasks that the user's code starts inherit the
-variable.
+Nothing is computed until somebody asks. What calls user code for a run (a worker of a fan-out, a chain, the
+runner of a graph, an agent of a hub) is a `Work`: it sets `working` to itself, once, in the task in which it calls
+that code, and its `context()` says, by `run_context`, what it has in hand. Between two pieces of work `context()`
+raises what `nothing_in_hand` gives. Tasks that the user's code starts inherit the variable.
 
 `working` also says which run something is started in: `enclosing_run_id`, for `Event.parent`.
 """

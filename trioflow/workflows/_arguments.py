@@ -1,4 +1,4 @@
-"""What the public functions of this room check alike, before any work starts."""
+"""What the public functions of this package check alike, before any work starts."""
 
 from collections.abc import AsyncIterable, Iterable
 

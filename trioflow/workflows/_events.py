@@ -1,4 +1,4 @@
-"""The events of a fan-out, and what they say."""
+"""The events of a fan-out: when each is emitted, and its data."""
 
 from typing import Any, Generic, TypeVar, final
 

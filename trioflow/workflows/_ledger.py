@@ -1,12 +1,12 @@
-"""The account of a run: which items were pulled, what became of each, and who may have how many of them.
+"""The account of a run: which items were pulled, what became of each, and how many may be under way.
 
 Workers put outcomes on the channel `results`; `take_in` enters them in the account and, for a stream, puts them
-on `done`, as they come or in item order. It is the collector task's work, but a plain method: whoever needs the
-account as it stands, a worker that looks for room or a caller who wants the result, calls it too. Nothing here
-awaits.
+on `done`, as they come or in item order. That is the collector task's work, but a plain method: whoever needs the
+account as it stands, such as a worker that looks for room or a caller who wants the result, calls it too. Nothing
+here awaits.
 
-At every instant pulled = results + errors + unfinished, and pulled - released is at most the window, so that no
-channel needs a limit of its own, and whoever recorded a result never had to wait for room.
+At every instant pulled = results + errors + unfinished, and pulled - released is at most the window. So no channel
+needs a limit of its own, and a worker never waits for room to record a result.
 """
 
 import sys

@@ -3,13 +3,13 @@
     items -> feeder -> [work] -> workers -> [results] -> collector -> [done] -> the caller or a stream
 
 The channels carry batches (`_channel`), the ledger counts and bounds what is on them (`_ledger`). A worker
-records an outcome by one plain call, so nothing that was returned can be lost to a cancellation. A worker that
-finds no work may pull from a plain source itself, for `next()` never blocks: it then takes in what the
-collector has not, and the two tasks between it and the next item need not wake up.
+records an outcome by one plain call, so no cancellation can lose what was returned. A worker that finds no work
+may pull from a plain source itself, because `next()` never blocks: it first enters what the collector has not,
+and the two tasks between it and its next item need not wake up.
 
-Every decision is one plain method; the `await`s stand around them. Workers raise nothing but a `Cancelled` that
-belongs here: whatever else goes wrong is collected, the scope is cancelled, and `conclude` weighs all of it
-once no task is left. `docs/design/engine.md` has the reasons and the figures.
+Every decision is one plain method; the `await`s stand around them. Tasks raise nothing but a `Cancelled` that
+passes: whatever else goes wrong is collected, the scope is cancelled, and `conclude` weighs all of it once no
+task is left. `docs/design/engine.md` has the reasons and the figures.
 """
 
 import math

@@ -1,7 +1,7 @@
-"""Where items come from: a plain iterable or an async one, pulled when somebody asks, closed when nobody will.
+"""Where items come from: a plain iterable or an async one, pulled on demand, and closed where it is a generator.
 
-A plain source is pulled in a context of its own, a copy of the caller's, whoever asks: a generator that holds a
-context manager over its `yield`s, such as `decimal.localcontext()`, then finds what it set, and nobody else
+A plain source is pulled in one context of its own, a copy of the caller's, whichever task pulls: a generator that
+holds a context manager over its `yield`s, such as `decimal.localcontext()`, finds what it set, and nobody else
 does. An async source is pulled and closed by one task, inside one scope that was open before it first ran:
 scopes and nurseries that it holds over a `yield` then nest. A fresh shield around its closing would not nest
 with them, so that scope becomes the shield. A queue that grows is a plain source that may be empty for a while

@@ -1,6 +1,6 @@
 """One call after the other: each step is given an item and the state that the step before it returned.
 
-The steps run in one task of their own (`run_in_child_task`), which pulls an item when the step before is done.
+The steps run in one child task (`run_in_child_task`), which pulls an item when the step before it is done.
 """
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sized

@@ -55,8 +55,9 @@ async def process_parallel(
     """Call `processor` for each item under bounded workers, and return what became of every one.
 
     Args:
-        items: the input, sync or async, finite or not; pulled as workers get free. Generators are closed on
-            every way out, other iterators are left alone. A `WorkQueue` may grow meanwhile.
+        items: the input, sync or async, finite or not; pulled lazily, never with more than
+            `workers + buffer` items pulled and not yet done. Generators are closed on every way out, other
+            iterators are left alone. A `WorkQueue` may grow meanwhile.
         processor: an async function of one item.
         config: how many workers, what a failure means, time limits, rate, retries.
         progress: a plain function called after each success with the number of successes, the number of items
