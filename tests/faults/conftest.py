@@ -72,6 +72,14 @@ class Workload:
                     found |= {(run.run_id, step) for step in range(run.step)}
         return found
 
+    def status(self):
+        """Return how the run stands; None where it is not there."""
+        return trio.run(self._status)
+
+    async def _status(self):
+        async with SqliteStore(self.store, read_only=True) as store:
+            return next((run.status for run in await store.list_runs() if run.run_id == "run"), None)
+
     def dump(self):
         """Return all rows of the store."""
         return dump(self.store)

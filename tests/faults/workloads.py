@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from itertools import pairwise
 
 import trio
 
@@ -164,7 +165,7 @@ def build_nested(store, log, checkpoint, level="outer"):
     graph.set_entry_point("first")
     graph.set_exit_point("last")
     graph.add_edge("turn", "first", lambda state: state["rounds"] < ROUNDS)
-    for before, after in zip(nodes, nodes[1:], strict=False):
+    for before, after in pairwise(nodes):
         graph.add_edge(before, after)
     return graph
 
