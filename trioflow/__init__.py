@@ -125,6 +125,7 @@ from trioflow.policies import (
 from trioflow.workflows import (
     ParallelRun,
     Routes,
+    WorkQueue,
     open_parallel,
     process_chain,
     process_conditional,
@@ -206,6 +207,7 @@ __all__ = (
     "TraceObserver",
     "TrioflowError",
     "UnknownAgentError",
+    "WorkQueue",
     "all_of",
     "always",
     "any_of",

@@ -1,7 +1,7 @@
 """Chains that are kept: they go on after the last step that was saved."""
 
-import datetime
 import enum
+from datetime import datetime
 
 import msgspec
 import pytest
@@ -136,7 +136,7 @@ class Model(pydantic.BaseModel):
 
 STATES = [
     State(n=0), Typed(("a",)), {"n": 0}, "text", 5, None, Model(seen={"a"}), (1, "a"), {1, 2}, frozenset({"a"}), Level.LOW,
-    datetime.datetime(2026, 1, 1),
+    datetime.fromisoformat("2026-01-01"),
 ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Pydantic models in what is kept: they come back as they were, or are refused."""
 
+import dataclasses
 import datetime as dt
 import enum
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 from typing import Annotated, Any, Literal
 
+import msgspec
 import pytest
 
 from trioflow import Checkpoint, CheckpointEncodeError, CheckpointMismatchError, ConfigError
@@ -134,10 +136,17 @@ class Dog(pydantic.BaseModel):
 PET = Annotated[Cat | Dog, pydantic.Field(discriminator="type")]
 
 
+@dataclasses.dataclass
+class Home:
+    pets: list[Cat | Dog]
+    next: "Home | None" = None
+    names: set[str] = dataclasses.field(default_factory=set)
+
+
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
-        (Cat | Dog, Dog()), (Cat | Dog, Cat(age=1)), (PET, Dog(seen={NOW})), (list[Cat | Dog], [Dog(age=1), Cat(), Dog()]), (Cat | str, "tom"), (Cat | str, Cat()),
+        (Home, Home([Dog(), Cat()], Home([], names={"a"}))), (list[Home], [Home([Dog()])]), (Home | None, None), (Cat | Dog, Dog()), (Cat | Dog, Cat(age=1)), (PET, Dog(seen={NOW})), (list[Cat | Dog], [Dog(age=1), Cat(), Dog()]), (Cat | str, "tom"), (Cat | str, Cat()),
         (dict[str, Cat | Dog | None], {"a": Dog(), "b": None}), (tuple[Cat | Dog, ...], (Cat(), Dog())), (Inner | bytes, b"\xff"), (Inner | bytes, INNER),
     ],
     ids=lambda value: str(value)[:30],
@@ -159,11 +168,21 @@ def test_what_is_none_of_a_union_is_refused():
         codec.decode(Codec(Any).encode([{"type": "fish"}]))
 
 
+@dataclasses.dataclass
+class Unknown:
+    pets: "list[Cat | Missing]"  # noqa: F821 - there is none
+
+
+class Crate(msgspec.Struct):
+    pets: list[Cat | Dog]
+
+
 def test_a_union_of_what_neither_knows_is_refused():
     with pytest.raises(ConfigError, match="result_type must be a type that can be read back"):
         Codec(Cat | type(threading.Lock()), what="a result")
-    with pytest.raises(ConfigError, match="result_type must be a type that can be read back"):
-        Codec(set[int] | list[int], what="a result")
+    for kind in (set[int] | list[int], Unknown, Crate):
+        with pytest.raises(ConfigError, match="result_type must be a type that can be read back"):
+            Codec(kind, what="a result")
 
 
 class Stubborn(pydantic.BaseModel):

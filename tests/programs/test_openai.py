@@ -8,6 +8,7 @@ import trio
 from trioflow import (
     Budget,
     BudgetExceededError,
+    CheckpointConfig,
     ParallelConfig,
     ParallelResult,
     RateLimiter,
@@ -17,7 +18,6 @@ from trioflow import (
     with_rate_limit,
     with_retry,
 )
-from trioflow.checkpoint.sqlite import SqliteStore
 
 openai = pytest.importorskip("openai", reason="a program with the openai package: tests group")
 pytest.importorskip("starlette", reason="its server is a Starlette app: tests group")
@@ -60,7 +60,7 @@ class Summaries:
         self.limiter.adjust(completion.usage.total_tokens - THOUGHT_TO_COST)
         return completion
 
-    async def run(self, texts: list[str], store, run_id: str) -> ParallelResult[str, ChatCompletion]:
+    async def run(self, texts: list[str], store: str) -> ParallelResult[str, ChatCompletion]:
         paced = with_rate_limit(self.ask, self.limiter, cost=THOUGHT_TO_COST)
         paid = with_budget(
             paced,
@@ -69,10 +69,9 @@ class Summaries:
             actual=lambda completion: {"tokens": completion.usage.total_tokens},
         )
         patient = with_retry(paid, RetryConfig(initial_delay=0.01), on=worth_another_attempt, delay=server_says)
-        config = ParallelConfig(max_workers=4, fail_fast=False, observer="noop")
-        return await process_parallel(
-            texts, patient, config=config, store=store, run_id=run_id, result_type=ChatCompletion
-        )
+        kept = CheckpointConfig(store=store)
+        config = ParallelConfig(max_workers=4, fail_fast=False, checkpoint=kept, observer="noop")
+        return await process_parallel(texts, patient, config=config, run_id="nightly", result_type=ChatCompletion)
 
 
 @asynccontextmanager
@@ -83,9 +82,8 @@ async def open_client(url: str):
 
 
 @pytest.fixture
-async def store(tmp_path):
-    async with SqliteStore(tmp_path / "runs.db") as opened:
-        yield opened
+def store(tmp_path):
+    return f"sqlite:///{tmp_path}/runs.db"
 
 
 async def test_what_was_refused_for_a_while_is_asked_again_and_what_is_wrong_is_not(store):
@@ -93,7 +91,7 @@ async def test_what_was_refused_for_a_while_is_asked_again_and_what_is_wrong_is_
     with trio.fail_after(20):
         async with open_server(models.app) as url, open_client(url) as client:
             texts = ["fine", "busy", "broken", "unknown", "hopeless"]
-            result = await Summaries(client).run(texts, store, "texts")
+            result = await Summaries(client).run(texts, store)
 
     assert [completion.choices[0].message.content for completion in result.results] == ["FINE", "BUSY", "BROKEN"]
     assert {failed.item: (type(failed.error), failed.attempts) for failed in result.errors} == {
@@ -108,9 +106,9 @@ async def test_completions_are_recalled_equal_and_paid_for_once(store):
     texts = ["a", "b", "down", "c"]
     with trio.fail_after(20):
         async with open_server(models.app) as url, open_client(url) as client:
-            first = await Summaries(client).run(texts, store, "nightly")
+            first = await Summaries(client).run(texts, store)
             assert (len(first.results), len(first.errors), len(models.texts)) == (3, 1, 6)
-            second = await Summaries(client).run(texts, store, "nightly")
+            second = await Summaries(client).run(texts, store)
 
     assert models.texts[6:] == ["down"]
     assert len(second.results) == 4
@@ -127,21 +125,21 @@ async def test_the_budget_bounds_what_is_spent_and_the_rest_is_asked_later(store
     with trio.fail_after(20):
         async with open_server(models.app) as url, open_client(url) as client:
             poor = Summaries(client, tokens=110)
-            first = await poor.run(texts, store, "nightly")
+            first = await poor.run(texts, store)
             # 20 of 30 tokens are used, so there is money for a fifth call where the fourth left 30
             assert poor.budget.spent["tokens"] == 20 * len(first.results) <= 110
             assert poor.budget.reserved["tokens"] == 0
             assert all(isinstance(failed.error, BudgetExceededError) for failed in first.errors)
             assert len(models.texts) == len(first.results) < 10
             rich = Summaries(client)
-            second = await rich.run(texts, store, "nightly")
+            second = await rich.run(texts, store)
 
     assert second.status == "complete"
     assert rich.budget.spent["tokens"] == 20 * len(first.errors)
     assert sorted(models.texts) == sorted(texts)
 
 
-async def test_one_refusal_makes_everybody_wait(store):
+async def test_one_refusal_makes_everybody_wait():
     models = Models({"busy": [429]})
     with trio.fail_after(20):
         async with open_server(models.app) as url, open_client(url) as client:

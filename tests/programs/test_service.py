@@ -42,7 +42,7 @@ class Service:
     def __init__(self, answer) -> None:
         self.runs: set[ParallelRun[str, str]] = set()
         self.accounts = []
-        self.draining = False
+        self.draining = trio.Event()
         self._answer = answer
         self.app = Starlette(routes=[Route("/answers", self.answers, methods=["POST"])])
 
@@ -58,7 +58,7 @@ class Service:
         async with open_parallel(prompts, self._answer, config=config) as run:
             self.runs.add(run)
             try:
-                if self.draining:
+                if self.draining.is_set():
                     run.drain()
                 async for outcome in run:
                     yield event_of(outcome)
@@ -69,7 +69,7 @@ class Service:
                 self.accounts.append(run.result())
 
     def drain(self) -> None:
-        self.draining = True
+        self.draining.set()
         for run in self.runs:
             run.drain()
 
@@ -176,9 +176,10 @@ async def test_a_client_that_goes_away_ends_its_run():
 
 
 async def test_at_shutdown_what_is_in_hand_is_answered_and_the_rest_is_unfinished():
-    go_on = trio.Event()
+    begun, go_on = trio.Event(), trio.Event()
 
     async def answer(prompt: str) -> str:
+        begun.set()
         await go_on.wait()
         return prompt
 
@@ -187,12 +188,9 @@ async def test_at_shutdown_what_is_in_hand_is_answered_and_the_rest_is_unfinishe
         async with running(service) as (client, stop):
             prompts = [f"prompt {number}" for number in range(20)]
             async with client.stream("POST", "/answers", json=prompts) as response:
-                while not service.runs:
-                    await trio.sleep(0.001)
-                await trio.testing.wait_all_tasks_blocked()
+                await begun.wait()
                 stop.set()
-                while not service.draining:
-                    await trio.sleep(0.001)
+                await service.draining.wait()
                 go_on.set()
                 events = [came async for came in read_events(response)]
             with pytest.raises(OSError):  # nobody listens any more

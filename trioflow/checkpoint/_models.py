@@ -10,7 +10,7 @@ Models run code of the user's. Whatever it raises says that there is no such for
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, get_args
+from typing import Any, Final, get_args, get_type_hints
 
 import msgspec
 
@@ -39,7 +39,9 @@ def dump(value: Any) -> Any:
     kind = type(value)
     if not is_model(kind):
         raise TypeError(f"Encoding objects of type {kind.__name__} is unsupported")
-    return _dumped(value, (value.model_dump, kind.model_validate), (value.model_dump_json, kind.model_validate_json))
+    as_data = (value.model_dump, kind.model_validate)
+    as_json = (value.model_dump_json, kind.model_validate_json)
+    return _dumped(value, as_data, as_json)
 
 
 def load(kind: Any, data: Any) -> Any:
@@ -57,9 +59,11 @@ def load(kind: Any, data: Any) -> Any:
 def adapt(kind: Any) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]] | None:
     """Return what encodes and decodes values of a type that pydantic can read; None where it has no models."""
     make = getattr(sys.modules.get("pydantic"), "TypeAdapter", None)
-    if make is None or not _has_model(kind):
+    if make is None:
         return None
     try:
+        if not _has_model(kind):
+            return None
         adapter = make(kind)
     except Exception:  # noqa: BLE001 - pydantic knows no such type: there are a dozen errors that say so
         return None
@@ -75,8 +79,16 @@ def adapt(kind: Any) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]] | 
     return encode, decode
 
 
-def _has_model(kind: Any) -> bool:
-    return is_model(kind) or any(map(_has_model, get_args(kind)))
+def _has_model(kind: Any, around: tuple[Any, ...] = ()) -> bool:
+    """Whether a model is named in a type, or in the fields of a dataclass in it."""
+    if is_model(kind):
+        return True
+    if any(kind is outer for outer in around):
+        return False
+    inner = get_args(kind)
+    if hasattr(kind, "__dataclass_fields__"):
+        inner = (*inner, *get_type_hints(kind).values())
+    return any(_has_model(part, (*around, kind)) for part in inner)
 
 
 _Way = tuple[Callable[..., Any], Callable[[Any], Any]]

@@ -6,6 +6,8 @@ from typing import final
 
 import trio
 
+from trioflow._runtime.context import RunContext, id_of, run_context, working
+from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.errors import ErrorCollector
 from trioflow._text import quote
 from trioflow.config import HubConfig
@@ -105,6 +107,7 @@ class HubState:
         What the handler asks others is awaited for no longer than the answer to `message` is.
         """
         context = self._context.copy()
+        context.run(working.set, _Handling(self.ledger.emitter, message))
         until = AWAITED.get(message.id)
         if until is not None:
             context.run(_deadline.set, (self._clock, until))
@@ -134,3 +137,24 @@ class HubState:
         finally:
             with trio.CancelScope(shield=True):
                 await dismiss()
+
+
+@final
+class _Handling:
+    """What `current_run` knows of in a handler: the message that it has in hand."""
+
+    __slots__ = ("_emitter", "_message")
+
+    def __init__(self, emitter: Emitter, message: Message) -> None:
+        self._emitter = emitter
+        self._message = message
+
+    @property
+    def run_id(self) -> str:
+        """The id of the hub's run."""
+        return id_of(self._emitter)
+
+    def context(self) -> RunContext:
+        """Return the context of the message."""
+        message = self._message
+        return run_context(self._emitter, "hub", attempt=1, name=message.recipient, identity=message.id)

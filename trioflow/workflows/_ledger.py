@@ -137,6 +137,16 @@ class Ledger(Generic[T, R]):
         """How many more items may be pulled."""
         return self._window - self.pulled + self._released
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing that was pulled is in hand, nor waits for the consumer."""
+        return self.pulled == self._released
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for an outcome."""
+        return self._awaited > 0
+
     def wake_for(self, room: int) -> None:
         """Have `on_room` called once there is this much room."""
         self._wake_at = self.pulled - self._window + room

@@ -36,7 +36,8 @@ from trioflow.policies import RateLimiter
 from trioflow.workflows._channel import BatchChannel
 from trioflow.workflows._events import ParallelEvents
 from trioflow.workflows._ledger import Ledger, Status
-from trioflow.workflows._sources import END, AsyncSource, Source, SyncSource, open_source
+from trioflow.workflows._queue import QueueSource
+from trioflow.workflows._sources import END, AsyncSource, Source, open_pool_source
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -115,6 +116,8 @@ class Pool(Generic[T, R]):
     Attributes:
         errors: what went wrong, until `conclude` has weighed it.
         on_abort: called when something that is no `Exception` stops the run.
+        in_bodies: loops over a stream that have taken an outcome and not come back for another; they may put
+            items into a queue.
     """
 
     def __init__(
@@ -126,7 +129,7 @@ class Pool(Generic[T, R]):
     ) -> None:
         config = setup.config
         self.ledger = ledger
-        self.source: Source[T] = open_source(setup.items)
+        self.source: Source[T] = open_pool_source(setup.items)
         self.work: BatchChannel[tuple[int, T]] = BatchChannel()
         self.errors = ErrorCollector()
         self.on_abort: Callable[[], object] = lambda: None
@@ -149,7 +152,7 @@ class Pool(Generic[T, R]):
         self._token: trio.lowlevel.TrioToken | None = None
         self._cut: Status = "complete"
         self._stopping = self._cancelled = self._ending = self._awaited = False
-        self._failures = 0
+        self._failures = self.in_bodies = 0
         self._left = trio.Event()
         self._left_in_peace = True
         self._started = 0.0
@@ -171,6 +174,8 @@ class Pool(Generic[T, R]):
             self._events.run_started(
                 workers, fail_fast=config.fail_fast, has_progress=self._setup.has_progress
             )
+            if isinstance(self.source, QueueSource):
+                self.source.open()
             await trio.lowlevel.checkpoint_if_cancelled()
             if self._journal is None:
                 await self._run_tasks()
@@ -206,6 +211,14 @@ class Pool(Generic[T, R]):
         """Have whatever room there is used: the consumer has nothing left to take."""
         if self.ledger.room > 0:
             self._room.unpark()
+        self._end_if_over()
+
+    @trio.lowlevel.enable_ki_protection
+    def leave_body(self) -> None:
+        """Note that a loop over the stream is over whose body had an outcome; others may wait for the end."""
+        self.in_bodies -= 1
+        if self.ledger.is_awaited and self._is_here():
+            self._end_if_over()
 
     @trio.lowlevel.enable_ki_protection
     def conclude(self) -> None:
@@ -255,6 +268,8 @@ class Pool(Generic[T, R]):
             if isinstance(self.source, AsyncSource):
                 await self._feed_async(self.source)
             else:
+                if isinstance(self.source, QueueSource):
+                    self.source.on_put = self._on_put
                 while not self.work.closed:
                     self._refill(1)
                     await self._wait_for_room()
@@ -279,7 +294,9 @@ class Pool(Generic[T, R]):
                 await source.aclose()
 
     async def _wait_for_room(self) -> None:
-        self.ledger.wake_for(self._enough)
+        # Where a queue is empty it is `put` that has room looked for.
+        if not isinstance(self.source, QueueSource) or self.source.waiting:
+            self.ledger.wake_for(self._enough)
         if not self.work.closed:
             await self._room.park()
 
@@ -371,6 +388,8 @@ class Pool(Generic[T, R]):
         if batch or self._refill(self._enough):
             await trio.lowlevel.checkpoint()
         while not batch and not work.closed:
+            if self._is_asked():
+                self._end_if_over()
             await work.wait()
             if not batch:
                 # Who called for help may have done all that there was, and be held up by the last of it.
@@ -385,7 +404,7 @@ class Pool(Generic[T, R]):
     def _refill(self, enough: int) -> bool:
         """Pull what there is room for from a plain source, if that is `enough`; return whether something came."""
         source, ledger = self.source, self.ledger
-        if self.work.closed or not isinstance(source, SyncSource):
+        if self.work.closed or isinstance(source, AsyncSource):
             return False
         if ledger.room < enough:
             ledger.take_in()
@@ -397,10 +416,13 @@ class Pool(Generic[T, R]):
         finally:
             self._hand_out(fresh)
         if source.exhausted:
-            ledger.exhausted = True
-            self.work.close()
-            self._room.unpark_all()
+            self._end_feeding()
         return bool(self.work.batch)
+
+    def _end_feeding(self) -> None:
+        self.ledger.exhausted = True
+        self.work.close()
+        self._room.unpark_all()
 
     def _hand_out(self, items: "deque[T] | list[T]") -> None:
         numbered = self.ledger.begin(items)
@@ -408,6 +430,28 @@ class Pool(Generic[T, R]):
         if numbered and not self.work.closed:
             self.work.batch.extend(numbered)
             self.work.call()
+
+    # Where the source is a queue.
+
+    def _on_put(self) -> None:
+        if not self._refill(1):
+            self.ledger.wake_for(self._enough)
+
+    def _is_asked(self) -> bool:
+        """Whether somebody waits for the next outcome, or for the end."""
+        return not self._setup.streamed or self.ledger.is_awaited
+
+    def _end_if_over(self) -> None:
+        """Decide that a queue is at its end: nothing waits, and nobody has anything in hand.
+
+        Of a stream it is asked by who wants another outcome, and by workers while somebody does.
+        """
+        source = self.source
+        if isinstance(source, QueueSource) and source.is_open and not self.work.closed:
+            self.ledger.take_in()
+            if self.ledger.idle and not source.waiting and not self.in_bodies:
+                source.finish()
+                self._end_feeding()
 
     # What a worker decides: plain methods, each leaves the run's state consistent.
 
@@ -427,7 +471,11 @@ class Pool(Generic[T, R]):
             limiter=self._limiter,
             on_admitted=worker.restart_clock,
         )
-        return attempt if self._journal is None else self._journal.around(attempt, worker)
+        if self._journal is None:
+            return attempt
+        if isinstance(self.source, QueueSource):
+            self.source.refuse_puts_here()
+        return self._journal.around(attempt, worker)
 
     def _item_started(self, worker: Worker[T]) -> None:
         worker.started = self._clock()
@@ -566,7 +614,7 @@ class Pool(Generic[T, R]):
         self.work.dispose()
 
     async def _close_source(self) -> None:
-        if isinstance(self.source, SyncSource):
+        if not isinstance(self.source, AsyncSource):
             self.source.close()
         elif not self.source.closed:
             # The feeder never ran.
@@ -575,13 +623,15 @@ class Pool(Generic[T, R]):
 
     def _check_thread(self) -> None:
         """Refuse a call from another thread, or another `trio.run`, before it changes anything."""
-        try:
-            here = trio.lowlevel.current_trio_token() is self._token
-        except RuntimeError:
-            here = False
-        if not here and self._token is not None:
+        if not self._is_here() and self._token is not None:
             message = "drain() and cancel() work in the trio.run of their run: use trio.from_thread.run_sync"
             raise RuntimeError(message)
+
+    def _is_here(self) -> bool:
+        try:
+            return trio.lowlevel.current_trio_token() is self._token
+        except RuntimeError:
+            return False
 
     # Durable runs.
 

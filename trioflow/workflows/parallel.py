@@ -4,7 +4,7 @@ Both are faces of one engine (`_pool`): the first waits for its end, the second 
 """
 
 import os
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sized
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sized
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Generic, Self, TypeVar, final
@@ -23,11 +23,13 @@ from trioflow.config.checks import (
     check_flag,
     check_instance,
 )
+from trioflow.errors import ConfigError
 from trioflow.events import Observer
 from trioflow.outcomes import LiveValue, ParallelResult, Progress, TaskOutcome
 from trioflow.workflows._arguments import check_items, choose_observer
 from trioflow.workflows._ledger import Ledger
 from trioflow.workflows._pool import Pool, Setup
+from trioflow.workflows._queue import QueueSource, WorkQueue
 
 __all__ = ("ParallelRun", "open_parallel", "process_parallel")
 
@@ -38,7 +40,7 @@ _DEFAULT = ParallelConfig()
 
 
 async def process_parallel(
-    items: Iterable[T] | AsyncIterable[T],
+    items: Iterable[T] | AsyncIterable[T] | WorkQueue[T],
     processor: Callable[[T], Awaitable[R]],
     *,
     config: ParallelConfig = _DEFAULT,
@@ -55,7 +57,7 @@ async def process_parallel(
     Args:
         items: the input, sync or async, finite or not; pulled lazily, never with more than
             `workers + buffer` items pulled and not yet done. Generators are closed on every way out, other
-            iterators are left alone.
+            iterators are left alone. A `WorkQueue` may grow meanwhile.
         processor: an async function of one item.
         config: how many workers, what a failure means, time limits, rate, retries.
         progress: a plain function called after each success with the number of successes, the number of items
@@ -110,7 +112,7 @@ async def process_parallel(
 
 
 def open_parallel(
-    items: Iterable[T] | AsyncIterable[T],
+    items: Iterable[T] | AsyncIterable[T] | WorkQueue[T],
     processor: Callable[[T], Awaitable[R]],
     *,
     config: ParallelConfig = _DEFAULT,
@@ -196,8 +198,8 @@ class ParallelRun(Generic[T, R]):
     def __repr__(self) -> str:
         return f"<ParallelRun: {self._pool.ledger!r}, {len(self._pool.ledger.done.batch)} to be taken>"
 
-    def __aiter__(self) -> Self:
-        return self
+    def __aiter__(self) -> AsyncIterator[TaskOutcome[T, R]]:
+        return _Loop(self, self._pool) if isinstance(self._pool.source, QueueSource) else self
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> TaskOutcome[T, R]:
@@ -254,6 +256,44 @@ class ParallelRun(Generic[T, R]):
 
 
 @final
+class _Loop(Generic[T, R]):
+    """One `async for` over a stream whose source is a queue.
+
+    Several tasks may iterate, and the body of each may put items: so the run must not end while one of them has an
+    outcome in hand. The loop that is left early is dropped, and then has nothing any more.
+    """
+
+    __slots__ = ("_holds", "_pool", "_run")
+
+    def __init__(self, run: ParallelRun[T, R], pool: Pool[T, R]) -> None:
+        self._run = run
+        self._pool = pool
+        self._holds = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    @trio.lowlevel.enable_ki_protection
+    async def __anext__(self) -> TaskOutcome[T, R]:
+        """Return the next outcome.
+
+        Cancellation: nothing was taken.
+        """
+        if self._holds:
+            self._holds = False
+            self._pool.in_bodies -= 1
+        outcome = await self._run.__anext__()
+        self._holds = True
+        self._pool.in_bodies += 1
+        return outcome
+
+    @trio.lowlevel.enable_ki_protection
+    def __del__(self) -> None:
+        if self._holds:
+            self._pool.leave_body()
+
+
+@final
 class _Stream(Block[ParallelRun[T, R]], Generic[T, R]):
     """The block of `open_parallel`."""
 
@@ -274,7 +314,7 @@ class _Stream(Block[ParallelRun[T, R]], Generic[T, R]):
 
 
 def _open_pool(
-    items: Iterable[T] | AsyncIterable[T],
+    items: Iterable[T] | AsyncIterable[T] | WorkQueue[T],
     processor: Callable[[T], Awaitable[R]],
     config: ParallelConfig,
     *,
@@ -290,7 +330,8 @@ def _open_pool(
     result_type: type[R] | None,
 ) -> Pool[T, R]:
     """Check the arguments and put the parts of a run together; starts nothing."""
-    check_items(items)
+    if not isinstance(items, WorkQueue):
+        check_items(items)
     check_async("processor", processor)
     check_instance("config", config, ParallelConfig)
     observer = choose_observer(observer, config.observer, run_id)
@@ -311,6 +352,8 @@ def _open_pool(
     journal = open_journal(
         run_id, store, config.checkpoint, key=key, result_type=result_type, total=total, emitter=emitter
     )
+    if journal is not None and isinstance(items, WorkQueue) and key is None:
+        raise ConfigError.refusing("key", key, "a plain function that names an item, where a WorkQueue is kept")
     setup = Setup(items, processor, config, worker_count, streamed, progress is not None)
     return Pool(setup, ledger, emitter, journal)
 
