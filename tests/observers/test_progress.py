@@ -307,11 +307,11 @@ async def test_beside_an_observer_that_takes_everything(plain):
 async def test_a_console_that_cannot_be_written_fails_no_run(log):
     screen = Screen(terminal=False)
     screen.file.close()
-    result = await process_parallel(range(5), trio.sleep, config=MANY, observer=screen.observer)
-    assert len(result.results) == 5
+    result = await process_parallel(range(5), work, config=MANY, observer=screen.observer)
+    assert (len(result.results), len(result.errors)) == (4, 1)
     assert len(log.at("WARNING")) == 1
     for _ in range(3):
-        await process_parallel(range(5), trio.sleep, config=MANY, observer=screen.observer)
+        await process_parallel(range(5), work, config=MANY, observer=screen.observer)
     assert len(log.at("WARNING")) == 1
 
 
