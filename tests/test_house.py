@@ -1,5 +1,6 @@
-"""The house stays tidy: the layout comment names every room, and live objects say how they stand."""
+"""The house stays tidy: the layout comment names every room, each guarantee its tests, live objects how they stand."""
 
+import re
 from pathlib import Path
 
 import trio
@@ -20,6 +21,15 @@ def test_the_layout_comment_names_every_room():
     }
     missing = {room for room in rooms if f"   {room} " not in layout}
     assert not missing
+
+
+def test_the_guarantees_name_tests_that_are_there():
+    page = (ROOT.parent / "docs" / "reference" / "guarantees.md").read_text()
+    named = re.findall(r"`(tests/[^`]*)`", page)
+    assert named
+    assert [name for name in named if not (ROOT.parent / name).exists()] == []
+    paragraphs = [part for part in re.split(r"(?m)^(?=\*\*)", page) if part.startswith("**")]
+    assert [part.splitlines()[0] for part in paragraphs if "`tests/" not in part] == []
 
 
 async def test_every_live_object_says_how_it_stands():

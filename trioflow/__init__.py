@@ -4,19 +4,19 @@
 #   outcomes       what became of each item, and of a run
 #   _live          values that change while somebody waits for them
 #   errors/        what is raised: the TrioflowError tree
-#   config/        what a run is told: structs, checks, files
-#   events         what a run tells: Event, EventType, Observer
-#   observers/     who listens, and the registry of names
+#   config/        the settings of runs: structs, checks, files
+#   events         what a run emits: Event, EventType, Observer
+#   observers/     what receives events, and the registry of names
 #   checkpoint/    what outlives the process: stores, codec, sessions
 #   policies/      one call made safer: timeout, retry, rate, concurrency, budget
-#   _runtime/      the rules of every pattern: calls, errors, emitter
+#   _runtime/      the rules of every pattern: calls, errors, emitter, blocks, contexts
 #   _durable/      how a run is kept: step by step, item by item
 #   hub/           agents that talk: messages, mailboxes, handlers
 #   workflows/     many calls: parallel, chain, conditional
+#   graph/         calls that decide what comes next: state, edges, graph, nodes of patterns
 #   testing/       what users test with: a conformance suite for stores
 #   cli/           the command line: `trioflow runs`, `python -m trioflow`
 #   __main__       the same
-#   graph/         calls that decide what comes next: state, edges, graph, nodes of patterns
 """Structured workflows for agent services on Trio, with an exact account of what succeeded, failed and why."""
 
 from trioflow._runtime.context import RunContext, current_run
@@ -103,6 +103,7 @@ from trioflow.outcomes import (
     ChainResult,
     ErrorCategory,
     ErrorReport,
+    FailedItems,
     GraphResult,
     GraphStep,
     LiveValue,
@@ -124,6 +125,7 @@ from trioflow.policies import (
 from trioflow.workflows import (
     ParallelRun,
     Routes,
+    WorkQueue,
     open_parallel,
     process_chain,
     process_conditional,
@@ -159,6 +161,7 @@ __all__ = (
     "EventStream",
     "EventType",
     "ExecutionError",
+    "FailedItems",
     "GraphConfig",
     "GraphError",
     "GraphResult",
@@ -204,6 +207,7 @@ __all__ = (
     "TraceObserver",
     "TrioflowError",
     "UnknownAgentError",
+    "WorkQueue",
     "all_of",
     "always",
     "any_of",

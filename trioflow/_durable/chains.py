@@ -19,7 +19,7 @@ from trioflow.checkpoint.codec import Codec, fingerprint
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore
 from trioflow.checkpoint.session import decode, load_verified, open_store
 from trioflow.config import CheckpointConfig
-from trioflow.errors import CheckpointMismatchError, CheckpointNotFoundError
+from trioflow.errors import CheckpointMismatchError, CheckpointNotFoundError, ConfigError
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -35,13 +35,13 @@ _SKIPPED_IN_A_ROW = 256
 
 
 class ChainLog(Protocol[S_contra]):
-    """What a chain tells of its steps."""
+    """What a chain reports its steps to."""
 
     resumed: bool
     """Whether steps were made before."""
 
     def start(self, on_save: Saved) -> None:
-        """Tell `on_save` of each save from now on, and of the one that the run began with."""
+        """Call `on_save` for each save from now on, and for the one that the run began with."""
 
     def around(self, make_step: MakeStep[T]) -> MakeStep[T]:
         """Return `make_step` for items whose step was not made before."""
@@ -113,7 +113,7 @@ class KeptChain(Generic[S]):
         store: the store; one that is named is opened for the run.
         run_id: the run's id.
         config: how often, and whether a completed chain is kept.
-        stand_at: told of the steps that somebody else has made since the chain was looked at.
+        stand_at: called with the steps that somebody else has made since the chain was looked at.
 
     Attributes:
         resumed: whether steps were made before.
@@ -185,7 +185,7 @@ class KeptChain(Generic[S]):
 
         Raises:
             CheckpointMismatchError: the items so far are not those that the chain was begun with.
-            CheckpointEncodeError: the item cannot be told from others.
+            CheckpointEncodeError: the item cannot be distinguished from others.
         """
 
         async def make_missing_step(item: T) -> None:
@@ -273,10 +273,17 @@ class KeptChain(Generic[S]):
         )
 
 
+_PLAIN = frozenset({dict, list, str, bytes, int, float, bool, type(None)})
+_OPTION = "begin with a state of a type that has it (a struct, dataclass or pydantic model)"
+
+
 def _codec_for(initial: Any) -> Codec[Any]:
     """Return what brings back states of the type of `initial`."""
     kind = type(initial)
     if isinstance(initial, Mapping) and kind is not dict:
-        return Codec(kind, wrap=kind)
-    typed = hasattr(kind, "__struct_fields__") or hasattr(kind, "__dataclass_fields__")
-    return Codec(kind if typed else Any)
+        return Codec(kind, wrap=kind, option=_OPTION)
+    try:
+        return Codec(Any if kind in _PLAIN else kind, option=_OPTION)
+    except ConfigError:
+        # What has no form is refused when it is saved, with its place.
+        return Codec(Any, option=_OPTION)

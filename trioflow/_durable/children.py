@@ -163,7 +163,7 @@ class Child(msgspec.Struct, frozen=True):
     run_id: str | None
     """Its id; None where it is in no run."""
     observer: Observer
-    """Who hears of the host, and of it unless its config names another."""
+    """What receives the host's events, and its own unless its config names another."""
     store: ChildStore | None
     """Where it is kept; None is nowhere."""
     node: str | None = None
@@ -187,8 +187,8 @@ host: ContextVar[Host] = ContextVar("trioflow_host")
 def child_id(parent: str, *place: object) -> str:
     """Return the id of the run at this place of the run `parent`, such as `nightly..3/review`.
 
-    No run that a user names can have it, for `..` is refused there; and it can be told apart what is the parent
-    and what the place. A long one ends in a digest.
+    No run that a user names can have it, for `..` is refused there; and it can be seen what is the parent and
+    what the place. A long one ends in a digest.
     """
     run_id = f"{parent}..{'/'.join(_safe(str(part)) for part in place)}"
     if len(run_id) <= _LONGEST_ID:

@@ -1,4 +1,4 @@
-"""How one run is kept step by step: told of each step and of the end, it saves what the config asks for.
+"""How one run is kept step by step: called for each step and at the end, it saves what the config asks for.
 
 A run has one of two: `KeptSteps` writes to a store, under the run's epoch; `UnkeptSteps` is what a run has that no
 store keeps. Whoever makes the steps, a graph's runner or a chain, does not know which it is.
@@ -35,7 +35,7 @@ S_contra = TypeVar("S_contra", contravariant=True)
 _payloads: Codec[Any] = Codec(Any, what="the payload of pause()")
 
 Saved = Callable[[int, str, str, int], object]
-"""Told of each save: the step, its node, how the run stood, and the bytes of its state."""
+"""Called for each save with the step, its node, how the run stood, and the bytes of its state."""
 
 
 class Position(msgspec.Struct, Generic[S], frozen=True):
@@ -69,14 +69,14 @@ class Keeping(msgspec.Struct, Generic[S], frozen=True):
 
 
 class Steps(Protocol[S_contra]):
-    """What a run tells of its steps."""
+    """What a run reports its steps to."""
 
     def child_store(self, rebase: Rebase) -> ChildStore | None:
         """Return where runs inside this one are kept; None is nowhere."""
         ...
 
     def start(self, on_save: Saved) -> None:
-        """Tell `on_save` of each save from now on, and of the one that the run began with."""
+        """Call `on_save` for each save from now on, and for the one that the run began with."""
 
     def completed(
         self, node: str, next_node: str, iterations: int, state: S_contra, *, is_last: bool = False
@@ -99,7 +99,7 @@ class UnkeptSteps:
     """The steps of a run that no store keeps.
 
     Args:
-        on_end: told of the error that the run ended with, and where it stood.
+        on_end: called with the error that the run ended with, and where it stood.
     """
 
     __slots__ = ("_on_end",)

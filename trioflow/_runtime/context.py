@@ -1,10 +1,9 @@
 """What a piece of work may know of itself: `current_run()`, for the code that a run calls.
 
-Nothing is computed until somebody asks. Whoever calls user code for a run (a worker of a fan-out, a chain, the
-runner of a graph, an agent of a hub) is a `Work`: it sets `working` to itself, once, in the task in which that
-code is called, and says in `context()` what it has in hand when it is asked, by `run_context`. Between two pieces
-of work its `context()` raises what `nothing_in_hand` gives. Tasks that the user's code starts inherit the
-variable.
+Nothing is computed until somebody asks. What calls user code for a run (a worker of a fan-out, a chain, the
+runner of a graph, an agent of a hub) is a `Work`: it sets `working` to itself, once, in the task in which it calls
+that code, and its `context()` says, by `run_context`, what it has in hand. Between two pieces of work `context()`
+raises what `nothing_in_hand` gives. Tasks that the user's code starts inherit the variable.
 
 `working` also says which run something is started in: `enclosing_run_id`, for `Event.parent`.
 """
@@ -30,7 +29,7 @@ class Emitting(Protocol):
     active: bool
 
     def emit(self, type: EventType, data: dict[str, Any]) -> None:
-        """Tell the observers."""
+        """Hand an event to the observers."""
         ...
 
 
@@ -59,7 +58,7 @@ class RunContext(msgspec.Struct, frozen=True, dict=True):
     """
 
     def emit(self, name: str, /, **data: Any) -> None:
-        """Tell the observers of the run a `custom` event, whose data are `{"name": name, "data": data}`.
+        """Emit a `custom` event of the run, whose data are `{"name": name, "data": data}`.
 
         Raises:
             ConfigError: the name is empty.
@@ -98,8 +97,8 @@ def current_run() -> RunContext:
     """Return the run, and the piece of work of it, that this code is called for.
 
     It is there in processors, steps, nodes and handlers, and in the tasks that they start; of a run inside a run
-    it is the inner one. `key` identifies the piece of work, for an API that takes an idempotency key; `emit` tells
-    the observers of the run something of your own.
+    it is the inner one. `key` identifies the piece of work, for an API that takes an idempotency key; `emit` gives
+    the observers of the run an event of your own.
 
     Raises:
         RuntimeError: no run has called this code: it is in a stream's body, a source, a `progress` function, or

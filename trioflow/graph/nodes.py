@@ -21,7 +21,7 @@ from trioflow.graph._inside import child_of, no_failure_of_the_node, run_kept
 from trioflow.graph.graph import DEFAULT_OBSERVER, StateGraph
 from trioflow.outcomes import ParallelResult
 from trioflow.workflows import Routes, process_chain, process_parallel
-from trioflow.workflows._routing import Chooser, route_with
+from trioflow.workflows.conditional import Chooser, route_with
 
 __all__ = ("chain_node", "conditional_node", "graph_node", "parallel_node", "pause")
 

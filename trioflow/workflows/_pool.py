@@ -3,13 +3,13 @@
     items -> feeder -> [work] -> workers -> [results] -> collector -> [done] -> the caller or a stream
 
 The channels carry batches (`_channel`), the ledger counts and bounds what is on them (`_ledger`). A worker
-records an outcome by one plain call, so nothing that was returned can be lost to a cancellation. A worker that
-finds no work may pull from a plain source itself, for `next()` never blocks: it then takes in what the
-collector has not, and the two tasks between it and the next item need not wake up.
+records an outcome by one plain call, so no cancellation can lose what was returned. A worker that finds no work
+may pull from a plain source itself, because `next()` never blocks: it first enters what the collector has not,
+and the two tasks between it and its next item need not wake up.
 
-Every decision is one plain method; the `await`s stand around them. Workers raise nothing but a `Cancelled` that
-belongs here: whatever else goes wrong is collected, the scope is cancelled, and `conclude` weighs all of it
-once no task is left. `docs/design/engine.md` has the reasons and the figures.
+Every decision is one plain method; the `await`s stand around them. Tasks raise nothing but a `Cancelled` that
+passes: whatever else goes wrong is collected, the scope is cancelled, and `conclude` weighs all of it once no
+task is left. `docs/design/engine.md` has the reasons and the figures.
 """
 
 import math
@@ -36,7 +36,8 @@ from trioflow.policies import RateLimiter
 from trioflow.workflows._channel import BatchChannel
 from trioflow.workflows._events import ParallelEvents
 from trioflow.workflows._ledger import Ledger, Status
-from trioflow.workflows._sources import END, AsyncSource, Source, SyncSource, open_source
+from trioflow.workflows._queue import QueueSource
+from trioflow.workflows._sources import END, AsyncSource, Source, open_pool_source
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -58,6 +59,7 @@ class Setup(msgspec.Struct, Generic[T, R], frozen=True):
     config: ParallelConfig
     worker_count: int
     streamed: bool
+    has_progress: bool
 
 
 @final
@@ -65,7 +67,7 @@ class Worker(Generic[T]):
     """A worker's hand: the item that it holds, and how often that was tried.
 
     Attributes:
-        observed: whether an event told of its start; one then tells of its end.
+        observed: whether its start was an event; its end then is one too.
     """
 
     __slots__ = ("_emitter", "attempts", "identity", "index", "item", "number", "observed", "started")
@@ -114,6 +116,8 @@ class Pool(Generic[T, R]):
     Attributes:
         errors: what went wrong, until `conclude` has weighed it.
         on_abort: called when something that is no `Exception` stops the run.
+        in_bodies: loops over a stream that have taken an outcome and not come back for another; they may put
+            items into a queue.
     """
 
     def __init__(
@@ -125,7 +129,7 @@ class Pool(Generic[T, R]):
     ) -> None:
         config = setup.config
         self.ledger = ledger
-        self.source: Source[T] = open_source(setup.items)
+        self.source: Source[T] = open_pool_source(setup.items)
         self.work: BatchChannel[tuple[int, T]] = BatchChannel()
         self.errors = ErrorCollector()
         self.on_abort: Callable[[], object] = lambda: None
@@ -136,8 +140,8 @@ class Pool(Generic[T, R]):
         rate = config.max_per_second
         self._limiter = None if rate is None else RateLimiter(rate, burst=config.burst)
         # Durations are for events and for the consumer's outcomes: nobody else pays for reading the clock.
-        self._timed = emitter.active or setup.streamed
-        self._reports = emitter.active or ledger.reports_successes
+        self._timed = emitter.active or setup.streamed or ledger.reports
+        self._reports = emitter.active or ledger.reports
         self._clock: Callable[[], float]
         self._room = trio.lowlevel.ParkingLot()
         ledger.on_room = self._room.unpark
@@ -148,7 +152,7 @@ class Pool(Generic[T, R]):
         self._token: trio.lowlevel.TrioToken | None = None
         self._cut: Status = "complete"
         self._stopping = self._cancelled = self._ending = self._awaited = False
-        self._failures = 0
+        self._failures = self.in_bodies = 0
         self._left = trio.Event()
         self._left_in_peace = True
         self._started = 0.0
@@ -166,9 +170,12 @@ class Pool(Generic[T, R]):
         self._started = self._clock()
         with self.errors.collecting():
             config = self._setup.config
-            has_progress = self.ledger.reports_successes
             workers = self._setup.worker_count
-            self._events.run_started(workers, fail_fast=config.fail_fast, has_progress=has_progress)
+            self._events.run_started(
+                workers, fail_fast=config.fail_fast, has_progress=self._setup.has_progress
+            )
+            if isinstance(self.source, QueueSource):
+                self.source.open()
             await trio.lowlevel.checkpoint_if_cancelled()
             if self._journal is None:
                 await self._run_tasks()
@@ -204,12 +211,21 @@ class Pool(Generic[T, R]):
         """Have whatever room there is used: the consumer has nothing left to take."""
         if self.ledger.room > 0:
             self._room.unpark()
+        self._end_if_over()
+
+    @trio.lowlevel.enable_ki_protection
+    def leave_body(self) -> None:
+        """Note that a loop over the stream is over whose body had an outcome; others may wait for the end."""
+        self.in_bodies -= 1
+        if self.ledger.is_awaited and self._is_here():
+            self._end_if_over()
 
     @trio.lowlevel.enable_ki_protection
     def conclude(self) -> None:
         """Weigh what went wrong, and emit the end of the run; `errors` then has what the caller should raise."""
         self.ledger.check()
-        self.errors.judge(lambda cancelled: foreign_cancelled(cancelled, "an observer or the body of the stream"))
+        who = "an observer or the body of the stream"
+        self.errors.replace_foreign(lambda cancelled: foreign_cancelled(cancelled, who))
         worst = self.errors.worst()
         if worst is None or isinstance(worst, trio.Cancelled):
             self.errors.replace(self._failure(cancelled=worst is not None) or worst)
@@ -252,6 +268,8 @@ class Pool(Generic[T, R]):
             if isinstance(self.source, AsyncSource):
                 await self._feed_async(self.source)
             else:
+                if isinstance(self.source, QueueSource):
+                    self.source.on_put = self._on_put
                 while not self.work.closed:
                     self._refill(1)
                     await self._wait_for_room()
@@ -276,7 +294,9 @@ class Pool(Generic[T, R]):
                 await source.aclose()
 
     async def _wait_for_room(self) -> None:
-        self.ledger.wake_for(self._enough)
+        # Where a queue is empty it is `put` that has room looked for.
+        if not isinstance(self.source, QueueSource) or self.source.waiting:
+            self.ledger.wake_for(self._enough)
         if not self.work.closed:
             await self._room.park()
 
@@ -368,7 +388,12 @@ class Pool(Generic[T, R]):
         if batch or self._refill(self._enough):
             await trio.lowlevel.checkpoint()
         while not batch and not work.closed:
+            if self._is_asked():
+                self._end_if_over()
             await work.wait()
+            if not batch:
+                # Who called for help may have done all that there was, and be held up by the last of it.
+                self._refill(self._enough)
         if not batch:
             return None
         claimed = batch.popleft()
@@ -379,7 +404,7 @@ class Pool(Generic[T, R]):
     def _refill(self, enough: int) -> bool:
         """Pull what there is room for from a plain source, if that is `enough`; return whether something came."""
         source, ledger = self.source, self.ledger
-        if self.work.closed or not isinstance(source, SyncSource):
+        if self.work.closed or isinstance(source, AsyncSource):
             return False
         if ledger.room < enough:
             ledger.take_in()
@@ -391,10 +416,13 @@ class Pool(Generic[T, R]):
         finally:
             self._hand_out(fresh)
         if source.exhausted:
-            ledger.exhausted = True
-            self.work.close()
-            self._room.unpark_all()
+            self._end_feeding()
         return bool(self.work.batch)
+
+    def _end_feeding(self) -> None:
+        self.ledger.exhausted = True
+        self.work.close()
+        self._room.unpark_all()
 
     def _hand_out(self, items: "deque[T] | list[T]") -> None:
         numbered = self.ledger.begin(items)
@@ -402,6 +430,28 @@ class Pool(Generic[T, R]):
         if numbered and not self.work.closed:
             self.work.batch.extend(numbered)
             self.work.call()
+
+    # Where the source is a queue.
+
+    def _on_put(self) -> None:
+        if not self._refill(1):
+            self.ledger.wake_for(self._enough)
+
+    def _is_asked(self) -> bool:
+        """Whether somebody waits for the next outcome, or for the end."""
+        return not self._setup.streamed or self.ledger.is_awaited
+
+    def _end_if_over(self) -> None:
+        """Decide that a queue is at its end: nothing waits, and nobody has anything in hand.
+
+        Of a stream it is asked by who wants another outcome, and by workers while somebody does.
+        """
+        source = self.source
+        if isinstance(source, QueueSource) and source.is_open and not self.work.closed:
+            self.ledger.take_in()
+            if self.ledger.idle and not source.waiting and not self.in_bodies:
+                source.finish()
+                self._end_feeding()
 
     # What a worker decides: plain methods, each leaves the run's state consistent.
 
@@ -421,7 +471,11 @@ class Pool(Generic[T, R]):
             limiter=self._limiter,
             on_admitted=worker.restart_clock,
         )
-        return attempt if self._journal is None else self._journal.around(attempt, worker)
+        if self._journal is None:
+            return attempt
+        if isinstance(self.source, QueueSource):
+            self.source.refuse_puts_here()
+        return self._journal.around(attempt, worker)
 
     def _item_started(self, worker: Worker[T]) -> None:
         worker.started = self._clock()
@@ -448,8 +502,11 @@ class Pool(Generic[T, R]):
     def _report(self, worker: Worker[T], outcome: TaskOutcome[T, R]) -> None:
         if worker.observed or (self._events.active and not outcome.ok):
             self._events.item_completed(worker.number, outcome)
-        if self.ledger.reports_successes:
-            self.ledger.take_in()
+        if self.ledger.reports:
+            try:
+                self.ledger.take_in()
+            except BaseException as error:  # noqa: BLE001, ASYNC103 - the callback's: no worker may die of it
+                self._break_off(error)
 
     def _on_crash(self, worker: Worker[T] | None, error: BaseException) -> bool:
         """Deal with what ended a task other than the end of its work; False lets `error` pass through."""
@@ -551,12 +608,13 @@ class Pool(Generic[T, R]):
         with self.errors.collecting():
             await self._close_source()
         if self._cut == "timeout":
-            self.ledger.expire(self._too_slow(), self._setup.items, awaited=self._awaited)
+            with self.errors.collecting():
+                self.ledger.expire(self._too_slow(), self._setup.items, awaited=self._awaited)
         self.ledger.end(self._status())
         self.work.dispose()
 
     async def _close_source(self) -> None:
-        if isinstance(self.source, SyncSource):
+        if not isinstance(self.source, AsyncSource):
             self.source.close()
         elif not self.source.closed:
             # The feeder never ran.
@@ -565,13 +623,15 @@ class Pool(Generic[T, R]):
 
     def _check_thread(self) -> None:
         """Refuse a call from another thread, or another `trio.run`, before it changes anything."""
-        try:
-            here = trio.lowlevel.current_trio_token() is self._token
-        except RuntimeError:
-            here = False
-        if not here and self._token is not None:
+        if not self._is_here() and self._token is not None:
             message = "drain() and cancel() work in the trio.run of their run: use trio.from_thread.run_sync"
             raise RuntimeError(message)
+
+    def _is_here(self) -> bool:
+        try:
+            return trio.lowlevel.current_trio_token() is self._token
+        except RuntimeError:
+            return False
 
     # Durable runs.
 
