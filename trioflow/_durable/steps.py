@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar, final
 import msgspec
 import trio
 
-from trioflow._durable.children import ChildStore, Rebase, note_entered
+from trioflow._durable.children import ChildStore, Rebase, child_store, note_entered
 from trioflow._runtime.signals import Paused
 from trioflow._text import describe_error, quote
 from trioflow.checkpoint.codec import Codec, is_large
@@ -174,7 +174,7 @@ class KeptSteps(Generic[S]):
 
     def child_store(self, rebase: Rebase) -> ChildStore:
         """See `Steps.child_store`."""
-        return ChildStore(self.store, (self.session.run_id, self.session.epoch), self.flush, rebase)
+        return child_store(self.store, (self.session.run_id, self.session.epoch), self.flush, rebase)
 
     def start(self, on_save: Saved) -> None:
         """See `Steps.start`."""
