@@ -45,11 +45,11 @@ async def test_every_live_object_says_how_it_stands():
         await wait_all_tasks_blocked()
         pool = run._pool
         assert "1 unsettled" in repr(run)
-        assert "1 pulled" in repr(pool.source)
-        assert "open" in repr(pool.work)
+        assert "1 pulled" in repr(pool.feeder.source)
+        assert "open" in repr(pool.feeder)
         assert "parallel" in repr(pool._events)
         assert "0" in repr(pool.ledger.watch())
     async with trioflow.open_parallel([1], work, observer=heard) as run:
         await wait_all_tasks_blocked()
-        assert "exhausted" in repr(run._pool.source)
+        assert "exhausted" in repr(run._pool.feeder.source)
         assert "attempt 0" in repr(Worker(3, run._pool._emitter))

@@ -81,7 +81,8 @@ def cases(draw):
     face = draw(st.sampled_from(["process", "process", "progress", "stream", "ordered", "several", "several ordered"]))
     streamed = face not in {"process", "progress"}
     many = draw(st.sampled_from([False, False, False, True]))
-    plan = draw(st.lists(st.sampled_from(PROCESSORS), max_size=24)) * draw(st.sampled_from([5, 10] if many else [1, 2]))
+    fewest = draw(st.sampled_from([0, 8, 16]))
+    plan = draw(st.lists(st.sampled_from(PROCESSORS), min_size=fewest, max_size=24)) * (5 if many else 1)
     actions = ["outer", "drain", "cancel"] if streamed else ["outer"]
     config = ParallelConfig(
         max_workers=draw(st.integers(1, 20 if many else 6)),
@@ -311,6 +312,8 @@ class Play(trio.abc.Instrument):
             self.stopped = self.stopped or action == "cancel"
 
     def after_task_step(self, task):
+        if self.case.config.max_per_second is not None:
+            return  # an item may fail before it begins
         held = self.source.pulled - (len(self.taken) if self.streamed else self.finished)
         self.most_held = max(self.most_held, held)
 
@@ -327,16 +330,16 @@ class Play(trio.abc.Instrument):
             self.wrong.append("a consumer waits though an outcome is there")
         if config.retry is not None or config.max_per_second is not None:
             return  # an item in hand need not be in its processor
-        if pool.work.closed and not pool.work.batch and not self.active:
+        if pool.feeder.work.closed and not pool.feeder.work.batch and not self.active:
             self.wrong.append("all is done and the run does not end")
         if self.active == config.max_workers:
             return
-        if pool.work.batch:
+        if pool.feeder.work.batch:
             self.wrong.append("a worker waits though an item is there")
         room = self.window - ledger.pulled + (len(self.taken) if self.streamed else self.finished)
         starving = self.waiting and not self.case.face.startswith("several")
-        can_pull = not pool.work.closed and not getattr(pool.source, "pulling", False)
-        if can_pull and room >= (1 if starving else pool._enough):
+        can_pull = not pool.feeder.work.closed and not getattr(pool.feeder.source, "pulling", False)
+        if can_pull and room >= (1 if starving else pool.feeder._enough):
             self.wrong.append("a worker waits though there is room for an item")
 
     # The processor.

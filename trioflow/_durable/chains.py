@@ -47,11 +47,12 @@ class ChainLog(Protocol[S_contra]):
         """Return `make_step` for items whose step was not made before."""
         ...
 
-    async def completed(self, steps: int, state: S_contra) -> None:
-        """Take note of a complete step.
+    def completed(self, steps: int, state: S_contra) -> Awaitable[None] | None:
+        """Take note of a complete step, and return what is to be awaited; None where nothing is to be written.
 
-        Cancellation: the step is saved whole, or at the end.
+        Awaiting it, a cancellation lets the step be saved whole, or at the end.
         """
+        ...
 
     async def exhausted(self) -> None:
         """Take note that there are no more items.
@@ -86,11 +87,8 @@ class UnkeptChain:
         """Return `make_step`: no step was made before."""
         return make_step
 
-    async def completed(self, steps: int, state: object) -> None:
-        """Do nothing.
-
-        Cancellation: not a checkpoint.
-        """
+    def completed(self, steps: int, state: object) -> Awaitable[None] | None:
+        """Return None: nothing is to be written."""
 
     async def exhausted(self) -> None:
         """Do nothing.
@@ -199,17 +197,15 @@ class KeptChain(Generic[S]):
 
         return make_missing_step
 
-    async def completed(self, steps: int, state: S) -> None:
+    def completed(self, steps: int, state: S) -> Awaitable[None] | None:
         """See `ChainLog.completed`.
 
         Raises:
             CheckpointEncodeError: the state cannot be kept.
-            CheckpointConflictError: somebody else has claimed the run.
-
-        Cancellation: the step is saved whole, or at the end.
         """
-        if self._steps is not None:
-            await self._steps.completed(self._mark.hex(), _AHEAD, steps, state)
+        if self._steps is None:
+            return None
+        return self._steps.completed(self._mark.hex(), _AHEAD, steps, state)
 
     async def exhausted(self) -> None:
         """See `ChainLog.exhausted`.

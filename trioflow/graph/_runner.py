@@ -86,8 +86,9 @@ class GraphRunner(Generic[S]):
         self._entered = 0
         self._attempts_before = 0
         self._node_in_hand = False
-        self._exit_point: str | None = None
-        self._edge_errors = ErrorCollector()
+        self._failed_over = False
+        self._exit: PlannedNode[S] | None = None
+        self._stuck: ErrorCollector | None = None
 
     def __repr__(self) -> str:
         return f"<GraphRunner of {self._config.name} at {self._node.name} after {self.attempts} attempts>"
@@ -129,7 +130,8 @@ class GraphRunner(Generic[S]):
         if self._node_in_hand:
             self.events.node_completed(self._node.name, errors.worst())
         errors.replace(await self.steps.end(errors.worst(), self.position))
-        self.events.run_completed(errors.worst(), self._exit_point, self.attempts, self._entered)
+        exit_point = None if self._exit is None else self._exit.name
+        self.events.run_completed(errors.worst(), exit_point, self.attempts, self._entered)
         paused = errors.worst()
         status: Literal["completed", "paused"] = "completed"
         payload = None
@@ -139,37 +141,33 @@ class GraphRunner(Generic[S]):
         del paused
         errors.raise_worst()
         path = list(self._path)
-        return GraphResult(self._state, self.run_id, status, self._exit_point, path, self.attempts, payload)
+        return GraphResult(self._state, self.run_id, status, exit_point, path, self.attempts, payload)
 
     @trio.lowlevel.enable_ki_protection
     async def _run_nodes(self) -> None:
         await self._start()
         turn, context = 0, copy_context()
-        while self._exit_point is None:
+        while self._goes_on():
             # Before a step, not after: a run that has reached its end is never cancelled.
             turn = (turn + 1) % TURN
             if not turn:
                 await trio.lowlevel.checkpoint()
             node = self._enter()
             try:
-                state = await self._calls[node.name](self._state)
-                self._check_type(state)
-            except Exception as error:
-                if not self._take_error_edge(node, error):
-                    raise self._error() from error
-                # A step too, though not one that the block is handed: nothing was returned.
-                await self.steps.completed(node.name, self._node.name, self.attempts, self._state)
-                continue
+                self._settle(node, await self._calls[node.name](self._state))
+            except Exception as error:  # noqa: BLE001 - raised again as the node's, where no error edge is for it
+                self._take_error_edge(node, error)
             finally:
                 if is_changed(context):
                     await reset_context(context)
-            step = self._settle(node, state)
-            following = "" if node.is_exit else self._choose_edge(node)
-            await self.steps.completed(node.name, following, self.attempts, state, is_last=node.is_exit)
-            if self.on_step is not None:
-                await self.on_step(step, node.is_exit)
-            if not following:
-                self._edge_errors.raise_worst()
+            following = self._leave(node)
+            is_last = node is self._exit
+            saving = self.steps.completed(node.name, following, self.attempts, self._state, is_last=is_last)
+            if saving is not None:
+                await saving
+            # A step that ended by an error edge is not handed out: nothing was returned.
+            if self.on_step is not None and not self._failed_over:
+                await self.on_step(GraphStep(node.name, self.attempts, self._state), is_last)
 
     async def _start(self) -> None:
         working.set(self)
@@ -177,10 +175,16 @@ class GraphRunner(Generic[S]):
         self.events.run_started(self._node.name, self.attempts, self._state)
         self.steps.start(self.events.step_saved)
         await trio.lowlevel.checkpoint()
-        if self._left and not self._choose_edge(self._node):
-            self._edge_errors.raise_worst()
+        if self._left:
+            self._choose_edge(self._node)
 
     # What a step decides: plain methods, each leaves the run's state consistent.
+
+    def _goes_on(self) -> bool:
+        """Whether there is a node to enter; why there is none comes out here, now that the step is saved."""
+        if self._stuck is not None:
+            self._stuck.raise_worst()
+        return self._exit is None
 
     def _enter(self) -> PlannedNode[S]:
         node = self._node
@@ -195,26 +199,30 @@ class GraphRunner(Generic[S]):
         self.events.node_started(node.name, self.attempts + 1, self._state)
         return node
 
-    def _check_type(self, state: object) -> None:
+    def _settle(self, node: PlannedNode[S], state: S) -> None:
+        """Take note that the node in hand has returned.
+
+        Raises:
+            TypeError: what it returned is no state.
+        """
         if not isinstance(state, self._state_type):
             wanted = f"graph {quote(self._config.name)} wants a {self._state_type.__name__} from each node"
             raise TypeError(f"{wanted}, and this one returned {show(state)}")
-
-    def _settle(self, node: PlannedNode[S], state: S) -> GraphStep[S]:
-        """Take note that the step in hand is complete."""
         before, self._state = self._state, state
-        self._node_in_hand = False
+        self._node_in_hand = self._failed_over = False
         self._step += 1
         if node.is_exit:
-            self._exit_point = node.name
+            self._exit = node
         self.events.node_settled(node.name, before, state)
-        return GraphStep(node.name, self.attempts, state)
+
+    def _leave(self, node: PlannedNode[S]) -> str:
+        """Choose the way out of a node that is complete; return where it leads, nothing where it does not."""
+        if self._failed_over:
+            return self._node.name
+        return "" if node.is_exit else self._choose_edge(node)
 
     def _choose_edge(self, node: PlannedNode[S]) -> str:
-        """Make the target of the first edge that may be taken the next node, and return its name.
-
-        Where none may be taken, return nothing: why comes out once the step is saved.
-        """
+        """Make the target of the first edge that may be taken the next node, and return its name."""
         for index, edge in enumerate(node.edges):
             try:
                 holds = edge.when is always or truth(call_plain(edge.when, self._state))
@@ -222,21 +230,24 @@ class GraphRunner(Generic[S]):
                 self.events.edge_evaluated(edge, index, error, holds=False)
                 name = f" {quote(edge.name)}" if edge.name else ""
                 reason = f"the predicate{name} of the edge to {quote(edge.target)} failed"
-                self._edge_errors.add(self._error("predicate", reason, cause=error))
-                return ""
+                return self._get_stuck(self._error("predicate", reason, cause=error))
             self.events.edge_evaluated(edge, index, None, holds=holds)
             if holds:
                 self._node = self._plan.nodes[edge.target]
                 return edge.target
         reason = f"no transition: of its edges ({len(node.edges)}) none may be taken"
-        self._edge_errors.add(self._error("no transition", reason))
+        return self._get_stuck(self._error("no transition", reason))
+
+    def _get_stuck(self, error: ExecutionError) -> str:
+        self._stuck = ErrorCollector()
+        self._stuck.add(error)
         return ""
 
-    def _take_error_edge(self, node: PlannedNode[S], error: Exception) -> bool:
-        """Make the target of the first error edge that is for `error` the next node; return whether there is one.
+    def _take_error_edge(self, node: PlannedNode[S], error: Exception) -> None:
+        """Make the target of the first error edge that is for `error` the next node.
 
         Raises:
-            ExecutionError: what `on` or `update` raised; it is the node's failure then.
+            ExecutionError: there is none, or from what `on` or `update` raised: that is the node's failure then.
         """
         for index, edge in enumerate(node.error_edges, len(node.edges)):
             try:
@@ -246,15 +257,15 @@ class GraphRunner(Generic[S]):
                 self.events.edge_evaluated(edge, index, raised, holds=False)
                 raise self._error() from raised
             if holds:
-                self._node_in_hand = False
+                self._node_in_hand, self._failed_over = False, True
                 self.events.node_completed(node.name, error)
             self.events.edge_evaluated(edge, index, None, holds=holds)
             if holds:
                 self._state = state
                 self._step += 1
                 self._node = self._plan.nodes[edge.target]
-                return True
-        return False
+                return
+        raise self._error() from error
 
     def _updated(self, edge: ErrorEdge[S], error: Exception) -> S:
         if edge.update is None:

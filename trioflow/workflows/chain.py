@@ -183,7 +183,10 @@ class _Chain(Generic[T, S]):
     async def _make_step(self, item: T) -> None:
         if self._steps and not self._steps % TURN:
             await trio.lowlevel.checkpoint()
-        self._begin(item)
+        self._item = item
+        self.attempts = 0
+        if self._active:
+            self._emit_step_start()
         try:
             state = await self._attempt(item, self._state)
         except Exception as error:
@@ -192,8 +195,11 @@ class _Chain(Generic[T, S]):
             if is_changed(self._context):
                 await reset_context(self._context)
         self._complete(state)
-        await self._log.completed(self._steps, state)
-        self._report_progress(state)
+        saving = self._log.completed(self._steps, state)
+        if saving is not None:
+            await saving
+        if self._progress is not None:
+            self._report_progress(self._progress, state)
 
     @property
     def run_id(self) -> str:
@@ -208,30 +214,22 @@ class _Chain(Generic[T, S]):
 
     # What a step decides: plain methods, each leaves the chain's state consistent.
 
-    def _begin(self, item: T) -> None:
-        self._item = item
-        self.attempts = 0
-        if self._active:
-            self._step_started = trio.current_time()
-            self._emitter.emit(EventType.STEP_START, self._place(), {"item": item, "state": self._state})
-
     def _complete(self, state: S) -> None:
         """Take note that the step in hand is done."""
-        place, item, self._item = self._place(), self._item, _IDLE
+        item, self._item = self._item, _IDLE
         self._state = state
+        if self._active:
+            self._emit_step(self._place(), None, {"item": item, "state": state})
         self._steps += 1
         if self._config.capture_intermediate_states:
             self._intermediate.append(state)
-        if self._active:
-            self._emit_step(place, None, {"item": item, "state": state})
 
-    def _report_progress(self, state: S) -> None:
-        if self._progress is not None:
-            try:
-                call_plain(self._progress, self._steps, self._total, state)
-            except Exception as error:
-                note_pulled(error, "progress", self._steps)
-                raise
+    def _report_progress(self, progress: Callable[[int, int | None, S], object], state: S) -> None:
+        try:
+            call_plain(progress, self._steps, self._total, state)
+        except Exception as error:
+            note_pulled(error, "progress", self._steps)
+            raise
 
     def _foreign(self, error: BaseException) -> BaseException:
         """Return what a `Cancelled` that nobody cancelled for is reported as: the step in hand failed."""
@@ -271,6 +269,10 @@ class _Chain(Generic[T, S]):
         if self._active:
             data = self._place() | {"attempt": attempt, "delay": delay} | error_fields(error)
             self._emitter.emit(EventType.TASK_RETRY, data, {"item": self._item})
+
+    def _emit_step_start(self) -> None:
+        self._step_started = trio.current_time()
+        self._emitter.emit(EventType.STEP_START, self._place(), {"item": self._item, "state": self._state})
 
     def _emit_step(
         self, place: dict[str, Any], error: BaseException | None, private: dict[str, Any]
