@@ -209,6 +209,8 @@ class Pool(Generic[T, R]):
         who = "an observer or the body of the stream"
         self.errors.replace_foreign(lambda cancelled: foreign_cancelled(cancelled, who))
         worst = self.errors.worst()
+        if isinstance(worst, CheckpointError) and worst.value is None:
+            worst.value = self.ledger.result()  # it was paid for, and what of it is kept cannot be said
         if worst is None or isinstance(worst, trio.Cancelled):
             self.errors.replace(self._failure(cancelled=worst is not None) or worst)
         elif isinstance(worst, Exception) and not isinstance(worst, TrioflowError):
