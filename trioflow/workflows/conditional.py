@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from trioflow._runtime.emitter import Emitter
 from trioflow.config import ConditionalConfig
-from trioflow.config.checks import check_instance
+from trioflow.config.checks import check_in_trio, check_instance
 from trioflow.events import Observer
 from trioflow.workflows._arguments import choose_observer
 from trioflow.workflows._routing import Chooser, Routes, route_with
@@ -41,6 +41,7 @@ async def process_conditional(
 
     Cancellation: passes through; nothing is kept. A failure that happened before comes out instead.
     """
+    check_in_trio()
     check_instance("config", config, ConditionalConfig)
     emitter = Emitter(choose_observer(observer, config.observer), "conditional")
     return await route_with(emitter, state, predicate, routes)
