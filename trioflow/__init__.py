@@ -13,7 +13,7 @@
 #   _durable/      how a run is kept: step by step, item by item
 #   hub/           agents that talk: messages, mailboxes, handlers
 #   workflows/     many calls: parallel, chain, conditional
-#   testing/       what users test with: a conformance suite for stores
+#   testing/       what users test with: scripted processors, faulty stores, a conformance suite for stores
 #   cli/           the command line: `trioflow runs`, `python -m trioflow`
 #   __main__       the same
 #   graph/         calls that decide what comes next: state, edges, graph, nodes of patterns
