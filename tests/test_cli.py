@@ -100,7 +100,7 @@ def test_history_shows_the_steps(url, capsys):
     assert main(["runs", "history", "letter-1", "--store", url, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["step"] == 0
     assert main(["runs", "history", "fan-1", "--store", url, "--json"]) == 0
-    assert [step["status"] for step in json.loads(capsys.readouterr().out)] == ["completed"]
+    assert [step["status"] for step in json.loads(capsys.readouterr().out)] == ["running", "completed"]
 
 
 def test_delete_deletes_one_run(url, capsys):

@@ -1,5 +1,6 @@
-"""The house stays tidy: the layout comment names every room, and live objects say how they stand."""
+"""The house stays tidy: the layout comment names every room, each guarantee its tests, live objects how they stand."""
 
+import re
 from pathlib import Path
 
 import trio
@@ -22,6 +23,15 @@ def test_the_layout_comment_names_every_room():
     assert not missing
 
 
+def test_the_guarantees_name_tests_that_are_there():
+    page = (ROOT.parent / "docs" / "reference" / "guarantees.md").read_text()
+    named = re.findall(r"`(tests/[^`]*)`", page)
+    assert named
+    assert [name for name in named if not (ROOT.parent / name).exists()] == []
+    paragraphs = [part for part in re.split(r"(?m)^(?=\*\*)", page) if part.startswith("**")]
+    assert [part.splitlines()[0] for part in paragraphs if "`tests/" not in part] == []
+
+
 async def test_every_live_object_says_how_it_stands():
     async def source():
         yield 1
@@ -35,11 +45,11 @@ async def test_every_live_object_says_how_it_stands():
         await wait_all_tasks_blocked()
         pool = run._pool
         assert "1 unsettled" in repr(run)
-        assert "1 pulled" in repr(pool.source)
-        assert "open" in repr(pool.work)
+        assert "1 pulled" in repr(pool.feeder.source)
+        assert "open" in repr(pool.feeder)
         assert "parallel" in repr(pool._events)
         assert "0" in repr(pool.ledger.watch())
     async with trioflow.open_parallel([1], work, observer=heard) as run:
         await wait_all_tasks_blocked()
-        assert "exhausted" in repr(run._pool.source)
+        assert "exhausted" in repr(run._pool.feeder.source)
         assert "attempt 0" in repr(Worker(3, run._pool._emitter))

@@ -25,7 +25,7 @@ from trioflow._runtime.calls import call_plain
 from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.signals import JournalError
 from trioflow._text import describe_error, one_line, quote
-from trioflow.checkpoint.codec import Codec, fingerprint
+from trioflow.checkpoint.codec import Codec, fingerprint, is_marked
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore, RunStatus
 from trioflow.checkpoint.session import Session, decode, encode, load_verified, shielded_save
 from trioflow.config import CheckpointConfig
@@ -116,7 +116,7 @@ class Journal(Generic[T, R]):
         key: names an item; None takes its index and a fingerprint.
         result_type: the type that results come back as; None is plain data.
         total: the length of the input, if it has one.
-        emitter: who tells.
+        emitter: emits the run's events.
     """
 
     def __init__(
@@ -172,9 +172,9 @@ class Journal(Generic[T, R]):
             self._header = msgspec.structs.replace(self._header, first=fingerprint(sequence[0]))
         await self._load()
         if self._kept:
-            self._tell(EventType.CHECKPOINT_LOAD, items=len(self._kept))
+            self._emit(EventType.CHECKPOINT_LOAD, items=len(self._kept))
             await self._check_kept(sequence)
-            self._tell(EventType.CHECKPOINT_RESUME, items=len(self._kept))
+            self._emit(EventType.CHECKPOINT_RESUME, items=len(self._kept))
         if not self._kept or (sequence is not None and len(self._kept) < len(sequence)):
             await self._claim()
 
@@ -227,7 +227,7 @@ class Journal(Generic[T, R]):
         if self._key is None and record.total != self._total:
             raise self._mismatch(f"there were {_count(record.total)}, and now there are {_count(self._total)}")
         if sequence is not None:
-            self._check_mark(name, record, fingerprint(sequence[int(name)]))
+            self._check_mark(name, record, sequence[int(name)])
 
     async def _claim(self) -> Session:
         """Make the run ours, and write that it has begun.
@@ -260,7 +260,7 @@ class Journal(Generic[T, R]):
                 await self._room.park()
             try:
                 name, mark = self._identify(place, item)
-                kept = self._recall(name, mark)
+                kept = self._recall(name, item)
                 if kept is not None:
                     result: R = await decode(self._codec, kept.result)
                     return result
@@ -369,22 +369,25 @@ class Journal(Generic[T, R]):
         place.identity = name
         return name, b""
 
-    def _recall(self, name: str, mark: bytes) -> _Record | None:
+    def _recall(self, name: str, item: T) -> _Record | None:
         """Return what is kept of an item; it is then held by nobody but the caller."""
         data = self._kept.get(name)
         if data is None:
             return None
         record = self._decode_as(_records, data)
         if not self._inside:
-            self._check_mark(name, record, mark)
+            self._check_mark(name, record, item)
         del self._kept[name]
         if self._session is None:
             self._recalled.add(name)
         # Of a run inside a run, the state that the items come from may have been updated: then it is called.
-        return record if record.mark == mark else None
+        return record if not self._inside or self._is_of(record, item) else None
 
-    def _check_mark(self, name: str, record: _Record, mark: bytes) -> None:
-        if record.mark != mark:
+    def _is_of(self, record: _Record, item: object) -> bool:
+        return is_marked(item, record.mark) if self._key is None else not record.mark
+
+    def _check_mark(self, name: str, record: _Record, item: object) -> None:
+        if not self._is_of(record, item):
             other = f"item {name} is another one" if self._key is None else "it was begun without key="
             raise self._mismatch(other)
 
@@ -415,7 +418,7 @@ class Journal(Generic[T, R]):
             left -= len(batch)
             self._written += len(batch)
             self._room.unpark_all()
-            self._tell(EventType.CHECKPOINT_SAVE, items=len(batch))
+            self._emit(EventType.CHECKPOINT_SAVE, items=len(batch))
 
     def _transaction(self, most: int) -> Iterator[tuple[str, bytes]]:
         size = 0
@@ -438,7 +441,7 @@ class Journal(Generic[T, R]):
         message = f"the items of run {quote(run_id)} are not those that it was begun with: {why}; {advice}"
         return CheckpointMismatchError(message, run_id=run_id)
 
-    def _tell(self, type: EventType, **data: Any) -> None:
+    def _emit(self, type: EventType, **data: Any) -> None:
         if self._emitter.active:
             self._emitter.emit(type, data)
 

@@ -3,12 +3,12 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, TypeVarTuple, cast
 
+import trio
+
 from trioflow._runtime.calls import Counter, call_user
 from trioflow.config import RetryConfig
 from trioflow.policies import RateLimiter, with_rate_limit, with_timeout
 from trioflow.policies.retry import OnRetry, RetryPlan, retry_of
-
-__all__ = ("with_policies",)
 
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
@@ -27,14 +27,14 @@ def with_policies(
 ) -> Callable[[*Ts], Awaitable[R]]:
     """Return the user's `fn` with the policies that a config names.
 
-    A function that `with_retry` made is taken apart, so that each of its attempts is counted and told.
+    A function that `with_retry` made is taken apart, so that each of its attempts is counted and reported.
 
     Args:
         fn: what to call.
         counter: who counts the calls of it.
         task_timeout: seconds for one attempt; None is no limit.
         retry: when a failed attempt is repeated; None is never.
-        on_retry: told of each retry.
+        on_retry: called before each retry.
         limiter: what each attempt pays to; None is nobody.
         on_admitted: called when an attempt has waited for the limiter; None is nobody.
         prepare: what each attempt makes of the argument first; None leaves it as it is.
@@ -57,6 +57,8 @@ def _admitted(
     call: Callable[[*Ts], Awaitable[R]], on_admitted: Callable[[], object]
 ) -> Callable[[*Ts], Awaitable[R]]:
     async def admitted(*args: *Ts) -> R:
+        # A wait that ended in the instant of a cancellation does not see it: nothing may begin after that.
+        await trio.lowlevel.checkpoint_if_cancelled()
         on_admitted()
         return await call(*args)
 

@@ -11,8 +11,6 @@ import msgspec
 
 from trioflow._text import one_line
 
-__all__ = ("cell", "cells", "print_json", "print_table", "readable", "say")
-
 
 def readable(data: bytes) -> Any:
     """Return what is in `data`, for people to read."""

@@ -88,7 +88,7 @@ def check_instance(field: str, value: object, kind: type, *, optional: bool = Fa
 def check_async(field: str, value: object) -> None:
     """Refuse what is not an async function: calling it to find out would start the work.
 
-    A lambda cannot say what its call gives; it passes, and the first call tells.
+    A lambda cannot say what its call gives; it passes, and the first call shows it.
     """
     if inspect.iscoroutine(value):
         raise ConfigError.refusing(field, value, "an async function itself, not what calling it gives")

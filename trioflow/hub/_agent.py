@@ -88,7 +88,7 @@ class Agent:
         Cancellation: withdrawn, or the answer is dropped.
         """
         answer: Promise[Message] = Promise(
-            partial(self.mailbox.withdraw, message), partial(self._too_late, message, now, until)
+            partial(self._withdraw, message), partial(self._too_late, message, now, until)
         )
         self._answers[message.id] = answer
         AWAITED[message.id] = until
@@ -163,8 +163,12 @@ class Agent:
             if room.withdrawn is not None:
                 self._withdrawn(message, now, room.withdrawn)
 
-    def _too_late(self, message: Message, since: float, until: float, place: Place | None) -> RequestTimeoutError:
+    def _withdraw(self, message: Message) -> Place | None:
+        """Let nobody expect the answer, and no handler have the message: called when its requester gives up."""
         self._forget(message)
+        return self.mailbox.withdraw(message)
+
+    def _too_late(self, message: Message, since: float, until: float, place: Place | None) -> RequestTimeoutError:
         if place is not None:
             self._withdrawn(message, since, place)
         seconds = until - since

@@ -21,7 +21,7 @@ from trioflow.config import HubConfig
 from trioflow.errors import ConfigError
 from trioflow.hub._mailbox import Mailbox
 from trioflow.hub._state import HubState
-from trioflow.hub.message import Message
+from trioflow.hub.message import Message, MessageType
 from trioflow.policies import with_timeout
 
 Handler = Callable[[Message], Awaitable[Any]]
@@ -140,7 +140,11 @@ class HandlerTasks:
         # The hub may have been cancelled before the task that watches for it has begun.
         self._state.closed = self._state.closed or is_cancelled()
         while message is not None and not self._state.closed:
-            await self._handle(message)
+            if message.type is MessageType.REQUEST and not message.expects_answer:
+                # Its requester has given up, or the agent has gone, since it was put into this hand.
+                self._state.ledger.discarded(message)
+            else:
+                await self._handle(message)
             if self._state.closed:
                 return
             if _innermost_scope(task) is not scopes:

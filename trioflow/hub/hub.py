@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from time import perf_counter
 from typing import Any, Self, final
 
 import trio
@@ -19,15 +18,13 @@ from trioflow.hub._agent import Agent
 from trioflow.hub._directory import Directory
 from trioflow.hub._handlers import Handler
 from trioflow.hub._ledger import HubMetrics, MessageLedger
+from trioflow.hub._spread import spread
 from trioflow.hub._state import HubState
-from trioflow.hub.message import Message, MessageType, Priority, check_headers, new_id
+from trioflow.hub.message import Message, MessageType, Priority, check_headers
 from trioflow.observers.registry import check_observer, get_observer
 from trioflow.outcomes import LiveValue
 
 __all__ = ("Hub", "open_hub")
-
-AT_ONCE = 0.003
-"""Seconds that delivering to many may take before others run."""
 
 
 def open_hub(
@@ -314,7 +311,7 @@ class Hub:
         await trio.lowlevel.checkpoint()
         self._check_open()
         first = self._compose(sender, "", MessageType.BROADCAST, data, priority=priority, headers=headers)
-        return await self._spread(first, list(self._directory))
+        return await spread(self._state, first, list(self._directory))
 
     @trio.lowlevel.enable_ki_protection
     async def publish(
@@ -340,7 +337,7 @@ class Hub:
         first = self._compose(
             sender, "", MessageType.NOTIFICATION, data, priority=priority, headers=headers, topic=topic
         )
-        return await self._spread(first, subscribers)
+        return await spread(self._state, first, subscribers)
 
     def _compose(
         self,
@@ -354,8 +351,7 @@ class Hub:
         topic: str | None = None,
         deadline: float | None = None,
     ) -> Message:
-        if not isinstance(sender, str) or not sender.strip():
-            check_text("sender", sender)
+        check_text("sender", sender)
         if not isinstance(priority, Priority):
             check_instance("priority", priority, Priority)
         if headers is not None:
@@ -371,29 +367,6 @@ class Hub:
             headers=dict(headers) if headers else {},
             deadline=deadline,
         )
-
-    async def _spread(self, first: Message, agents: list[Agent]) -> int:
-        """Deliver to all of `agents` but the sender that have room; return how many they were.
-
-        Others run in between, and agents that go then are passed by.
-
-        Cancellation: not noticed.
-        """
-        delivered = 0
-        rest = perf_counter() + AT_ONCE
-        for agent in agents:
-            if perf_counter() > rest:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                rest = perf_counter() + AT_ONCE
-            if agent.name == first.sender or not agent.accepting:
-                continue
-            # A quarter of the time that making it anew takes.
-            message = replace(first, id=new_id(), recipient=agent.name, headers=first.headers.copy())
-            if agent.offer(message):
-                delivered += 1
-            else:
-                agent.refuse(message)
-        return delivered
 
     def _check_open(self) -> None:
         if self._state.closed:

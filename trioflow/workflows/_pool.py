@@ -3,17 +3,16 @@
     items -> feeder -> [work] -> workers -> [results] -> collector -> [done] -> the caller or a stream
 
 The channels carry batches (`_channel`), the ledger counts and bounds what is on them (`_ledger`). A worker
-records an outcome by one plain call, so nothing that was returned can be lost to a cancellation. A worker that
-finds no work may pull from a plain source itself, for `next()` never blocks: it then takes in what the
-collector has not, and the two tasks between it and the next item need not wake up.
+records an outcome by one plain call, so no cancellation can lose what was returned. A worker that finds no work
+may pull from a plain source itself, because `next()` never blocks: it first enters what the collector has not,
+and the two tasks between it and its next item need not wake up.
 
-Every decision is one plain method; the `await`s stand around them. Workers raise nothing but a `Cancelled` that
-belongs here: whatever else goes wrong is collected, the scope is cancelled, and `conclude` weighs all of it
-once no task is left. `docs/design/engine.md` has the reasons and the figures.
+Every decision is one plain method; the `await`s stand around them. Tasks raise nothing but a `Cancelled` that
+passes: whatever else goes wrong is collected, the scope is cancelled, and `conclude` weighs all of it once no
+task is left. `docs/design/engine.md` has the reasons and the figures.
 """
 
 import math
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, final
 
@@ -33,19 +32,17 @@ from trioflow.config import ParallelConfig
 from trioflow.errors import CheckpointError, ConfigError, ParallelError, TrioflowError
 from trioflow.outcomes import TaskOutcome
 from trioflow.policies import RateLimiter
-from trioflow.workflows._channel import BatchChannel
 from trioflow.workflows._events import ParallelEvents
+from trioflow.workflows._feeder import Feeder
 from trioflow.workflows._ledger import Ledger, Status
-from trioflow.workflows._sources import END, AsyncSource, Source, SyncSource, open_source
+from trioflow.workflows._queue import QueueSource
+from trioflow.workflows._sources import Source, open_pool_source
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 IDLE = -1
 """The index of a worker that has no item in hand."""
-
-BURST = 16
-"""Items that are pulled from a plain source in a row."""
 
 _SEVERITY: tuple[Status, ...] = ("complete", "drained", "cancelled", "timeout", "failed")
 
@@ -58,6 +55,7 @@ class Setup(msgspec.Struct, Generic[T, R], frozen=True):
     config: ParallelConfig
     worker_count: int
     streamed: bool
+    has_progress: bool
 
 
 @final
@@ -65,7 +63,7 @@ class Worker(Generic[T]):
     """A worker's hand: the item that it holds, and how often that was tried.
 
     Attributes:
-        observed: whether an event told of its start; one then tells of its end.
+        observed: whether its start was an event; its end then is one too.
     """
 
     __slots__ = ("_emitter", "attempts", "identity", "index", "item", "number", "observed", "started")
@@ -113,6 +111,7 @@ class Pool(Generic[T, R]):
 
     Attributes:
         errors: what went wrong, until `conclude` has weighed it.
+        feeder: where the items come from.
         on_abort: called when something that is no `Exception` stops the run.
     """
 
@@ -125,8 +124,9 @@ class Pool(Generic[T, R]):
     ) -> None:
         config = setup.config
         self.ledger = ledger
-        self.source: Source[T] = open_source(setup.items)
-        self.work: BatchChannel[tuple[int, T]] = BatchChannel()
+        buffer = config.buffer or setup.worker_count
+        source: Source[T] = open_pool_source(setup.items)
+        self.feeder: Feeder[T] = Feeder(source, ledger, min(buffer - 1, setup.worker_count))
         self.errors = ErrorCollector()
         self.on_abort: Callable[[], object] = lambda: None
         self._setup = setup
@@ -136,13 +136,9 @@ class Pool(Generic[T, R]):
         rate = config.max_per_second
         self._limiter = None if rate is None else RateLimiter(rate, burst=config.burst)
         # Durations are for events and for the consumer's outcomes: nobody else pays for reading the clock.
-        self._timed = emitter.active or setup.streamed
-        self._reports = emitter.active or ledger.reports_successes
+        self._timed = emitter.active or setup.streamed or ledger.reports
+        self._reports = emitter.active or ledger.reports
         self._clock: Callable[[], float]
-        self._room = trio.lowlevel.ParkingLot()
-        ledger.on_room = self._room.unpark
-        buffer = config.buffer or setup.worker_count
-        self._enough = max(1, min(buffer - 1, setup.worker_count, BURST))
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery
         self._token: trio.lowlevel.TrioToken | None = None
@@ -166,9 +162,11 @@ class Pool(Generic[T, R]):
         self._started = self._clock()
         with self.errors.collecting():
             config = self._setup.config
-            has_progress = self.ledger.reports_successes
             workers = self._setup.worker_count
-            self._events.run_started(workers, fail_fast=config.fail_fast, has_progress=has_progress)
+            self._events.run_started(
+                workers, fail_fast=config.fail_fast, has_progress=self._setup.has_progress
+            )
+            self.feeder.open()
             await trio.lowlevel.checkpoint_if_cancelled()
             if self._journal is None:
                 await self._run_tasks()
@@ -196,20 +194,21 @@ class Pool(Generic[T, R]):
         if not self._stopping and not self.ledger.ended:
             self._check_thread()
             self._cut_short("drained")
-            self._stop_feeding()
-            if isinstance(self.source, AsyncSource):
-                self.source.stop_pulling()
+            self.feeder.drain()
 
-    def nudge(self) -> None:
-        """Have whatever room there is used: the consumer has nothing left to take."""
-        if self.ledger.room > 0:
-            self._room.unpark()
+    @trio.lowlevel.enable_ki_protection
+    def leave_body(self) -> None:
+        """Note that a loop over the stream is over whose body had an outcome; others may wait for the end."""
+        self.feeder.in_bodies -= 1
+        if self.ledger.is_awaited and self._is_here():
+            self.feeder.end_if_over()
 
     @trio.lowlevel.enable_ki_protection
     def conclude(self) -> None:
         """Weigh what went wrong, and emit the end of the run; `errors` then has what the caller should raise."""
         self.ledger.check()
-        self.errors.judge(lambda cancelled: foreign_cancelled(cancelled, "an observer or the body of the stream"))
+        who = "an observer or the body of the stream"
+        self.errors.replace_foreign(lambda cancelled: foreign_cancelled(cancelled, who))
         worst = self.errors.worst()
         if isinstance(worst, CheckpointError) and worst.value is None:
             worst.value = self.ledger.result()  # it was paid for, and what of it is kept cannot be said
@@ -251,45 +250,10 @@ class Pool(Generic[T, R]):
     @trio.lowlevel.enable_ki_protection
     async def _feed(self) -> None:
         try:
-            if isinstance(self.source, AsyncSource):
-                await self._feed_async(self.source)
-            else:
-                while not self.work.closed:
-                    self._refill(1)
-                    await self._wait_for_room()
+            await self.feeder.feed()
         except BaseException as error:  # noqa: ASYNC103 - a Cancelled that belongs here is raised again
             if not self._on_crash(None, error):
                 raise
-        finally:
-            self.work.close()
-
-    async def _feed_async(self, source: AsyncSource[T]) -> None:
-        with source.scope:
-            try:
-                while not self.work.closed:
-                    item = await source.pull()
-                    if item is END:
-                        self.ledger.exhausted = True
-                        break
-                    self._hand_out([item])
-                    if self.ledger.room < 1:
-                        await self._wait_for_one()
-            finally:
-                await source.aclose()
-
-    async def _wait_for_room(self) -> None:
-        self.ledger.wake_for(self._enough)
-        if not self.work.closed:
-            await self._room.park()
-
-    async def _wait_for_one(self) -> None:
-        ledger = self.ledger
-        while not self.work.closed:
-            ledger.take_in()
-            if ledger.room > 0:
-                return
-            with ledger.waited_for():
-                await self._wait_for_room()
 
     def _start_worker(self, number: int) -> None:
         worker: Worker[T] = Worker(number, self._emitter)
@@ -297,12 +261,12 @@ class Pool(Generic[T, R]):
 
     @trio.lowlevel.enable_ki_protection
     async def _work(self, worker: Worker[T]) -> None:
-        attempt, batch, claimed, result, turn = self._equipped(worker), self.work.batch, None, None, 0
+        attempt, batch, claimed, result, turn = self._equipped(worker), self.feeder.work.batch, None, None, 0
         working.set(worker)
         try:
             while True:
-                has_work = turn and (batch or self._refill(self._enough))
-                claimed = batch.popleft() if has_work else await self._wait_for_work()
+                has_work = turn and (batch or self.feeder.refill())
+                claimed = batch.popleft() if has_work else await self.feeder.wait()
                 if claimed is None:
                     return
                 worker.index, worker.item = claimed
@@ -353,57 +317,11 @@ class Pool(Generic[T, R]):
             if not self._stopping:
                 # What came first counts: a deadline that passes during clean-up is no timeout of the run.
                 self._cut_short("timeout" if self._scope.cancel_called else "cancelled")
-                self._awaited = isinstance(self.source, AsyncSource) and self.source.pulling
+                self._awaited = self.feeder.is_pulling
                 self._stopping = True
                 self._scope.deadline = math.inf
-            self._stop_feeding()
+            self.feeder.stop()
         return trio.lowlevel.Abort.SUCCEEDED
-
-    # Where items come from: plain methods, but for the wait.
-
-    async def _wait_for_work(self) -> tuple[int, T] | None:
-        """Return the next item after at least a turn of the scheduler; None is the end.
-
-        Cancellation: nothing was taken.
-        """
-        work, batch = self.work, self.work.batch
-        if batch or self._refill(self._enough):
-            await trio.lowlevel.checkpoint()
-        while not batch and not work.closed:
-            await work.wait()
-        if not batch:
-            return None
-        claimed = batch.popleft()
-        if batch or self._refill(self._enough):
-            work.call()  # the next one: this one may be held up by what it takes
-        return claimed
-
-    def _refill(self, enough: int) -> bool:
-        """Pull what there is room for from a plain source, if that is `enough`; return whether something came."""
-        source, ledger = self.source, self.ledger
-        if self.work.closed or not isinstance(source, SyncSource):
-            return False
-        if ledger.room < enough:
-            ledger.take_in()
-            if ledger.room < enough:
-                return False
-        fresh: deque[T] = deque()
-        try:
-            source.pull(min(ledger.room, BURST), fresh)
-        finally:
-            self._hand_out(fresh)
-        if source.exhausted:
-            ledger.exhausted = True
-            self.work.close()
-            self._room.unpark_all()
-        return bool(self.work.batch)
-
-    def _hand_out(self, items: "deque[T] | list[T]") -> None:
-        numbered = self.ledger.begin(items)
-        # What comes in the very tick of a stop was pulled, and stays unfinished.
-        if numbered and not self.work.closed:
-            self.work.batch.extend(numbered)
-            self.work.call()
 
     # What a worker decides: plain methods, each leaves the run's state consistent.
 
@@ -423,7 +341,11 @@ class Pool(Generic[T, R]):
             limiter=self._limiter,
             on_admitted=worker.restart_clock,
         )
-        return attempt if self._journal is None else self._journal.around(attempt, worker)
+        if self._journal is None:
+            return attempt
+        if isinstance(self.feeder.source, QueueSource):
+            self.feeder.source.refuse_puts_here()
+        return self._journal.around(attempt, worker)
 
     def _item_started(self, worker: Worker[T]) -> None:
         worker.started = self._clock()
@@ -450,8 +372,11 @@ class Pool(Generic[T, R]):
     def _report(self, worker: Worker[T], outcome: TaskOutcome[T, R]) -> None:
         if worker.observed or (self._events.active and not outcome.ok):
             self._events.item_completed(worker.number, outcome)
-        if self.ledger.reports_successes:
-            self.ledger.take_in()
+        if self.ledger.reports:
+            try:
+                self.ledger.take_in()
+            except BaseException as error:  # noqa: BLE001, ASYNC103 - the callback's: no worker may die of it
+                self._break_off(error)
 
     def _on_crash(self, worker: Worker[T] | None, error: BaseException) -> bool:
         """Deal with what ended a task other than the end of its work; False lets `error` pass through."""
@@ -512,13 +437,8 @@ class Pool(Generic[T, R]):
         if not self._stopping:
             self._cut_short(why)
             self._stopping = self._cancelled = True
-            self._stop_feeding()
+            self.feeder.stop()
             self._scope.cancel()
-
-    def _stop_feeding(self) -> None:
-        self.work.batch.clear()
-        self.work.close()
-        self._room.unpark_all()
 
     def _cut_short(self, why: Status) -> None:
         self._cut = max(self._cut, why, key=_SEVERITY.index)
@@ -551,29 +471,23 @@ class Pool(Generic[T, R]):
         Cancellation: what closing the source says of it is collected.
         """
         with self.errors.collecting():
-            await self._close_source()
+            await self.feeder.aclose()
         if self._cut == "timeout":
-            self.ledger.expire(self._too_slow(), self._setup.items, awaited=self._awaited)
+            with self.errors.collecting():
+                self.ledger.expire(self._too_slow(), self._setup.items, awaited=self._awaited)
         self.ledger.end(self._status())
-        self.work.dispose()
-
-    async def _close_source(self) -> None:
-        if isinstance(self.source, SyncSource):
-            self.source.close()
-        elif not self.source.closed:
-            # The feeder never ran.
-            with self.source.scope:
-                await self.source.aclose()
 
     def _check_thread(self) -> None:
         """Refuse a call from another thread, or another `trio.run`, before it changes anything."""
-        try:
-            here = trio.lowlevel.current_trio_token() is self._token
-        except RuntimeError:
-            here = False
-        if not here and self._token is not None:
+        if not self._is_here() and self._token is not None:
             message = "drain() and cancel() work in the trio.run of their run: use trio.from_thread.run_sync"
             raise RuntimeError(message)
+
+    def _is_here(self) -> bool:
+        try:
+            return trio.lowlevel.current_trio_token() is self._token
+        except RuntimeError:
+            return False
 
     # Durable runs.
 
