@@ -60,7 +60,7 @@ async def ask_channels() -> float:
 def ask_requests(repeat: int) -> list[Row]:
     contenders = [
         Contender("request and answer", partial(trio.run, ask_hub), Role.OURS),
-        Contender("two bare memory channels", partial(trio.run, ask_channels), Role.FLOOR, Limit(3)),
+        Contender("two bare memory channels", partial(trio.run, ask_channels), Role.FLOOR, Limit(2.2)),
     ]
     question = f"a. {REQUESTS:,} requests, one after the other: a request"
     return compare(question, contenders, items=REQUESTS, repeat=repeat)

@@ -3,8 +3,10 @@
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +48,14 @@ def test_the_public_names_are_exported_sorted_and_described():
             for member, method in vars(value).items():
                 if not member.startswith("_") and inspect.isfunction(method):
                     assert inspect.getdoc(method), f"{name}.{member}"
+
+
+def test_the_reference_has_every_public_name():
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "api.md").read_text()
+    shown = re.findall(r"auto\w+:: trioflow\.(\w+)(?:\(\))?$", page, re.MULTILINE)
+    assert sorted(set(trioflow.__all__) - set(shown)) == []
+    assert sorted(name for name in shown if not hasattr(trioflow, name)) == []
+    assert len(shown) == len(set(shown))
 
 
 def test_every_public_coroutine_says_what_a_cancellation_does():

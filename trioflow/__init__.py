@@ -4,19 +4,19 @@
 #   outcomes       what became of each item, and of a run
 #   _live          values that change while somebody waits for them
 #   errors/        what is raised: the TrioflowError tree
-#   config/        what a run is told: structs, checks, files
-#   events         what a run tells: Event, EventType, Observer
-#   observers/     who listens, and the registry of names
+#   config/        the settings of runs: structs, checks, files
+#   events         what a run emits: Event, EventType, Observer
+#   observers/     what receives events, and the registry of names
 #   checkpoint/    what outlives the process: stores, codec, sessions
 #   policies/      one call made safer: timeout, retry, rate, concurrency, budget
-#   _runtime/      the rules of every pattern: calls, errors, emitter
+#   _runtime/      the rules of every pattern: calls, errors, emitter, blocks, contexts
 #   _durable/      how a run is kept: step by step, item by item
 #   hub/           agents that talk: messages, mailboxes, handlers
 #   workflows/     many calls: parallel, chain, conditional
-#   testing/       what users test with: a conformance suite for stores
-#   cli/           the command line: `trioflow runs`, `python -m trioflow`
-#   __main__       the same
 #   graph/         calls that decide what comes next: state, edges, graph, nodes of patterns
+#   testing/       what users test with: scripted processors, faulty stores, a conformance suite for stores
+#   cli/           the command line: `trioflow runs`, `graph`, `trace`; `python -m trioflow`
+#   __main__       the same
 """Structured workflows for agent services on Trio, with an exact account of what succeeded, failed and why."""
 
 from trioflow._runtime.context import RunContext, current_run
@@ -73,6 +73,7 @@ from trioflow.graph import (
     all_of,
     always,
     any_of,
+    branches_node,
     chain_node,
     conditional_node,
     graph_node,
@@ -98,9 +99,11 @@ from trioflow.observers import (
     register_observer,
 )
 from trioflow.outcomes import (
+    BranchesResult,
     ChainResult,
     ErrorCategory,
     ErrorReport,
+    FailedItems,
     GraphResult,
     GraphStep,
     LiveValue,
@@ -122,6 +125,7 @@ from trioflow.policies import (
 from trioflow.workflows import (
     ParallelRun,
     Routes,
+    WorkQueue,
     open_parallel,
     process_chain,
     process_conditional,
@@ -130,6 +134,7 @@ from trioflow.workflows import (
 
 __all__ = (
     "AgentGoneError",
+    "BranchesResult",
     "Budget",
     "BudgetExceededError",
     "BudgetState",
@@ -156,6 +161,7 @@ __all__ = (
     "EventStream",
     "EventType",
     "ExecutionError",
+    "FailedItems",
     "GraphConfig",
     "GraphError",
     "GraphResult",
@@ -201,9 +207,11 @@ __all__ = (
     "TraceObserver",
     "TrioflowError",
     "UnknownAgentError",
+    "WorkQueue",
     "all_of",
     "always",
     "any_of",
+    "branches_node",
     "chain_node",
     "conditional_node",
     "current_run",

@@ -1,6 +1,6 @@
 """Values that change while a run works: trio-util's `AsyncValue` behind our typed protocol.
 
-A change of an `AsyncValue` costs time even when nobody waits, so one is made when the first task listens; until
+A change of an `AsyncValue` costs time even when nobody waits, so one is made when the first task waits; until
 then the value is computed when it is asked for.
 """
 
@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Generic, Self, TypeVar, cast, final
 
 import trio
-
-__all__ = ("Live",)
 
 V = TypeVar("V")
 
@@ -41,12 +39,12 @@ class Live(Generic[V]):
         return self._compute()
 
     def publish(self) -> None:
-        """Tell those who listen, if any, that the value has changed."""
+        """Wake those who wait, if any: the value has changed."""
         if self._shared is not None:
             self._shared.value = (self._compute(), self.ended)
 
     def end(self) -> None:
-        """Tell those who listen, if any, that the value does not change any more."""
+        """Wake those who wait, if any: the value does not change any more."""
         self.ended = True
         self.publish()
 
@@ -54,17 +52,17 @@ class Live(Generic[V]):
         """Wait until the value equals or satisfies `value_or_predicate`; see `LiveValue`."""
         matches = _matcher(value_or_predicate)
         predicate = _Predicate(lambda pair: matches(pair[0]))
-        value, _ = await self._listen().wait_value(predicate, held_for=held_for)
+        value, _ = await self._published().wait_value(predicate, held_for=held_for)
         predicate.check()
         return cast("V", value)
 
     def eventual_values(self, value_or_predicate: object = _any_value, held_for: float = 0) -> AsyncIterator[V]:
         """Iterate over the value now and later ones that match; see `LiveValue`."""
-        return _EventualValues(self._listen(), _matcher(value_or_predicate), held_for)
+        return _EventualValues(self._published(), _matcher(value_or_predicate), held_for)
 
-    def _listen(self) -> Any:
+    def _published(self) -> Any:
         if self._shared is None:
-            from trio_util import AsyncValue  # noqa: PLC0415 - loaded by those who listen
+            from trio_util import AsyncValue  # noqa: PLC0415 - loaded by those who wait
 
             self._shared = AsyncValue((self._compute(), self.ended))
         return self._shared

@@ -7,8 +7,6 @@ bidi control reorders one. Escaping keeps the text readable and keeps it on its 
 import re
 from collections.abc import Iterable
 
-__all__ = ("clip", "describe_error", "escape", "escape_surrogates", "list_known", "one_line", "quote", "show")
-
 NAME_LIMIT = 10
 """Known names that a message lists."""
 

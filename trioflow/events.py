@@ -1,4 +1,4 @@
-"""What a run tells while it works: events, and the protocol of those who listen.
+"""What a run emits while it works: events, and the protocol of the observers that receive them.
 
 Events carry indexes, names, counts, durations, error types and messages. Items, results, states and messages
 are added only for an observer whose `include_data` is true.
@@ -60,7 +60,7 @@ class Event(msgspec.Struct, frozen=True):
     timestamp: float
     """Seconds since the epoch."""
     source: str
-    """The pattern that tells, such as "parallel"."""
+    """The pattern that emits it, such as "parallel"."""
     run_id: str
     """The run that it belongs to: the caller's id, or one made for the run."""
     data: dict[str, Any]
@@ -73,7 +73,7 @@ class Event(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class Observer(Protocol):
-    """Who listens to a run.
+    """What receives the events of a run.
 
     An observer with a true attribute `include_data` also gets items, results, states or messages in
     `Event.data`. What `on_event` raises never changes a run's outcome, unless it is a `KeyboardInterrupt` or
@@ -81,7 +81,7 @@ class Observer(Protocol):
 
     An observer that often has no use for events can have a method `wants(type: EventType) -> bool`, which must be
     quick: where every observer of a run says no, a pattern may leave out an event of that type, and the one that
-    would end what it starts. Events that tell of a failure always come.
+    would end what it starts. Events of a failure always come.
     """
 
     def on_event(self, event: Event) -> None:

@@ -3,19 +3,24 @@
 Plain data: the engine fills these structs in, users read them. They are frozen and know nothing of how a run
 works. They take positional arguments too: the engine makes one for each item of a stream, and position is cheaper
 than keyword (`benchmarks/bench_engine.py`, question f).
+
+Their `repr`s are short, and show no item, result, state or message: they end up in logs, and results are large
+and private.
 """
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Generic, Literal, Protocol, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast, final, overload
 
 import msgspec
 
-from trioflow._text import describe_error, escape_surrogates
+from trioflow._text import describe_error, escape_surrogates, quote
 
 __all__ = (
+    "BranchesResult",
     "ChainResult",
     "ErrorCategory",
     "ErrorReport",
+    "FailedItems",
     "GraphResult",
     "GraphStep",
     "LiveValue",
@@ -32,7 +37,20 @@ S = TypeVar("S")
 V_co = TypeVar("V_co", covariant=True)
 
 
-class TaskError(msgspec.Struct, Generic[T], frozen=True):
+class _Brief(msgspec.Struct, frozen=True):
+    """A struct whose `repr` says what its `_brief` says, to rich as well."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}{self._brief()}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("brief", self._brief().lstrip(": "))]
+
+    def _brief(self) -> str:
+        raise NotImplementedError
+
+
+class TaskError(_Brief, Generic[T], frozen=True):
     """One failed item: which, why, and after how many attempts."""
 
     index: int
@@ -44,8 +62,11 @@ class TaskError(msgspec.Struct, Generic[T], frozen=True):
     attempts: int
     """How often the processor was called for the item; 0 where it never was."""
 
+    def _brief(self) -> str:
+        return f" of item {self.index}: {type(self.error).__name__}, attempts {self.attempts}"
 
-class TaskOutcome(msgspec.Struct, Generic[T, R], frozen=True):
+
+class TaskOutcome(_Brief, Generic[T, R], frozen=True):
     """One finished item as a stream yields it: its result, or its error."""
 
     index: int
@@ -60,6 +81,10 @@ class TaskOutcome(msgspec.Struct, Generic[T, R], frozen=True):
     """How often the processor was called for the item; 0 where it never was."""
     duration: float
     """Seconds by Trio's clock from the start of the first attempt, waits between attempts included."""
+
+    def _brief(self) -> str:
+        what = "ok" if self.error is None else type(self.error).__name__
+        return f" of item {self.index}: {what}, attempts {self.attempts}, {self.duration:.3g} s"
 
     @property
     def ok(self) -> bool:
@@ -78,7 +103,7 @@ class TaskOutcome(msgspec.Struct, Generic[T, R], frozen=True):
             del captured, self
 
 
-class ErrorCategory(msgspec.Struct, frozen=True):
+class ErrorCategory(_Brief, frozen=True):
     """Failures that share one message."""
 
     message: str
@@ -90,8 +115,11 @@ class ErrorCategory(msgspec.Struct, frozen=True):
     first_index: int
     """The lowest index among them."""
 
+    def _brief(self) -> str:
+        return f": {self.count} failed with {self.type} first, item {self.first_index} the first"
 
-class ErrorReport(msgspec.Struct, frozen=True):
+
+class ErrorReport(_Brief, frozen=True):
     """The failures of a run, counted by message: a struct that encodes to JSON."""
 
     failed: int
@@ -101,8 +129,11 @@ class ErrorReport(msgspec.Struct, frozen=True):
     categories: list[ErrorCategory]
     """Most frequent first, ties by lowest index."""
 
+    def _brief(self) -> str:
+        return f": {self.failed} of {self.total} failed, {len(self.categories)} messages"
 
-class ParallelResult(msgspec.Struct, Generic[T, R], frozen=True):
+
+class ParallelResult(_Brief, Generic[T, R], frozen=True):
     """The account of a run: every index of the input is ok, failed or unfinished, never two of them."""
 
     results: list[R]
@@ -126,8 +157,77 @@ class ParallelResult(msgspec.Struct, Generic[T, R], frozen=True):
         """The failures counted by message: what `ParallelError.report` says, also where nothing was raised."""
         return count_errors(self.errors, self.total)
 
+    def outcomes(self) -> list[TaskOutcome[T, R]]:
+        """Return the outcome of each item that has one, in item order.
 
-class ChainResult(msgspec.Struct, Generic[S], frozen=True):
+        A result does not keep the items that succeeded, nor their attempts and durations: `item` is None there,
+        `attempts` 0 and `duration` 0.0, as `duration` is where an item failed. `on_outcome=` of
+        `process_parallel`, and a stream, give outcomes that have all of it.
+        """
+        succeeded = zip(self.indices, self.results, strict=True)
+        outcomes: list[TaskOutcome[T, R]]
+        outcomes = [TaskOutcome(index, None, result, None, 0, 0.0) for index, result in succeeded]
+        outcomes += [TaskOutcome(e.index, e.item, None, e.error, e.attempts, 0.0) for e in self.errors]
+        return sorted(outcomes, key=lambda outcome: outcome.index)
+
+    def failed_items(self) -> "FailedItems[T]":
+        """Return the items that failed, in item order: the input of another round.
+
+        An item that was never pulled, from a source that cannot be indexed, is not there: it is not known.
+        """
+        known = [error for error in self.errors if error.attempts or error.item is not None]
+        return FailedItems([cast("T", error.item) for error in known], [error.index for error in known])
+
+    def _brief(self) -> str:
+        return (
+            f": {self.status}, {len(self.results)} ok, {len(self.errors)} failed, "
+            f"{len(self.unfinished)} unfinished of {self.total}"
+        )
+
+
+@final
+class FailedItems(Sequence[T]):
+    """The items of a run that failed: a sequence that knows where in the input each of them was.
+
+    ::
+
+        again = result.failed_items()
+        second = await process_parallel(again, processor)
+        repaired = {again.indices[k]: value for k, value in zip(second.indices, second.results)}
+
+    Attributes:
+        indices: `indices[k]` is the position of `self[k]` in the input of the run.
+    """
+
+    __slots__ = ("_items", "indices")
+
+    def __init__(self, items: Sequence[T], indices: Sequence[int]) -> None:
+        self._items = tuple(items)
+        self.indices = tuple(indices)
+
+    def __repr__(self) -> str:
+        return f"<FailedItems: {len(self)}>"
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+    @overload
+    def __getitem__(self, place: slice) -> "FailedItems[T]": ...
+    def __getitem__(self, place: int | slice) -> "T | FailedItems[T]":
+        if isinstance(place, slice):
+            return FailedItems(self._items[place], self.indices[place])
+        return self._items[place]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether `other` has the same items in the same order; a list may."""
+        return list(self) == list(other) if isinstance(other, FailedItems | list | tuple) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # items need not be hashable
+
+
+class ChainResult(_Brief, Generic[S], frozen=True):
     """What a chain came to."""
 
     final: S
@@ -137,8 +237,11 @@ class ChainResult(msgspec.Struct, Generic[S], frozen=True):
     steps: int
     """How many steps were made."""
 
+    def _brief(self) -> str:
+        return f": {self.steps} steps"
 
-class GraphStep(msgspec.Struct, Generic[S], frozen=True):
+
+class GraphStep(_Brief, Generic[S], frozen=True):
     """One node that completed, as a stream of steps yields it."""
 
     node: str
@@ -148,8 +251,11 @@ class GraphStep(msgspec.Struct, Generic[S], frozen=True):
     state: S
     """What the node returned."""
 
+    def _brief(self) -> str:
+        return f" {self.iteration}: node {quote(self.node)}"
 
-class GraphResult(msgspec.Struct, Generic[S], frozen=True):
+
+class GraphResult(_Brief, Generic[S], frozen=True):
     """What a run of a graph came to."""
 
     state: S
@@ -167,6 +273,19 @@ class GraphResult(msgspec.Struct, Generic[S], frozen=True):
     pause: Any = None
     """What was given to `pause`; None where the run completed."""
 
+    def _brief(self) -> str:
+        where = f" at {quote(self.exit_point)}" if self.exit_point is not None else ""
+        return f" of run {quote(self.run_id)}: {self.status}{where}, {self.iterations} iterations"
+
+
+class BranchesResult(msgspec.Struct, Generic[S], frozen=True):
+    """What the branches of a node came to, both in the order of the branches."""
+
+    states: dict[str, S]
+    """By name, the states that branches returned."""
+    errors: dict[str, Exception]
+    """By name, what branches failed with."""
+
 
 class Progress(msgspec.Struct, frozen=True):
     """How far a run has come."""
@@ -177,6 +296,11 @@ class Progress(msgspec.Struct, frozen=True):
     """Items that failed."""
     total: int | None
     """The length of the input; None where it is not known."""
+
+    @property
+    def done(self) -> int:
+        """Items that have an outcome: those that succeeded and those that failed."""
+        return self.completed + self.failed
 
 
 class LiveValue(Protocol[V_co]):

@@ -1,5 +1,8 @@
 """Chains that are kept: they go on after the last step that was saved."""
 
+import enum
+from datetime import datetime
+
 import msgspec
 import pytest
 import trio
@@ -14,6 +17,8 @@ from trioflow import (
     State,
     process_chain,
 )
+
+pydantic = pytest.importorskip("pydantic")
 
 
 def config(**settings):
@@ -112,11 +117,30 @@ async def test_a_run_that_is_no_chain_is_refused(store, steps):
         await graph.resume("d")
 
 
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Mixed(enum.Enum):
+    TEXT = "a"
+    NUMBER = 1
+
+
 class Typed(msgspec.Struct):
     words: tuple[str, ...] = ()
 
 
-@pytest.mark.parametrize("initial", [State(n=0), Typed(("a",)), {"n": 0}, "text", 5, None])
+class Model(pydantic.BaseModel):
+    seen: set[str] = pydantic.Field(default_factory=set)
+
+
+STATES = [
+    State(n=0), Typed(("a",)), {"n": 0}, "text", 5, None, Model(seen={"a"}), (1, "a"), {1, 2}, frozenset({"a"}), Level.LOW,
+    datetime.fromisoformat("2026-01-01"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("initial", STATES, ids=lambda value: type(value).__name__)
 async def test_states_come_back_as_their_type(store, initial):
     fail = [True]
 
@@ -137,8 +161,17 @@ async def test_a_state_that_cannot_be_kept_is_refused(store):
     async def step(item, state):
         return {item}
 
-    with pytest.raises(CheckpointEncodeError, match="the state cannot be saved"):
+    with pytest.raises(CheckpointEncodeError, match="the state cannot be saved: the set: .*begin with a state of a type that has it"):
         await process_chain([1], [], step, config=config(), store=store, run_id="c")
+
+
+async def test_a_first_state_of_a_type_without_a_form_is_refused(store):
+    async def step(item, state):
+        return state
+
+    for number, initial in enumerate((object(), Mixed.TEXT, (1, {2}))):
+        with pytest.raises(CheckpointEncodeError, match="the state cannot be saved"):
+            await process_chain([1], initial, step, config=config(), store=store, run_id=f"c{number}")
 
 
 async def test_events_tell_what_is_kept(store, steps):

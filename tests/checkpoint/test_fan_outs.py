@@ -1,5 +1,8 @@
 """Fan-outs that are kept: what succeeded is not called again, whatever happened."""
 
+import math
+from contextlib import suppress
+
 import msgspec
 import pytest
 import trio
@@ -12,10 +15,13 @@ from trioflow import (
     CheckpointMismatchError,
     CheckpointStoreError,
     ConfigError,
+    GraphConfig,
     MemoryStore,
     ParallelConfig,
     ParallelError,
     RecordingObserver,
+    State,
+    StateGraph,
     open_parallel,
     process_chain,
     process_parallel,
@@ -216,15 +222,184 @@ async def test_results_come_back_as_their_type(store):
     assert calls == ["a", "b"]
 
 
-async def test_a_result_that_cannot_be_kept_stops_the_run_bare(store):
+@pytest.mark.parametrize("made", [{2}, math.nan, {"nested": [math.nan]}])
+async def test_a_result_that_cannot_be_kept_fails_its_item_and_is_not_lost(store, made):
     async def answer(item):
-        return {item} if item == 2 else item
+        await trio.lowlevel.checkpoint()
+        return made if item == 2 else item
 
     config = ParallelConfig(observer="noop", fail_fast=False, max_workers=1)
-    with pytest.raises(CheckpointEncodeError, match="a result cannot be saved: the set") as caught:
-        await process_parallel(range(5), answer, config=config, store=store, run_id="r")
-    assert caught.value.__notes__ == ["raised by the result of item 2"]
+    for _ in range(2):
+        result = await process_parallel(range(5), answer, config=config, store=store, run_id="r")
+        assert result.results == [0, 1, 3, 4]
+        (failure,) = result.errors
+        assert failure.index == 2
+        assert isinstance(failure.error, CheckpointEncodeError)
+        assert failure.error.value is made, "it was paid for"
+        assert failure.error.__notes__ == ["raised by the result of item 2"]
+    assert len(await store.load_items("r")) == 4
+
+
+async def test_a_run_is_written_when_it_begins(store):
+    listed = []
+
+    async def look(item):
+        listed.append([(run.run_id, run.kind, run.status) for run in await store.list_runs()])
+
+    await process_parallel([1], look, config=LENIENT, store=store, run_id="r")
+    assert listed == [[("r", "parallel", "running")]]
+
+
+@pytest.mark.parametrize("kind", ["chain", "graph"])
+async def test_a_killed_fan_out_is_not_wiped_by_a_run_of_another_kind(store, calls, kind):
+    calls.failing = {2}
+    await process_parallel(range(3), calls, config=LENIENT, store=store, run_id="r")
+
+    async def step(*arguments):
+        raise AssertionError("called")
+
+    with pytest.raises(CheckpointMismatchError):
+        if kind == "chain":
+            await process_chain([1], 0, step, store=store, run_id="r")
+        else:
+            graph = StateGraph(GraphConfig(name="g", observer="noop"), store=store)
+            graph.add_node("a", step)
+            graph.set_entry_point("a")
+            graph.set_exit_point("a")
+            await graph.execute(State(), run_id="r")
     assert len(await store.load_items("r")) == 2
+
+
+@pytest.mark.parametrize(
+    ("items", "options"),
+    [
+        (range(11), {}),
+        ([0, 1, 2, 99, 4, 5, 6, 7, 8, 9], {}),
+        (range(10), {"key": str}),
+        (range(10), {"result_type": Answer}),
+    ],
+)
+async def test_a_wrong_call_leaves_who_is_running_the_run_alone(store, autojump_clock, items, options):
+    refused = []
+
+    async def slow(item):
+        await trio.sleep(1)
+        return item
+
+    async def call_wrongly():
+        while len(await store.load_items("r")) < 4:  # noqa: ASYNC110 - the store has no event
+            await trio.sleep(0.1)
+        with pytest.raises(CheckpointMismatchError):
+            await process_parallel(items, slow, config=LENIENT, store=store, run_id="r", **options)
+        refused.append(items)
+
+    config = ParallelConfig(observer="noop", max_workers=1, checkpoint=CheckpointConfig(flush_interval=0.5))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call_wrongly)
+        result = await process_parallel(range(10), slow, config=config, store=store, run_id="r")
+    assert result.results == list(range(10))
+    assert refused
+
+
+async def test_a_keyed_call_that_asks_for_nothing_forgets_nothing(store, calls):
+    calls.failing = {0}
+    await process_parallel(range(50), calls, config=LENIENT, store=store, run_id="r", key=str)
+    await process_parallel([], calls, config=LENIENT, store=store, run_id="r", key=str)
+    assert len(await store.load_items("r")) == 49
+    calls.failing.clear()
+    calls.clear()
+    await process_parallel(range(10), calls, config=LENIENT, store=store, run_id="r", key=str)
+    assert calls == [0]
+    assert len(await store.load_items("r")) == 50, "forty of them this call did not ask for"
+    await process_parallel(range(50), calls, config=LENIENT, store=store, run_id="r", key=str)
+    assert await store.list_runs() == []
+
+
+@pytest.mark.parametrize("leaving", ["raises", "breaks", "takes all but the last"])
+async def test_a_stream_is_forgotten_only_when_all_was_taken_and_the_block_left_well(store, calls, leaving):
+    taken = []
+    config = ParallelConfig(observer="noop", fail_fast=False, max_workers=4, buffer=20)
+    with suppress(LookupError):
+        async with open_parallel(range(20), calls, config=config, store=store, run_id="r") as run:
+            await run.progress.wait_value(lambda progress: progress.completed == 20)
+            async for outcome in run:
+                taken.append(outcome.index)
+                if leaving == "raises" and len(taken) == 18:
+                    raise LookupError
+                if leaving == "breaks" and len(taken) == 18:
+                    break
+                if len(taken) == 19:
+                    break
+    assert len(await store.load_items("r")) == 20
+    calls.clear()
+    async with open_parallel(range(20), calls, config=LENIENT, store=store, run_id="r") as run:
+        assert sorted([outcome.index async for outcome in run]) == list(range(20))
+    assert calls == []
+    assert await store.list_runs() == []
+
+
+async def test_a_clean_up_that_fails_costs_nothing(calls):
+    class Stuck:
+        def __init__(self):
+            self.store = MemoryStore()
+
+        def __getattr__(self, name):
+            return getattr(self.store, name)
+
+        async def delete(self, run_id, epoch=None):
+            await trio.lowlevel.checkpoint()
+            raise CheckpointStoreError("read-only now")
+
+    store = Stuck()
+    result = await process_parallel(range(3), calls, config=LENIENT, store=store, run_id="r")
+    assert len(result.results) == 3
+    assert [run.status for run in await store.list_runs()] == ["completed"]
+    calls.clear()
+    again = await process_parallel(range(3), calls, config=LENIENT, store=store, run_id="r")
+    assert (again.results, calls) == (result.results, [])
+
+
+async def test_unwritten_results_are_bounded_in_bytes_and_in_age(autojump_clock):
+    pending = []
+
+    class Slow:
+        def __init__(self):
+            self.store = MemoryStore()
+
+        def __getattr__(self, name):
+            return getattr(self.store, name)
+
+        async def save_items(self, run_id, epoch, batch):
+            assert len(batch) <= 1_000
+            assert sum(len(data) for _, data in batch) <= max(4 << 20, len(batch[0][1]))
+            await trio.sleep(1)
+            await self.store.save_items(run_id, epoch, batch)
+
+    store = Slow()
+    begun = {}
+
+    async def work(item):
+        begun[item] = trio.current_time()
+        await trio.sleep(0.01)
+        kept = len(store.store._runs["r"].items)
+        pending.append(item - kept)
+        return "x" * 100_000
+
+    checkpoint = CheckpointConfig(flush_interval=0.1, preserve=True)
+    config = ParallelConfig(observer="noop", max_workers=4, checkpoint=checkpoint)
+    await process_parallel(range(300), work, config=config, store=store, run_id="r")
+    assert max(pending) <= 4 * 10 * 2 + 8, "what finishes within an interval, or is written, and what is in hand"
+    assert len(await store.load_items("r")) == 300
+
+
+async def test_the_memory_of_what_was_recalled_is_given_back(calls):
+    store = MemoryStore()
+    await process_parallel(range(2_000), calls, config=KEPT, store=store, run_id="r")
+    async with open_parallel(range(2_000), calls, config=KEPT, store=store, run_id="r", keep_results=False) as run:
+        journal = run._pool._journal
+        async for _ in run:
+            pass
+        assert not journal._kept
 
 
 async def test_an_item_that_has_no_form_as_data_needs_a_key(calls):

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import apsw
 import pytest
+import trio
 
 from trioflow import (
     CheckpointConfig,
     GraphConfig,
+    ParallelConfig,
     State,
     StateGraph,
     pause,
     process_chain,
+    process_parallel,
 )
 from trioflow.checkpoint import _schema
 from trioflow.checkpoint.codec import is_marked
@@ -123,3 +126,20 @@ async def test_a_paused_graph_and_a_failed_chain_go_on(path):
         assert (await process_chain([1, 2, 3, 4], 0, add, store=store, run_id="chain-1")).final == 10
 
 
+
+async def test_a_fan_out_that_was_not_done_calls_only_what_had_not_succeeded(path):
+    calls = []
+
+    async def work(item):
+        calls.append(item["n"])
+        await trio.lowlevel.checkpoint()
+        return item["n"]
+
+    items = [{"n": number, "b": 0} for number in range(5)]
+    async with SqliteStore(path) as store:
+        kept = await store.load_items("fan-1")
+        config = ParallelConfig(observer="noop", max_workers=1)
+        result = await process_parallel(items, work, config=config, store=store, run_id="fan-1")
+        assert calls == [number for number in range(5) if str(number) not in kept]
+        assert len(result.results) == 5
+        assert "fan-1" not in {run.run_id for run in await store.list_runs()}

@@ -1,15 +1,18 @@
 """Pydantic models in what is kept: they come back as they were, or are refused."""
 
+import dataclasses
 import datetime as dt
 import enum
 import subprocess
 import sys
-from typing import Any
+import threading
+from typing import Annotated, Any, Literal
 
+import msgspec
 import pytest
 
-from trioflow import CheckpointEncodeError, CheckpointMismatchError
-from trioflow.checkpoint.codec import Codec, fingerprint
+from trioflow import Checkpoint, CheckpointEncodeError, CheckpointMismatchError, ConfigError
+from trioflow.checkpoint.codec import Codec, fingerprint, is_typed
 
 pydantic = pytest.importorskip("pydantic")
 
@@ -119,6 +122,89 @@ def test_models_that_would_come_back_otherwise_are_refused(kind, value, message)
         Codec(kind).encode(value)
 
 
+class Cat(pydantic.BaseModel):
+    type: Literal["cat"] = "cat"
+    age: int = 0
+
+
+class Dog(pydantic.BaseModel):
+    type: Literal["dog"] = "dog"
+    age: int = 0
+    seen: set[dt.datetime] = pydantic.Field(default_factory=set)
+
+
+PET = Annotated[Cat | Dog, pydantic.Field(discriminator="type")]
+
+
+@dataclasses.dataclass
+class Home:
+    pets: list[Cat | Dog]
+    next: "Home | None" = None
+    names: set[str] = dataclasses.field(default_factory=set)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (Home, Home([Dog(), Cat()], Home([], names={"a"}))), (list[Home], [Home([Dog()])]), (Home | None, None), (Cat | Dog, Dog()), (Cat | Dog, Cat(age=1)), (PET, Dog(seen={NOW})), (list[Cat | Dog], [Dog(age=1), Cat(), Dog()]), (Cat | str, "tom"), (Cat | str, Cat()),
+        (dict[str, Cat | Dog | None], {"a": Dog(), "b": None}), (tuple[Cat | Dog, ...], (Cat(), Dog())), (Inner | bytes, b"\xff"), (Inner | bytes, INNER),
+    ],
+    ids=lambda value: str(value)[:30],
+)  # fmt: skip
+def test_models_of_a_union_come_back_as_the_one_they_were(kind, value):
+    codec = Codec(kind)
+    back = codec.decode(codec.encode(value))
+    assert back == value
+    assert type(back) is type(value)
+
+
+def test_what_is_none_of_a_union_is_refused():
+    codec = Codec(list[Cat | Dog], what="a result")
+    with pytest.raises(CheckpointEncodeError, match="a result cannot be saved: the list"):
+        codec.encode([Cat(), INNER])
+    with pytest.raises(CheckpointEncodeError, match=r"the Dog at \[0\]"):
+        codec.encode([Dog.model_construct(age="old")])
+    with pytest.raises(CheckpointMismatchError, match="is of another type now"):
+        codec.decode(Codec(Any).encode([{"type": "fish"}]))
+
+
+@dataclasses.dataclass
+class Unknown:
+    pets: "list[Cat | Missing]"  # noqa: F821 - there is none
+
+
+class Crate(msgspec.Struct):
+    pets: list[Cat | Dog]
+
+
+def test_a_union_of_what_neither_knows_is_refused():
+    with pytest.raises(ConfigError, match="result_type must be a type that can be read back"):
+        Codec(Cat | type(threading.Lock()), what="a result")
+    for kind in (set[int] | list[int], Unknown, Crate):
+        with pytest.raises(ConfigError, match="result_type must be a type that can be read back"):
+            Codec(kind, what="a result")
+
+
+class Stubborn(pydantic.BaseModel):
+    x: int
+
+    @pydantic.field_validator("x")
+    @classmethod
+    def look_up(cls, x: int) -> int:
+        return {1: 1}[x]
+
+
+def test_a_validator_that_raises_refuses():
+    codec = Codec(Stubborn)
+    assert codec.decode(codec.encode(Stubborn(x=1))) == Stubborn(x=1)
+    with pytest.raises(CheckpointEncodeError, match="the Stubborn: what its model_dump"):
+        codec.encode(Stubborn.model_construct(x=2))
+    with pytest.raises(CheckpointMismatchError, match="is of another type now"):
+        codec.decode(Codec(Any).encode({"x": 2}))
+    with pytest.raises(CheckpointEncodeError, match="the Stubborn"):
+        Codec(pydantic.BaseModel).encode(Stubborn(x=1))
+
+
 def test_data_that_is_no_model_any_more_is_refused():
     with pytest.raises(CheckpointMismatchError, match="is of another type now"):
         Codec(Inner).decode(Codec(Any).encode({"names": 5}))
@@ -127,6 +213,12 @@ def test_data_that_is_no_model_any_more_is_refused():
 def test_models_have_fingerprints():
     assert fingerprint(INNER) == fingerprint(Inner(raw=b"\xff\0", when=NOW, names={"b", "a"}))
     assert fingerprint([INNER]) != fingerprint([Inner()])
+
+
+def test_types_that_come_back_are_known():
+    assert is_typed(Inner)
+    assert is_typed(Checkpoint)
+    assert not is_typed(dict)
 
 
 def test_pydantic_is_not_imported():

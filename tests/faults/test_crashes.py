@@ -1,113 +1,95 @@
-"""SIGKILL at random instants: the run goes on, ends as it would have, and pays for nothing twice.
+"""SIGKILL at random instants: the run goes on, ends as it would have, and pays for nothing twice, at any depth.
 
 `TRIOFLOW_KILLS` is how many kills there are for each workload, `TRIOFLOW_SEED` what their instants are drawn from.
 """
 
-import importlib.util
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
+from collections import Counter
 
 import pytest
-import trio
 
-from trioflow.checkpoint.sqlite import SqliteStore
-
-KILLS = int(os.environ.get("TRIOFLOW_KILLS", "20"))
+KILLS = int(os.environ.get("TRIOFLOW_KILLS", "6"))
 SEED = int(os.environ.get("TRIOFLOW_SEED", "1"))
-SCRIPT = Path(__file__).with_name("workloads.py")
-
-_spec = importlib.util.spec_from_file_location("workloads", SCRIPT)
-workloads = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(workloads)
+KILLS_OF_A_RUN = 8
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(3_000),
     pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX's"),
 ]
 
 
-def start(what, store, log):
-    command = [sys.executable, str(SCRIPT), what, str(store), str(log)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def run_once(workload):
+    """Run it in a process that nobody kills, and return its result and the seconds that it took."""
+    process = workload.start()
+    started = time.monotonic()
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return int(output.split()[1]), time.monotonic() - started
 
 
-def lines_of(log):
-    return [int(line) for line in log.read_text().split()] if log.exists() else []
-
-
-async def saved(store_path, what):
-    """Return what is kept: how many steps, or the indexes of the items."""
-    async with SqliteStore(store_path) as store:
-        if what == "fan_out":
-            return {int(key) for key in await store.load_items("run")}
-        history = await store.history("run")
-        return set(range(history[-1].step)) if history else set()
-
-
-def crash_until_done(what, folder, random_, kills):
-    """Run the workload in processes that are killed, until one is done; return how many were killed."""
-    store, log = folder / "runs.db", folder / "log"
-    killed = 0
+def crash_until_done(workload, random_, kills, longest):
+    """Run it in processes that are killed, until one is done; return in what each died, and the result."""
+    killed = []
     while True:
-        called_before = len(lines_of(log))
-        kept_before = trio.run(saved, store, what) if killed else set()
-        process = start(what, store, log)
-        assert process.stdout.readline() == "ready\n", process.stderr.read()
-        if killed < kills:
-            time.sleep(random_.uniform(0, 0.25))
+        before, acknowledged = len(workload.calls()), workload.acknowledged()
+        process = workload.start()
+        if len(killed) < kills:
+            time.sleep(random_.uniform(0, longest))
             process.send_signal(signal.SIGKILL)
         output, errors = process.communicate(timeout=120)
-        calls = lines_of(log)[called_before:]
-        # What had been saved when the process began is not called again.
-        assert not kept_before & set(calls), "a completed call was made twice"
-        if process.returncode == -signal.SIGKILL and not output:
-            killed += 1
+        calls = workload.calls()[before:]
+        assert not acknowledged & set(calls), "a call was made again whose result was written"
+        if not output:
+            assert process.returncode == -signal.SIGKILL, errors
+            killed.append(calls[-1][0] if calls else "nothing")
             continue
-        assert process.returncode in {0, -signal.SIGKILL}, errors
-        return killed, int(output.split()[1]), lines_of(log)
+        return killed, int(output.split()[1])
 
 
-@pytest.mark.parametrize("what", ["graph", "fan_out"])
-def test_a_killed_run_goes_on_and_pays_for_nothing_twice(what, tmp_path):
+@pytest.mark.parametrize("what", ["graph", "fan_out", "nested"])
+def test_a_killed_run_goes_on_and_pays_for_nothing_twice(what, workload, workloads, tmp_path):
     random_ = random.Random(SEED)
-    expected = {"graph": workloads.expected_graph, "fan_out": workloads.expected_fan_out}[what]()
-    total = {"graph": workloads.NODES, "fan_out": workloads.ITEMS}[what]
-    killed = runs = 0
-    while killed < KILLS:
-        folder = tmp_path / str(runs)
-        folder.mkdir()
-        more, result, calls = crash_until_done(what, folder, random_, min(KILLS - killed, 8))
+    whole = workload(what, tmp_path / "whole")
+    expected, took = run_once(whole)
+    assert expected == workloads.EXPECTED[what]()
+    assert len(set(whole.calls())) == len(set(whole.keys())) == len(whole.calls())
+    assert len(whole.acknowledged() & set(whole.calls())) == len(whole.calls())
+    died, runs, lost = Counter(), 0, 0
+    while died.total() < KILLS:
+        run = workload(what, tmp_path / str(runs))
+        killed, result = crash_until_done(run, random_, min(KILLS - died.total(), KILLS_OF_A_RUN), took)
         assert result == expected
-        assert set(calls) == set(range(total))
-        # A kill costs the calls that were in flight, or had finished since the last write.
-        lost = len(calls) - total
-        assert lost <= more * (1 if what == "graph" else total)
-        killed += more
-        runs += 1
-    print(f"{what}: {killed} kills over {runs} runs, seed {SEED}: all went on to the same result")
-    assert killed >= KILLS
+        # The same calls, under the same keys as in a run that nobody killed.
+        assert set(run.calls()) == set(whole.calls())
+        assert set(run.keys()) == set(whole.keys())
+        # Of a graph, a kill costs the node in hand.
+        again = len(run.calls()) - len(whole.calls())
+        assert what != "graph" or again <= len(killed)
+        died.update(run_id.count("..") if run_id != "nothing" else "before" for run_id in killed)
+        runs, lost = runs + 1, lost + again
+    depths = ", ".join(f"{count} at depth {depth}" for depth, count in sorted(died.items(), key=repr))
+    print(
+        f"{what}: {died.total()} kills ({depths}) over {runs} runs, seed {SEED}: all went on to the same result; "
+        f"{lost} of {runs * len(whole.calls())} calls were made again, none that was written"
+    )
+    assert died.total() >= KILLS
 
 
-def test_of_processes_that_resume_one_run_at_once_the_run_ends_right(tmp_path):
+def test_of_processes_that_resume_one_run_at_once_the_run_ends_right(workload, workloads, tmp_path):
     for count in (2, 4):
-        folder = tmp_path / str(count)
-        folder.mkdir()
-        store, log = folder / "runs.db", folder / "log"
-        first = start("graph", store, log)
-        assert first.stdout.readline() == "ready\n"
-        while len(lines_of(log)) < 20:
+        run = workload("graph", tmp_path / str(count))
+        first = run.start()
+        while len(run.calls()) < 20:
             time.sleep(0.005)
         first.kill()
         first.communicate()
-        processes = [start("graph", store, log) for _ in range(count)]
+        processes = [run.start() for _ in range(count)]
         ends = [process.communicate(timeout=120) for process in processes]
-        results = [int(output.split()[2]) for output, _ in ends if "done" in output]
+        results = [int(output.split()[1]) for output, _ in ends if "done" in output]
         conflicts = [errors for output, errors in ends if "done" not in output]
         assert results
         assert set(results) == {workloads.expected_graph()}

@@ -19,6 +19,7 @@ from trioflow import (
     all_of,
     always,
     any_of,
+    branches_node,
     graph_node,
     key_equals,
     key_exists,
@@ -227,7 +228,7 @@ def test_a_state_is_a_state_a_struct_or_a_dataclass(state_type):
 
 @pytest.mark.parametrize("state_type", [dict, int, None, Struct(), Data(), "State"])
 def test_other_kinds_of_state_are_refused(state_type):
-    with pytest.raises(ConfigError, match="state_type must be State, a msgspec.Struct or a dataclass"):
+    with pytest.raises(ConfigError, match="state_type must be State, a msgspec.Struct or a dataclass, or a pydantic model"):
         StateGraph(GraphConfig(name="x"), state_type)
 
 
@@ -334,6 +335,43 @@ def test_the_picture_shows_shapes_and_names():
         "    n1 --> n3\n"
         "    style n3 stroke-dasharray: 5 5\n"
     )
+
+
+def test_the_picture_shows_what_is_in_a_node_inside_it():
+    inner = make()
+    inner.add_node("look", same)
+    inner.add_node("judge", same)
+    inner.add_edge("look", "judge")
+    inner.set_entry_point("look")
+    inner.set_exit_point("judge")
+    graph = make()
+    graph.add_node("split", branches_node({"plain": same, "deep": graph_node(inner, lambda s: s, lambda s, i: i)}))
+    graph.add_node("publish", same)
+    graph.add_edge("split", "publish")
+    graph.add_error_edge("split", "publish", ValueError)
+    graph.set_entry_point("split")
+    graph.set_exit_point("publish")
+    assert graph.to_mermaid() == (
+        "flowchart TD\n"
+        '    subgraph n0["split"]\n'
+        '        n0_0["plain"]\n'
+        '        subgraph n0_1["deep"]\n'
+        '            n0_1_0(["look"])\n'
+        '            n0_1_1((("judge")))\n'
+        "            n0_1_0 --> n0_1_1\n"
+        "        end\n"
+        "    end\n"
+        '    n1((("publish")))\n'
+        "    n0 --> n1\n"
+        '    n0 -.->|"on ValueError"| n1\n'
+    )
+
+
+def test_a_graph_that_runs_itself_can_be_drawn():
+    graph = make()
+    node = graph_node(graph, lambda s: s, lambda s, i: i)
+    graph.add_node("again", node)
+    assert '[["again"]]' in graph.to_mermaid()
 
 
 def test_names_are_escaped_in_the_picture():

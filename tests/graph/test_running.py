@@ -574,3 +574,37 @@ async def test_the_memory_of_a_path_is_bounded(loop):
     result = await graph.execute(State())
     assert len(result.path) == 1_000
     assert observer.events[-1].data["path_length"] == 3_001
+
+
+async def test_context_variables_that_a_node_sets_are_not_seen_by_the_next(line):
+    from contextvars import ContextVar
+
+    variable: ContextVar[object] = ContextVar("variable", default="unset")
+    seen = []
+
+    class Odd:
+        def __eq__(self, other):
+            raise ValueError("no truth")
+
+        __hash__ = None
+
+    async def sets(state):
+        seen.append(variable.get())
+        variable.set(Odd())
+        return state
+
+    async def fails(state):
+        seen.append(variable.get())
+        variable.set("failing")
+        raise ValueError
+
+    async def looks(state):
+        seen.append(variable.get())
+        return state
+
+    variable.set("outer")
+    graph = line(sets, sets, fails, looks, names=list("abcd"))
+    graph.add_error_edge("c", "d")
+    graph._edges[0] = msgspec.structs.replace(graph._edges[0], when=lambda state: variable.get() == "outer")
+    await graph.execute(State())
+    assert seen == ["outer"] * 4

@@ -81,27 +81,27 @@ async def test_near_names_are_looked_for_among_a_thousand_at_most(opened, inbox)
 
 
 async def test_who_goes_while_many_are_told_is_passed_by(inbox, monkeypatch):
-    monkeypatch.setattr("trioflow.hub.hub.AT_ONCE", 0.0)
+    monkeypatch.setattr("trioflow.hub._spread.AT_ONCE", 0.0)
     async with open_hub(HubConfig(observer="noop")) as hub, trio.open_nursery() as nursery:
-        for number in range(20):
+        for number in range(40):
             hub.register(f"agent {number}", inbox)
 
         async def leave():
             await trio.lowlevel.checkpoint()
-            hub.unregister("agent 19")
+            hub.unregister("agent 39")
 
         nursery.start_soon(leave)
         with trio.CancelScope() as scope:
             delivered = await hub.broadcast("user")
         assert not scope.cancelled_caught
-        assert delivered == 19
-        assert hub.metrics().sent == 19
+        assert delivered == 39
+        assert hub.metrics().sent == 39
 
 
 async def test_a_broadcast_that_has_begun_goes_on_to_the_last(inbox, monkeypatch):
-    monkeypatch.setattr("trioflow.hub.hub.AT_ONCE", 0.0)
+    monkeypatch.setattr("trioflow.hub._spread.AT_ONCE", 0.0)
     async with open_hub(HubConfig(observer="noop")) as hub, trio.open_nursery() as nursery:
-        for number in range(20):
+        for number in range(40):
             hub.register(f"agent {number}", inbox)
         delivered = []
         scope = trio.CancelScope()
@@ -115,5 +115,5 @@ async def test_a_broadcast_that_has_begun_goes_on_to_the_last(inbox, monkeypatch
             await trio.lowlevel.checkpoint()
         scope.cancel()
         await wait_all_tasks_blocked()
-    assert delivered == [20]
-    assert len(inbox) == 20
+    assert delivered == [40]
+    assert len(inbox) == 40

@@ -16,6 +16,7 @@ from trioflow import (
     RecordingObserver,
     RequestTimeoutError,
     UnknownAgentError,
+    current_run,
     open_hub,
     process_parallel,
 )
@@ -427,3 +428,27 @@ async def test_a_full_mailbox_error_names_the_agent(opened, inbox):
             await hub.send("user", "planner")
         assert caught.value.agent == "planner"
         inbox.gate.set()
+
+
+async def test_a_handler_knows_its_run_and_has_a_key_for_each_message():
+    observer = RecordingObserver()
+
+    async def handler(message):
+        run = current_run()
+        run.emit("handling", of=message.data)
+        return run.run_id, run.kind, run.name, run.attempt, run.key
+
+    async with open_hub(HubConfig(name="h"), observer=observer) as hub:
+        hub.register("a", handler)
+        first = (await hub.request("user", "a", 1)).data
+        second = (await hub.request("user", "a", 2)).data
+        with pytest.raises(RuntimeError, match="current_run"):
+            current_run()
+    assert first[1:4] == second[1:4] == ("hub", "a", 1)
+    assert first[4] != second[4]
+    custom = [event for event in observer.events if event.type == "custom"]
+    assert [event.data for event in custom] == [
+        {"name": "handling", "data": {"of": 1}},
+        {"name": "handling", "data": {"of": 2}},
+    ]
+    assert {event.run_id for event in custom} == {first[0]}

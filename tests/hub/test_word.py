@@ -138,6 +138,33 @@ async def test_a_request_whose_requester_is_gone_is_withdrawn(opened, inbox, aut
     ]  # fmt: skip
 
 
+async def test_a_request_that_is_given_up_before_its_handler_runs_is_not_handled(opened, inbox):
+    async with opened() as hub, trio.open_nursery() as nursery:
+        hub.register("planner", inbox)
+        await hub.send("user", "planner", "first")
+        await wait_all_tasks_blocked()
+        scope = trio.CancelScope()
+
+        async def ask():
+            # The message is put into the hand of a task that has not run yet when this one is cancelled.
+            with scope:
+                scope.cancel()
+                with trio.CancelScope(shield=True) as shield:
+                    nursery.start_soon(unshield, shield)
+                    await hub.request("user", "planner", "asked")
+
+        async def unshield(shield):
+            shield.shield = False
+
+        for _ in range(10):
+            scope = trio.CancelScope()
+            nursery.start_soon(ask)
+            await wait_all_tasks_blocked()
+        dropped = hub.metrics().dropped
+    assert len(inbox) == 11 - dropped
+    assert dropped > 0
+
+
 async def test_room_that_a_withdrawn_request_leaves_is_given_to_the_line(opened, inbox):
     async with opened(**SMALL) as hub, trio.open_nursery() as nursery:
         await fill(hub, inbox, messages=1)

@@ -31,10 +31,7 @@ FAR = 1e6
 MANY_STEPS = 50_000
 """Steps of the scheduler after which a run goes round in circles."""
 
-PROCESSORS = (
-    "ok ok ok checkpoint checkpoint checkpoints nap nap naps raise raise-late shield swallow stubborn stale leak "
-    "leak-open cancel-leaks own-scope nest nest-stream"
-).split()
+PROCESSORS = ["ok", "ok", "ok", "checkpoint", "checkpoint", "checkpoints", "nap", "nap", "naps", "raise", "raise-late", "shield", "swallow", "stubborn", "stale", "leak", "leak-open", "cancel-leaks", "own-scope", "nest", "nest-stream"]
 
 NESTED = ParallelConfig(max_workers=2, observer="noop")
 
@@ -335,16 +332,16 @@ class Play(trio.abc.Instrument):
             self.wrong.append("a consumer waits though an outcome is there")
         if config.retry is not None or config.max_per_second is not None:
             return  # an item in hand need not be in its processor
-        if pool.work.closed and not pool.work.batch and not self.active:
+        if pool.feeder.work.closed and not pool.feeder.work.batch and not self.active:
             self.wrong.append("all is done and the run does not end")
         if self.active == config.max_workers:
             return
-        if pool.work.batch:
+        if pool.feeder.work.batch:
             self.wrong.append("a worker waits though an item is there")
         room = self.window - ledger.pulled + (len(self.taken) if self.streamed else self.finished)
         starving = self.waiting and not self.case.face.startswith("several")
-        can_pull = not pool.work.closed and not getattr(pool.source, "pulling", False)
-        if can_pull and room >= (1 if starving else pool._enough):
+        can_pull = not pool.feeder.work.closed and not getattr(pool.feeder.source, "pulling", False)
+        if can_pull and room >= (1 if starving else pool.feeder._enough):
             self.wrong.append("a worker waits though there is room for an item")
 
     # The processor.

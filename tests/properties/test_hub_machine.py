@@ -249,7 +249,7 @@ class Program:
         self.numbers = count()
         self.starts = Counter()
         self.undelivered = set()
-        self.late = 0
+        self.late = self.for_nobody = 0
 
     async def run(self):
         self.outer = trio.CancelScope()
@@ -272,6 +272,7 @@ class Program:
         both = self.undelivered & set(self.starts)
         assert not both, "raised and handled"
         assert not self.late, "started after the end"
+        assert not self.for_nobody, "a request was handled that nobody waited for"
         assert not AWAITED
 
     async def body(self):
@@ -334,6 +335,7 @@ class Program:
 
     async def handle(self, message):
         self.late += self.outer.cancel_called
+        self.for_nobody += message.type == "request" and not message.expects_answer
         number, behaviour = message.data
         if number is not None:
             self.starts[number] += 1

@@ -62,9 +62,9 @@ async def test_a_cancelled_is_judged_where_it_is_known_what_is_cancelled(stale):
     errors.add(stale)
     with trio.CancelScope() as scope:  # noqa: ASYNC100 - judged without a checkpoint
         scope.cancel()
-        errors.judge(lambda _: ValueError())
+        errors.replace_foreign(lambda _: ValueError())
     assert errors.worst() is stale
-    errors.judge(lambda cancelled: ValueError(cancelled))
+    errors.replace_foreign(lambda cancelled: ValueError(cancelled))
     with pytest.raises(ValueError) as caught:
         errors.raise_worst()
     assert caught.value.args == (stale,)

@@ -9,6 +9,7 @@ import trio
 from trioflow import (
     Budget,
     BudgetState,
+    FailedItems,
     LiveValue,
     NoopObserver,
     ParallelConfig,
@@ -20,6 +21,7 @@ from trioflow import (
     RetryConfig,
     TaskError,
     TaskOutcome,
+    WorkQueue,
     load_config,
     merge,
     open_parallel,
@@ -66,6 +68,26 @@ async def test_progress_gets_the_result_type() -> None:
         assert_type(result, int)
 
     await process_parallel(["a"], length, progress=show, observer=NoopObserver())
+
+
+async def test_on_outcome_gets_items_and_results() -> None:
+    def show(outcome: TaskOutcome[str, int]) -> None:
+        assert_type(outcome.unwrap(), int)
+
+    result = await process_parallel(["a"], length, on_outcome=show, observer=NoopObserver())
+    assert_type(result.outcomes(), list[TaskOutcome[str, int]])
+    assert_type(result.failed_items(), FailedItems[str])
+    assert_type((await process_parallel(result.failed_items(), length)).results, list[int])
+
+
+async def test_a_queue_knows_its_items() -> None:
+    queue = WorkQueue(["a"], dedupe=len)
+    assert_type(queue, WorkQueue[str])
+    assert_type(queue.put("bb"), bool)
+    assert_type(await process_parallel(queue, length, observer=NoopObserver()), ParallelResult[str, int])
+    async with open_parallel(WorkQueue(["a"]), length, observer=NoopObserver()) as run:
+        async for outcome in run:
+            assert_type(outcome, TaskOutcome[str, int])
 
 
 async def test_policies_keep_the_signature() -> None:

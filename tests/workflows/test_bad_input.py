@@ -82,6 +82,8 @@ BAD = [
     ({"observer": AsyncObserver()}, "observer", "plain method"),
     ({"progress": async_progress}, "progress", "plain function"),
     ({"progress": 3}, "progress", "plain function"),
+    ({"on_outcome": async_progress}, "on_outcome", "plain function"),
+    ({"on_outcome": 3}, "on_outcome", "plain function"),
     ({"run_id": ""}, "run_id", "non-empty"),
     ({"run_id": 3}, "run_id", "non-empty"),
     ({"store": object(), "run_id": "r"}, "store", "CheckpointStore"),
@@ -110,7 +112,7 @@ async def test_process_parallel_refuses(change, field, allowed):
 
 
 @pytest.mark.parametrize(
-    ("change", "field", "allowed"), [case for case in BAD if "progress" not in case[0]] + [
+    ("change", "field", "allowed"), [case for case in BAD if not {"progress", "on_outcome"} & set(case[0])] + [
         ({"ordered": 1}, "ordered", "True or False"),
         ({"keep_results": None}, "keep_results", "True or False"),
     ]

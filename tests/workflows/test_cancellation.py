@@ -141,6 +141,25 @@ async def test_a_cancelled_run_with_a_time_limit_marks_nothing_too_slow(autojump
     assert run.result().unfinished == [0, 1, 2]
 
 
+async def test_an_outer_cancellation_stays_one_though_the_time_limit_passes_during_clean_up(autojump_clock):
+    async def clean_up_for_long(item):
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(9)
+
+    config = ParallelConfig(max_workers=2, timeout=5, observer="noop")
+    with trio.move_on_after(1) as outer:
+        async with open_parallel(range(3), clean_up_for_long, config=config) as run:
+            async for _ in run:
+                pass
+    assert outer.cancelled_caught
+    assert trio.current_time() == 10
+    result = run.result()
+    assert (result.errors, result.unfinished, result.status) == ([], [0, 1, 2], "cancelled")
+
+
 @pytest.mark.parametrize("config", [FAIL_FAST, COLLECT_ALL])
 async def test_a_stale_cancelled_is_the_failure_of_its_item(config, stale):
     async def work(item):

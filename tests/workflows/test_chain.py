@@ -520,3 +520,18 @@ async def test_bad_input_is_refused_before_any_step(changes, field):
     with pytest.raises(ConfigError) as caught:
         await process_chain(**arguments)
     assert caught.value.field == field
+
+
+async def test_context_variables_that_a_step_sets_are_not_seen_by_the_next():
+    from contextvars import ContextVar
+
+    variable: ContextVar[str] = ContextVar("variable", default="unset")
+    seen = []
+
+    async def step(item, state):
+        seen.append(variable.get())
+        variable.set(f"set by {item}")
+        return state
+
+    await process_chain(range(3), 0, step, config=ChainConfig(observer="noop"))
+    assert seen == ["unset"] * 3

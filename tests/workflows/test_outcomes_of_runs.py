@@ -543,6 +543,104 @@ async def test_a_burst_starts_at_once(autojump_clock):
     assert [round(at - begun) for at in started] == [0, 0, 0, 1, 2]
 
 
+# --- on_outcome
+
+
+async def test_on_outcome_is_called_for_each_success_and_each_failure(autojump_clock):
+    async def fail_two(item):
+        await trio.sleep(item)
+        if item == 2:
+            raise ValueError("two")
+        return item * 10
+
+    seen = []
+    result = await process_parallel(range(4), fail_two, config=COLLECT_ALL, on_outcome=seen.append)
+    assert [(outcome.index, outcome.item, outcome.result) for outcome in seen] == [
+        (0, 0, 0),
+        (1, 1, 10),
+        (2, 2, None),
+        (3, 3, 30),
+    ]
+    assert [outcome.duration for outcome in seen] == [0, 1, 2, 3]
+    assert [outcome.attempts for outcome in seen] == [1, 1, 1, 1]
+    assert seen[2].error is result.errors[0].error
+
+
+async def test_on_outcome_is_told_of_the_failure_that_ends_the_run_and_not_of_what_is_unfinished(autojump_clock):
+    async def work(item):
+        await trio.sleep(item)
+        if item == 1:
+            raise ValueError("one")
+
+    seen = []
+    with pytest.raises(ParallelError):
+        await process_parallel(range(4), work, config=FAIL_FAST, on_outcome=seen.append)
+    assert [(outcome.index, outcome.ok) for outcome in seen] == [(0, True), (1, False)]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_on_outcome_raising_stops_the_run_and_comes_out_bare(autojump_clock, fails):
+    class Full(Exception):
+        pass
+
+    async def work(item):
+        await trio.sleep(1 if item < 4 else 3)
+        if fails:
+            raise ValueError(item)
+
+    calls = []
+
+    def on_outcome(outcome):
+        calls.append(outcome.index)
+        if len(calls) == 2:
+            raise Full
+
+    with pytest.raises(Full) as caught:
+        await process_parallel(range(100), work, config=COLLECT_ALL, on_outcome=on_outcome)
+    assert re.fullmatch(r"raised by on_outcome after \d items pulled", caught.value.__notes__[0])
+    assert len(calls) == 2
+    assert trio.current_time() <= 3
+
+
+async def test_on_outcome_is_told_of_items_whose_time_is_up_and_may_raise_then(autojump_clock):
+    config = ParallelConfig(max_workers=2, fail_fast=False, timeout=5, observer="noop")
+    seen = []
+    with pytest.raises(ParallelError):
+        await process_parallel(range(50), lambda _: trio.sleep(9), config=config, on_outcome=seen.append)
+    assert sorted(outcome.index for outcome in seen) == list(range(50))
+    assert {type(outcome.error) for outcome in seen} == {trio.TooSlowError}
+    for turn in (1, 2, 3, 30):
+        calls = []
+
+        def on_outcome(outcome, calls=calls, turn=turn):
+            calls.append(outcome)
+            if len(calls) == turn:
+                raise KeyError("full")
+
+        with pytest.raises(KeyError) as caught:
+            await process_parallel(range(50), lambda _: trio.sleep(9), config=config, on_outcome=on_outcome)
+        assert caught.value.__notes__[-1] == "when the run ended: 0 succeeded, 50 failed, 0 unfinished"
+        assert len(calls) == turn
+
+
+async def test_on_outcome_raising_for_an_item_that_left_a_scope_open_stops_the_run(autojump_clock):
+    async def leak(item):
+        trio.CancelScope().__enter__().cancel()
+        await trio.lowlevel.checkpoint()
+
+    def on_outcome(outcome):
+        raise KeyError("full")
+
+    with pytest.raises(KeyError):
+        await process_parallel(range(100), leak, config=COLLECT_ALL, on_outcome=on_outcome)
+
+
+async def test_on_outcome_may_be_interrupted():
+    def on_outcome(outcome):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await process_parallel(range(100), double, config=COLLECT_ALL, on_outcome=on_outcome)
 @pytest.mark.parametrize("workers", [2, 3, 8])
 async def test_a_slow_item_at_the_end_of_a_batch_holds_nobody_back(workers, autojump_clock):
     async def slow_at_the_end_of_the_window(item):

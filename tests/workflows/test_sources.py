@@ -1,5 +1,8 @@
 """Where items come from: pulled lazily, closed on every way out, and their errors come out as they are."""
 
+import decimal
+from contextvars import ContextVar
+
 import pytest
 import trio
 
@@ -382,6 +385,30 @@ async def test_a_slow_async_source_feeds_idle_workers_as_it_gives(autojump_clock
 
     await process_parallel(source(), note, config=CONFIG)
     assert [round(when, 3) for _, when in finished] == [1.5, 2.5, 3.5, 4.5, 5.5]
+
+
+async def test_a_plain_generator_finds_its_context_again_and_no_processor_sees_it():
+    color = ContextVar("color", default="none")
+    precisions, colors, inside = [], [], []
+
+    def source():
+        token = color.set("red")
+        with decimal.localcontext() as context:
+            context.prec = 5
+            for item in range(20):
+                yield item
+                inside.append((decimal.getcontext().prec, color.get()))
+        color.reset(token)
+
+    async def work(item):
+        await trio.lowlevel.checkpoint()
+        precisions.append(decimal.getcontext().prec)
+        colors.append(color.get())
+
+    outside = decimal.getcontext().prec
+    await process_parallel(source(), work, config=CONFIG)
+    assert inside == [(5, "red")] * 20
+    assert (set(precisions), set(colors)) == ({outside}, {"none"})
 
 
 async def test_an_infinite_source_can_be_streamed():

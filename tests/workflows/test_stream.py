@@ -248,6 +248,26 @@ async def test_drain_with_everything_in_flight_ends_a_complete_run(autojump_cloc
     assert run.result().status == "complete"
 
 
+@pytest.mark.parametrize("how", ["drain", "cancel"])
+async def test_drain_and_cancel_from_another_thread_are_refused_and_change_nothing(how):
+    async def one_turn(item):
+        await trio.lowlevel.checkpoint()
+        return item
+
+    async def in_another_run(stop):
+        stop()
+
+    async with open_parallel(range(50), one_turn, config=FAIL_FAST) as run:
+        await anext(run)
+        stop = getattr(run, how)
+        with pytest.raises(RuntimeError, match="from_thread"):
+            await trio.to_thread.run_sync(stop)
+        with pytest.raises(RuntimeError, match="from_thread"):
+            await trio.to_thread.run_sync(trio.run, in_another_run, stop)
+        assert len([outcome async for outcome in run]) == 49
+    assert run.result().status == "complete"
+
+
 async def test_drain_ends_a_wait_for_the_source(autojump_clock):
     closed = []
 

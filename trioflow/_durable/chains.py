@@ -19,7 +19,7 @@ from trioflow.checkpoint.codec import Codec, fingerprint
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore
 from trioflow.checkpoint.session import decode, load_verified, open_store
 from trioflow.config import CheckpointConfig
-from trioflow.errors import CheckpointMismatchError, CheckpointNotFoundError
+from trioflow.errors import CheckpointMismatchError, CheckpointNotFoundError, ConfigError
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -35,23 +35,24 @@ _SKIPPED_IN_A_ROW = 256
 
 
 class ChainLog(Protocol[S_contra]):
-    """What a chain tells of its steps."""
+    """What a chain reports its steps to."""
 
     resumed: bool
     """Whether steps were made before."""
 
     def start(self, on_save: Saved) -> None:
-        """Tell `on_save` of each save from now on, and of the one that the run began with."""
+        """Call `on_save` for each save from now on, and for the one that the run began with."""
 
     def around(self, make_step: MakeStep[T]) -> MakeStep[T]:
         """Return `make_step` for items whose step was not made before."""
         ...
 
-    async def completed(self, steps: int, state: S_contra) -> None:
-        """Take note of a complete step.
+    def completed(self, steps: int, state: S_contra) -> Awaitable[None] | None:
+        """Take note of a complete step, and return what is to be awaited; None where nothing is to be written.
 
-        Cancellation: the step is saved whole, or at the end.
+        Awaiting it, a cancellation lets the step be saved whole, or at the end.
         """
+        ...
 
     async def exhausted(self) -> None:
         """Take note that there are no more items.
@@ -86,11 +87,8 @@ class UnkeptChain:
         """Return `make_step`: no step was made before."""
         return make_step
 
-    async def completed(self, steps: int, state: object) -> None:
-        """Do nothing.
-
-        Cancellation: not a checkpoint.
-        """
+    def completed(self, steps: int, state: object) -> Awaitable[None] | None:
+        """Return None: nothing is to be written."""
 
     async def exhausted(self) -> None:
         """Do nothing.
@@ -115,7 +113,7 @@ class KeptChain(Generic[S]):
         store: the store; one that is named is opened for the run.
         run_id: the run's id.
         config: how often, and whether a completed chain is kept.
-        stand_at: told of the steps that somebody else has made since the chain was looked at.
+        stand_at: called with the steps that somebody else has made since the chain was looked at.
 
     Attributes:
         resumed: whether steps were made before.
@@ -187,7 +185,7 @@ class KeptChain(Generic[S]):
 
         Raises:
             CheckpointMismatchError: the items so far are not those that the chain was begun with.
-            CheckpointEncodeError: the item cannot be told from others.
+            CheckpointEncodeError: the item cannot be distinguished from others.
         """
 
         async def make_missing_step(item: T) -> None:
@@ -199,17 +197,15 @@ class KeptChain(Generic[S]):
 
         return make_missing_step
 
-    async def completed(self, steps: int, state: S) -> None:
+    def completed(self, steps: int, state: S) -> Awaitable[None] | None:
         """See `ChainLog.completed`.
 
         Raises:
             CheckpointEncodeError: the state cannot be kept.
-            CheckpointConflictError: somebody else has claimed the run.
-
-        Cancellation: the step is saved whole, or at the end.
         """
-        if self._steps is not None:
-            await self._steps.completed(self._mark.hex(), _AHEAD, steps, state)
+        if self._steps is None:
+            return None
+        return self._steps.completed(self._mark.hex(), _AHEAD, steps, state)
 
     async def exhausted(self) -> None:
         """See `ChainLog.exhausted`.
@@ -277,10 +273,17 @@ class KeptChain(Generic[S]):
         )
 
 
+_PLAIN = frozenset({dict, list, str, bytes, int, float, bool, type(None)})
+_OPTION = "begin with a state of a type that has it (a struct, dataclass or pydantic model)"
+
+
 def _codec_for(initial: Any) -> Codec[Any]:
     """Return what brings back states of the type of `initial`."""
     kind = type(initial)
     if isinstance(initial, Mapping) and kind is not dict:
-        return Codec(kind, wrap=kind)
-    typed = hasattr(kind, "__struct_fields__") or hasattr(kind, "__dataclass_fields__")
-    return Codec(kind if typed else Any)
+        return Codec(kind, wrap=kind, option=_OPTION)
+    try:
+        return Codec(Any if kind in _PLAIN else kind, option=_OPTION)
+    except ConfigError:
+        # What has no form is refused when it is saved, with its place.
+        return Codec(Any, option=_OPTION)

@@ -33,28 +33,28 @@ _ENTERED = "entered"
 _LONGEST_ID = 512
 
 
-@final
 class ChildStore:
-    """The store of a host, as a run inside it sees it: what it claims belongs to the host.
+    """The store of a host, as a run inside it sees it: what it claims belongs to the host. `child_store` makes it.
 
     Args:
         store: the store.
-        session: the host's claim; None for a run that is kept by itself.
+        parent: the id and the epoch of the host's run; None for a run that is kept by itself.
         flush: writes the step that the host stands at.
         rebase: brings what was changed in the state that the child is given into the one that it has come to.
     """
 
-    __slots__ = ("_flush", "_session", "_store", "rebase")
+    __slots__ = ("_claimed", "_flush", "_parent", "_store", "rebase")
 
     def __init__(
         self,
         store: CheckpointStore,
-        session: Session | None,
+        parent: tuple[str, int] | None,
         flush: Callable[[], Awaitable[None]] | None,
         rebase: Rebase,
     ) -> None:
         self._store: CheckpointStore = store._store if isinstance(store, ChildStore) else store  # noqa: SLF001 - one of us
-        self._session = session
+        self._parent = parent
+        self._claimed: tuple[str, int] | None = None
         self._flush = flush
         self.rebase = rebase
 
@@ -69,11 +69,17 @@ class ChildStore:
 
         Cancellation: the run may have been claimed.
         """
-        if parent is not None or self._session is None:
-            return await self._store.claim(run_id, parent=parent)
         if self._flush is not None:
             await self._flush()
-        return await self._store.claim(run_id, parent=(self._session.run_id, self._session.epoch))
+        holder = parent or self._parent
+        claimed = self._store.claim(run_id) if holder is None else self._store.claim(run_id, parent=holder)
+        epoch = await claimed
+        self._claimed = (run_id, epoch)
+        return epoch
+
+    def inside(self) -> "ChildStore":
+        """Return the store as it is seen by a run inside the one that was claimed here."""
+        return child_store(self._store, self._claimed, None, self.rebase)
 
     async def save(self, checkpoint: Checkpoint, epoch: int) -> None:
         """See `CheckpointStore.save`.
@@ -131,15 +137,39 @@ class ChildStore:
         """
 
 
+@final
+class _BoundedChildStore(ChildStore):
+    """One whose store bounds its own waiting."""
+
+    __slots__ = ()
+
+    bounds_waiting = True
+
+
+def child_store(
+    store: CheckpointStore,
+    parent: tuple[str, int] | None,
+    flush: Callable[[], Awaitable[None]] | None,
+    rebase: Rebase,
+) -> ChildStore:
+    """Return the store as a run inside `parent` sees it; the arguments are those of `ChildStore`."""
+    bounded = getattr(type(store), "bounds_waiting", False)
+    return (_BoundedChildStore if bounded else ChildStore)(store, parent, flush, rebase)
+
+
 class Child(msgspec.Struct, frozen=True):
     """What a run inside a run is."""
 
     run_id: str | None
     """Its id; None where it is in no run."""
     observer: Observer
-    """Who hears of the host, and of it unless its config names another."""
+    """What receives the host's events, and its own unless its config names another."""
     store: ChildStore | None
     """Where it is kept; None is nowhere."""
+    node: str | None = None
+    """The node, or branch, that it is."""
+    state_type: type[Any] | None = None
+    """The type of the states around it."""
 
 
 class Host(Protocol):
@@ -157,8 +187,8 @@ host: ContextVar[Host] = ContextVar("trioflow_host")
 def child_id(parent: str, *place: object) -> str:
     """Return the id of the run at this place of the run `parent`, such as `nightly..3/review`.
 
-    No run that a user names can have it, for `..` is refused there; and it can be told apart what is the parent
-    and what the place. A long one ends in a digest.
+    No run that a user names can have it, for `..` is refused there; and it can be seen what is the parent and
+    what the place. A long one ends in a digest.
     """
     run_id = f"{parent}..{'/'.join(_safe(str(part)) for part in place)}"
     if len(run_id) <= _LONGEST_ID:

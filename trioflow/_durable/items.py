@@ -1,12 +1,18 @@
 """What is kept of a fan-out: each success by the item's identity, so that no call is made twice.
 
 An item is known by `key(item)`, or by its index and a fingerprint. A success is encoded when it happens and
-written with others: at least every `flush_interval` seconds, when many have gathered, and at the end, however that
-comes.
+written with others, the oldest first: within `flush_interval` seconds, sooner when many have gathered, and at
+the end, however that comes. Workers wait before a new call where the store falls behind that, so what a crash
+costs is bounded under any load; they never wait with a result in hand.
+
+What is kept is looked at before anything is changed: a call with other items, or of another kind, is refused
+before it claims the run, and so leaves whoever is running it alone. A run whose items can only be compared as
+they are pulled is claimed when the first one comes that has to be called.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar, final
 
@@ -18,33 +24,45 @@ from trioflow._durable.stores import choose_store_for
 from trioflow._runtime.calls import call_plain
 from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.signals import JournalError
-from trioflow._text import describe_error, quote
-from trioflow.checkpoint.codec import Codec, fingerprint
+from trioflow._text import describe_error, one_line, quote
+from trioflow.checkpoint.codec import Codec, fingerprint, is_marked
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore, RunStatus
 from trioflow.checkpoint.session import Session, decode, encode, load_verified, shielded_save
 from trioflow.config import CheckpointConfig
 from trioflow.config.checks import check_callable
-from trioflow.errors import CheckpointError, CheckpointMismatchError, CheckpointNotFoundError, ConfigError
+from trioflow.errors import (
+    CheckpointEncodeError,
+    CheckpointError,
+    CheckpointMismatchError,
+    CheckpointNotFoundError,
+    ConfigError,
+)
 from trioflow.events import EventType
-
-__all__ = ("Journal", "Place", "open_journal")
 
 T = TypeVar("T")
 R = TypeVar("R")
+V = TypeVar("V")
 
 _KIND = "a fan-out"
 
 BATCH = 1_000
-"""Successes that are written without waiting for the interval."""
+"""Successes that are written without waiting for the interval, and at most in one transaction."""
+
+BATCH_BYTES = 4 << 20
+"""Bytes of them, likewise."""
 
 MOST_PENDING = 10_000
 """Successes that may wait to be written; workers wait then."""
 
+MOST_PENDING_BYTES = 16 << 20
+"""Bytes of them, likewise."""
+
 
 class Place(Protocol):
-    """Who knows which item is in hand."""
+    """Who knows which item is in hand, and by what it is known."""
 
     index: int
+    identity: str | None
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -55,6 +73,15 @@ class _Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     result: bytes
 
 
+class _Header(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a run was begun with, as far as that can be said before it has pulled anything."""
+
+    total: int | None
+    named: bool
+    first: bytes
+
+
+_headers = msgspec.msgpack.Decoder(_Header)
 _records = msgspec.msgpack.Decoder(_Record)
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -89,7 +116,7 @@ class Journal(Generic[T, R]):
         key: names an item; None takes its index and a fingerprint.
         result_type: the type that results come back as; None is plain data.
         total: the length of the input, if it has one.
-        emitter: who tells.
+        emitter: emits the run's events.
     """
 
     def __init__(
@@ -112,57 +139,112 @@ class Journal(Generic[T, R]):
         self._codec: Codec[Any] = Codec(Any if result_type is None else result_type, what="a result")
         self._total = total
         self._emitter = emitter
-        self._session: Session
-        self._session_store: CheckpointStore
+        self._store: CheckpointStore
+        self._session: Session | None = None
+        self._claiming = trio.Lock()
+        self._header = _Header(total, key is not None, b"")
         self._kept: dict[str, bytes] = {}
+        self._kept_status: RunStatus | None = None
+        self._kept_count = 0
+        self._recalled: set[str] = set()
         self._seen: set[str] = set()
-        self._recalled = 0
         self._written = 0
-        self._pending: list[tuple[str, bytes]] = []
+        self._pending: deque[tuple[float, str, bytes]] = deque()
+        self._pending_bytes = 0
         self._filled = trio.Event()
         self._room = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
-        return f"<Journal: {len(self._kept)} kept, {len(self._pending)} to be written>"
+        return f"<Journal: {self._kept_count} kept, {len(self._pending)} to be written>"
 
     async def open(self, store: CheckpointStore, items: object) -> None:
-        """Claim the run, and read what is kept of it.
+        """Look at what is kept of the run, and claim it, unless that would be too soon.
 
         Raises:
-            CheckpointMismatchError: it had other items, or is no fan-out.
+            CheckpointMismatchError: it had other items, results of another type, or is no fan-out; nothing was
+                changed.
 
         Cancellation: the run may have been claimed.
         """
-        with suppress(CheckpointNotFoundError):
-            kind = (await load_verified(store, self._run_id)).graph
-            if kind != _KIND:
-                message = f"run {quote(self._run_id)} is one of {quote(kind)} and no fan-out: take another run_id"
-                raise CheckpointMismatchError(message, run_id=self._run_id)
-        self._session_store = store
-        self._session = await Session.claim(store, self._run_id)
-        self._kept = dict(await self._session.load_items())
-        if not self._kept:
-            return
-        self._tell(EventType.CHECKPOINT_LOAD, items=len(self._kept))
-        if not self._inside:
-            await self._check_items(items)
-        self._tell(EventType.CHECKPOINT_RESUME, items=len(self._kept))
+        self._store = store
+        sequence = items if isinstance(items, Sequence) and self._key is None else None
+        if sequence:
+            self._header = msgspec.structs.replace(self._header, first=fingerprint(sequence[0]))
+        await self._load()
+        if self._kept:
+            self._emit(EventType.CHECKPOINT_LOAD, items=len(self._kept))
+            await self._check_kept(sequence)
+            self._emit(EventType.CHECKPOINT_RESUME, items=len(self._kept))
+        if not self._kept or (sequence is not None and len(self._kept) < len(sequence)):
+            await self._claim()
 
-    async def _check_items(self, items: object) -> None:
-        """Look whether the items are those that the run was begun with, as far as that can be seen.
+    async def _load(self) -> None:
+        """Read what is kept, and look whether it is this run's.
 
         Cancellation: nothing is changed.
         """
-        first = self._decode(next(iter(self._kept.values())))
-        if self._key is None and not first.mark:
+        try:
+            checkpoint = await load_verified(self._store, self._run_id)
+        except CheckpointNotFoundError:
+            self._kept_status = None
+        else:
+            if checkpoint.kind != "parallel":
+                kind = quote(checkpoint.graph)
+                message = f"run {quote(self._run_id)} is one of {kind} and no fan-out: take another run_id"
+                raise CheckpointMismatchError(message, run_id=self._run_id)
+            self._kept_status = checkpoint.status
+            if checkpoint.state and not self._inside:
+                self._check_header(self._decode_as(_headers, checkpoint.state))
+        self._kept = dict(await self._store.load_items(self._run_id))
+        self._kept_count = len(self._kept)
+
+    def _check_header(self, begun: _Header) -> None:
+        if begun.named != self._header.named:
+            raise self._mismatch("they were named by key=" if begun.named else "it was begun without key=")
+        if begun.named:
+            return
+        if begun.total != self._total:
+            raise self._mismatch(f"there were {_count(begun.total)}, and now there are {_count(self._total)}")
+        if begun.first and self._header.first and begun.first != self._header.first:
+            raise self._mismatch("item 0 is another one")
+
+    async def _check_kept(self, sequence: Sequence[Any] | None) -> None:
+        """Look whether the items are those that the run was begun with, and its results can be read.
+
+        Cancellation: nothing is changed.
+        """
+        for turn, (name, data) in enumerate(self._kept.items(), 1):
+            record = self._decode_as(_records, data)
+            if not self._inside:
+                self._check_record(name, record, sequence)
+            await decode(self._codec, record.result)
+            if not turn % BATCH:
+                await trio.lowlevel.checkpoint()
+
+    def _check_record(self, name: str, record: _Record, sequence: Sequence[Any] | None) -> None:
+        if self._key is None and not record.mark:
             raise self._mismatch("they were named by key=")
-        if self._key is None and first.total != self._total:
-            raise self._mismatch(f"there were {_count(first.total)}, and now there are {_count(self._total)}")
-        if self._key is None and isinstance(items, Sequence):
-            for turn, name in enumerate(self._kept, 1):
-                self._check(name, fingerprint(items[int(name)]))
-                if not turn % BATCH:
-                    await trio.lowlevel.checkpoint()
+        if self._key is None and record.total != self._total:
+            raise self._mismatch(f"there were {_count(record.total)}, and now there are {_count(self._total)}")
+        if sequence is not None:
+            self._check_mark(name, record, sequence[int(name)])
+
+    async def _claim(self) -> Session:
+        """Make the run ours, and write that it has begun.
+
+        Cancellation: the run may have been claimed.
+        """
+        async with self._claiming:
+            if self._session is None:
+                session = await Session.claim(self._store, self._run_id)
+                # Whoever had the run may have saved something before it was ours.
+                await self._load()
+                for name in self._recalled:
+                    self._kept.pop(name, None)
+                self._recalled.clear()
+                await session.save(self._checkpoint("running"))
+                self._session = session
+        return self._session
 
     def around(
         self, attempt: Callable[[T], Awaitable[R]], place: Place
@@ -173,29 +255,32 @@ class Journal(Generic[T, R]):
         """
 
         async def journaled(item: T) -> R:
+            # A store that is behind holds the next call up, not a result: parking with one would lose it.
+            while self._is_behind():
+                await self._room.park()
             try:
-                name, mark = self._identify(place.index, item)
-                kept = self._find(name, mark)
+                name, mark = self._identify(place, item)
+                kept = self._recall(name, item)
                 if kept is not None:
-                    self._recalled += 1
                     result: R = await decode(self._codec, kept.result)
                     return result
+                if self._session is None:
+                    await self._claim()
             except CheckpointError as error:
                 raise JournalError from error
             result = await attempt(item)
-            try:
-                await self._record(name, mark, result)
-            except CheckpointError as error:
-                raise JournalError from error
-            # A full journal holds the next call up, not this result: parking here would be a way to lose it.
+            await self._record(name, mark, result)
             return result
 
-        async def patient(item: T) -> R:
-            while len(self._pending) >= MOST_PENDING:
-                await self._room.park()
-            return await journaled(item)
+        return journaled
 
-        return patient
+    def _is_behind(self) -> bool:
+        pending = self._pending
+        return bool(pending) and (
+            len(pending) >= MOST_PENDING
+            or self._pending_bytes >= MOST_PENDING_BYTES
+            or trio.current_time() - pending[0][0] > self._interval
+        )
 
     async def write_until_cancelled(self) -> None:
         """Write what gathers, at intervals or when it is much.
@@ -207,7 +292,8 @@ class Journal(Generic[T, R]):
         Cancellation: passes through; `finish` writes the rest.
         """
         while True:
-            with trio.move_on_after(self._interval):
+            # Half of the interval leaves the other half for writing.
+            with trio.move_on_after(self._interval / 2):
                 await self._filled.wait()
             await self._write()
 
@@ -217,99 +303,137 @@ class Journal(Generic[T, R]):
         Raises:
             CheckpointMismatchError: there was not.
         """
-        if exhausted and self._key is None and not self._inside and self._recalled < len(self._kept):
-            raise self._mismatch(f"there were {len(self._kept)} or more, and now there are {self._recalled}")
+        if exhausted and self._key is None and not self._inside and self._kept:
+            count = self._kept_count
+            raise self._mismatch(f"there were {count} or more, and now there are {count - len(self._kept)}")
 
-    async def finish(self, status: RunStatus) -> CheckpointError | None:
-        """Write the rest and how the run ended, or forget one that need not be kept; return what went wrong.
+    async def finish(self, status: RunStatus) -> None:
+        """Write the rest, and how the run ended; nothing is cleaned up yet.
+
+        Raises:
+            CheckpointConflictError: somebody else has claimed the run.
+            CheckpointStoreError: the store cannot.
 
         Cancellation: shielded, for as long as `shielded_save` waits.
         """
-        try:
-            await shielded_save(self._session_store, lambda: self._finish(status))
-        except CheckpointError as error:
-            return error
-        return None
+        if self._session is None and (self._kept_status == status or status != "completed"):
+            return  # nothing was called: the run stays as it is, and whoever has it goes on
+        await shielded_save(self._store, lambda: self._finish(status))
 
     async def _finish(self, status: RunStatus) -> None:
+        session = self._session or await self._claim()
         await self._write()
-        # Where the clean-up fails the run is there still, as completed, and says so to whoever asks.
-        await self._session.finish(self._last_word(status), preserve=self._preserve)
+        await session.save(self._checkpoint(status))
 
-    def _last_word(self, status: RunStatus) -> Checkpoint:
-        """Return what says how the run stands to whoever lists the runs of the store."""
+    async def clean_up(self) -> None:
+        """Forget a run that was completed, unless it is to be kept, or has items that this call did not ask for.
+
+        A clean-up that fails costs nothing: the run is there still, as completed.
+
+        Cancellation: shielded, for as long as `shielded_save` waits.
+        """
+        if not self._preserve and not self._kept:
+            with suppress(CheckpointError):
+                await shielded_save(self._store, self._clean_up)
+
+    async def _clean_up(self) -> None:
+        session = self._session or await self._claim()
+        await session.forget()
+
+    def _checkpoint(self, status: RunStatus) -> Checkpoint:
+        """Return what says how the run stands, to whoever lists the runs of the store or begins one."""
         return Checkpoint(
             run_id=self._run_id,
             graph=_KIND,
             kind="parallel",
-            step=len(self._kept) + self._written,
+            step=self._kept_count + self._written,
             node="",
             next_node="",
             iterations=0,
-            state=b"",
+            state=_encode(self._header),
             status=status,
             pause=None,
             created_at=time.time(),
         )
 
-    def _identify(self, index: int, item: T) -> tuple[str, bytes]:
+    def _identify(self, place: Place, item: T) -> tuple[str, bytes]:
         if self._key is None:
-            return str(index), fingerprint(item)
+            return str(place.index), fingerprint(item)
         name: object = call_plain(self._key, item)
         if not isinstance(name, str):
             raise JournalError from ConfigError.refusing("what key returned", name, "a string")
         if name in self._seen:
-            refusal = f"a name of one item only; it is given to item {index} and to one before it"
+            refusal = f"a name of one item only; it is given to item {place.index} and to one before it"
             raise JournalError from ConfigError.refusing("what key returned", name, refusal)
         self._seen.add(name)
+        place.identity = name
         return name, b""
 
-    def _find(self, name: str, mark: bytes) -> _Record | None:
-        kept = self._kept.get(name)
-        if kept is None:
+    def _recall(self, name: str, item: T) -> _Record | None:
+        """Return what is kept of an item; it is then held by nobody but the caller."""
+        data = self._kept.get(name)
+        if data is None:
             return None
-        record = self._decode(kept)
-        if self._inside and record.mark != mark:
-            # The state that the items come from was updated: this one is another, and is called.
-            return None
-        self._check(name, mark)
-        return record
+        record = self._decode_as(_records, data)
+        if not self._inside:
+            self._check_mark(name, record, item)
+        del self._kept[name]
+        if self._session is None:
+            self._recalled.add(name)
+        # Of a run inside a run, the state that the items come from may have been updated: then it is called.
+        return record if not self._inside or self._is_of(record, item) else None
 
-    def _check(self, name: str, mark: bytes) -> None:
-        if self._decode(self._kept[name]).mark != mark:
+    def _is_of(self, record: _Record, item: object) -> bool:
+        return is_marked(item, record.mark) if self._key is None else not record.mark
+
+    def _check_mark(self, name: str, record: _Record, item: object) -> None:
+        if not self._is_of(record, item):
             other = f"item {name} is another one" if self._key is None else "it was begun without key="
             raise self._mismatch(other)
 
     async def _record(self, name: str, mark: bytes, result: R) -> None:
         try:
             data = await encode(self._codec, result)
-        except CheckpointError as error:
+        except CheckpointEncodeError as error:
             error.add_note(f"raised by the result of item {name}")
+            error.value = result  # it was paid for
             raise
-        self._pending.append((name, _encode(_Record(mark, self._total, data))))
-        if len(self._pending) >= BATCH:
+        self._pending.append((trio.current_time(), name, _encode(_Record(mark, self._total, data))))
+        self._pending_bytes += len(self._pending[-1][2])
+        if len(self._pending) >= BATCH or self._pending_bytes >= BATCH_BYTES:
             self._filled.set()
 
     async def _write(self) -> None:
-        batch, self._pending = self._pending, []
-        self._filled = trio.Event()
-        if not batch:
-            return
-        try:
-            await self._session.save_items(batch)
-        except BaseException:
-            # Whether it was written or not, writing it again does no harm.
-            self._pending = batch + self._pending
-            raise
-        self._written += len(batch)
-        self._room.unpark_all()
-        self._tell(EventType.CHECKPOINT_SAVE, items=len(batch))
+        """Write what is pending now, the oldest first.
 
-    def _decode(self, data: bytes) -> _Record:
+        Cancellation: what was not written stays pending; writing it twice does no harm.
+        """
+        self._filled = trio.Event()
+        left = len(self._pending)
+        while left and self._session is not None:
+            batch = list(self._transaction(left))
+            await self._session.save_items(batch)
+            for _ in batch:
+                self._pending_bytes -= len(self._pending.popleft()[2])
+            left -= len(batch)
+            self._written += len(batch)
+            self._room.unpark_all()
+            self._emit(EventType.CHECKPOINT_SAVE, items=len(batch))
+
+    def _transaction(self, most: int) -> Iterator[tuple[str, bytes]]:
+        size = 0
+        for count, (_, name, data) in enumerate(self._pending):
+            size += len(data)
+            if count and (count == min(most, BATCH) or size > BATCH_BYTES):
+                return
+            yield name, data
+
+    def _decode_as(self, decoder: msgspec.msgpack.Decoder[V], data: bytes) -> V:
         try:
-            return _records.decode(data)
+            return decoder.decode(data)
         except msgspec.MsgspecError as error:
-            raise self._mismatch(f"what is kept is no fan-out's ({describe_error(error)})") from error
+            why = f"what is kept is no fan-out's ({one_line(describe_error(error))})"
+            raise self._mismatch(why) from error
 
     def _mismatch(self, why: str) -> CheckpointMismatchError:
         run_id = self._run_id
@@ -317,7 +441,7 @@ class Journal(Generic[T, R]):
         message = f"the items of run {quote(run_id)} are not those that it was begun with: {why}; {advice}"
         return CheckpointMismatchError(message, run_id=run_id)
 
-    def _tell(self, type: EventType, **data: Any) -> None:
+    def _emit(self, type: EventType, **data: Any) -> None:
         if self._emitter.active:
             self._emitter.emit(type, data)
 

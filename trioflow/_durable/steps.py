@@ -1,4 +1,4 @@
-"""How one run is kept step by step: told of each step and of the end, it saves what the config asks for.
+"""How one run is kept step by step: called for each step and at the end, it saves what the config asks for.
 
 A run has one of two: `KeptSteps` writes to a store, under the run's epoch; `UnkeptSteps` is what a run has that no
 store keeps. Whoever makes the steps, a graph's runner or a chain, does not know which it is.
@@ -9,13 +9,13 @@ run cleaned up: whoever is killed in between, or has lost the run to somebody el
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Generic, Protocol, TypeVar, final
 
 import msgspec
 import trio
 
-from trioflow._durable.children import ChildStore, Rebase, note_entered
+from trioflow._durable.children import ChildStore, Rebase, child_store, note_entered
 from trioflow._runtime.signals import Paused
 from trioflow._text import describe_error, quote
 from trioflow.checkpoint.codec import Codec, is_large
@@ -35,7 +35,7 @@ S_contra = TypeVar("S_contra", contravariant=True)
 _payloads: Codec[Any] = Codec(Any, what="the payload of pause()")
 
 Saved = Callable[[int, str, str, int], object]
-"""Told of each save: the step, its node, how the run stood, and the bytes of its state."""
+"""Called for each save with the step, its node, how the run stood, and the bytes of its state."""
 
 
 class Position(msgspec.Struct, Generic[S], frozen=True):
@@ -69,22 +69,23 @@ class Keeping(msgspec.Struct, Generic[S], frozen=True):
 
 
 class Steps(Protocol[S_contra]):
-    """What a run tells of its steps."""
+    """What a run reports its steps to."""
 
     def child_store(self, rebase: Rebase) -> ChildStore | None:
         """Return where runs inside this one are kept; None is nowhere."""
         ...
 
     def start(self, on_save: Saved) -> None:
-        """Tell `on_save` of each save from now on, and of the one that the run began with."""
+        """Call `on_save` for each save from now on, and for the one that the run began with."""
 
-    async def completed(
+    def completed(
         self, node: str, next_node: str, iterations: int, state: S_contra, *, is_last: bool = False
-    ) -> None:
-        """Take note of a complete step.
+    ) -> Awaitable[None] | None:
+        """Take note of a complete step, and return what is to be awaited; None where nothing is to be written.
 
-        Cancellation: the step is saved whole, or not at all; `end` saves it then.
+        Awaiting it, a cancellation lets the step be saved whole, or not at all; `end` saves it then.
         """
+        ...
 
     async def end(self, error: BaseException | None, position: Position[Any]) -> BaseException | None:
         """Take note of how the run ended, and return what it ends with now.
@@ -98,7 +99,7 @@ class UnkeptSteps:
     """The steps of a run that no store keeps.
 
     Args:
-        on_end: told of the error that the run ended with, and where it stood.
+        on_end: called with the error that the run ended with, and where it stood.
     """
 
     __slots__ = ("_on_end",)
@@ -115,13 +116,10 @@ class UnkeptSteps:
     def start(self, on_save: Saved) -> None:
         """Do nothing: nothing will be saved."""
 
-    async def completed(
+    def completed(
         self, node: str, next_node: str, iterations: int, state: object, *, is_last: bool = False
-    ) -> None:
-        """Do nothing.
-
-        Cancellation: not a checkpoint.
-        """
+    ) -> Awaitable[None] | None:
+        """Return None: nothing is to be written."""
 
     async def end(self, error: BaseException | None, position: Position[Any]) -> BaseException | None:
         """See `Steps.end`.
@@ -166,6 +164,8 @@ class KeptSteps(Generic[S]):
         self._forked_from = forked_from
         self._iterations = 0
         self._unsaved = False
+        self._is_last = False
+        self._state: S | None = None
         self._on_save: Saved | None = None
         self._written: tuple[int, str, str, int] | None = None
 
@@ -174,7 +174,7 @@ class KeptSteps(Generic[S]):
 
     def child_store(self, rebase: Rebase) -> ChildStore:
         """See `Steps.child_store`."""
-        return ChildStore(self.store, self.session, self.flush, rebase)
+        return child_store(self.store, (self.session.run_id, self.session.epoch), self.flush, rebase)
 
     def start(self, on_save: Saved) -> None:
         """See `Steps.start`."""
@@ -212,32 +212,50 @@ class KeptSteps(Generic[S]):
         if self._unsaved:
             await self._save("running")
 
-    async def completed(
+    def completed(
         self, node: str, next_node: str, iterations: int, state: S, *, is_last: bool = False
-    ) -> None:
-        """Take note of a complete step; write it where it is its turn, or the last one.
+    ) -> Awaitable[None] | None:
+        """See `Steps.completed`; a step is written where it is its turn, or where it is the last one.
 
         Raises:
             CheckpointEncodeError: the state cannot be kept, and is in the error; the step before it still is.
-            CheckpointConflictError: somebody else has claimed the run.
-
-        Cancellation: the step is saved whole, or not at all; `end` saves it then.
+            CheckpointConflictError: somebody else has claimed the run; the state is in the error.
+            CheckpointStoreError: the store cannot; likewise.
         """
         codec = self._keeping.codec
+        self._state = state
         try:
             plain = codec.plain(state)
-            data = await encode_large(codec, plain) if is_large(plain) else codec.encode_plain(plain)
+            if is_large(plain):
+                return self._completed_large(plain, (node, next_node, iterations, state, is_last))
+            data = codec.encode_plain(plain)
         except CheckpointEncodeError as error:
             error.value = state
             raise
+        return self._note(node, next_node, iterations, data, is_last=is_last)
+
+    async def _completed_large(self, plain: Any, step: tuple[str, str, int, S, bool]) -> None:
+        node, next_node, iterations, state, is_last = step
+        try:
+            data = await encode_large(self._keeping.codec, plain)
+        except CheckpointEncodeError as error:
+            error.value = state
+            raise
+        saving = self._note(node, next_node, iterations, data, is_last=is_last)
+        if saving is not None:
+            await saving
+
+    def _note(
+        self, node: str, next_node: str, iterations: int, data: bytes, *, is_last: bool
+    ) -> Awaitable[None] | None:
         step = self._last.step + 1
         self._last = _Step(step, node, next_node, data)
         self._iterations = iterations
         self._unsaved = True
+        self._is_last = is_last
         if is_last:
-            await self._save("completed")
-        elif next_node and not step % self._keeping.interval:
-            await self._save("running")
+            return self._save("completed")
+        return self._save("running") if next_node and not step % self._keeping.interval else None
 
     async def end(self, error: BaseException | None, position: Position[Any]) -> BaseException | None:
         """See `Steps.end`: save how the run ended, then forget one that completed and need not be kept.
@@ -258,6 +276,9 @@ class KeptSteps(Generic[S]):
     async def _end(self, error: BaseException | None) -> None:
         if isinstance(error, Paused):
             await self._save("paused", _payloads.encode(error.payload))
+        elif self._is_last and error is not None:
+            # It has reached its end, and was kept from saying so: whoever resumes it gets the result.
+            await self._save("completed")
         elif error is not None:
             await self._save("cancelled" if isinstance(error, trio.Cancelled) else "failed")
         else:
@@ -283,7 +304,11 @@ class KeptSteps(Generic[S]):
             created_at=time.time(),
             forked_from=self._forked_from,
         )
-        await self.session.save(checkpoint)
+        try:
+            await self.session.save(checkpoint)
+        except CheckpointError as error:
+            error.value = self._state  # it was paid for
+            raise
         self._unsaved = False
         self._written = (last.step, last.node, status, len(last.state))
         if self._on_save is not None:

@@ -1,1 +1,1 @@
-"""The rules that hold in every pattern, written once: calls, groups, events, live values."""
+"""The rules that hold in every pattern, written once: calls, contexts, events, errors, and how a run ends."""

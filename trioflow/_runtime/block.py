@@ -1,9 +1,9 @@
 """An `async with` block that owns the tasks of a run: what the `open_*` functions give.
 
-It is a class, and no generator with `@asynccontextmanager`: its two methods are protected from
-`KeyboardInterrupt` from their first instruction to their last, where one that landed in the frames of a
-generator-based context manager could be swallowed. Whatever goes wrong in the body, in its tasks or at the end
-comes to one `ErrorCollector`, and out of it at the very end.
+It is a class and not a generator under `@asynccontextmanager`: a `KeyboardInterrupt` that lands in the frames of
+a generator-based context manager can be swallowed, and the two methods here are protected from their first
+instruction to their last. Whatever goes wrong in the body, in the tasks or at the end goes to one
+`ErrorCollector`, and comes out of it at the very end.
 """
 
 from abc import ABC, abstractmethod
@@ -14,8 +14,7 @@ from typing import Generic, NoReturn, TypeVar
 import trio
 
 from trioflow._runtime.errors import ErrorCollector, foreign_cancelled
-
-__all__ = ("Block",)
+from trioflow.config.checks import check_in_trio
 
 V = TypeVar("V")
 
@@ -39,6 +38,7 @@ class Block(ABC, Generic[V]):
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> V:
+        check_in_trio()
         if self._manager is not None:
             raise RuntimeError("this block was entered before: open another one")
         self._manager = trio.open_nursery()
@@ -58,7 +58,7 @@ class Block(ABC, Generic[V]):
             await self._leave(in_peace=error is None)
         with errors.collecting(unwrap=True):
             await manager.__aexit__(None, None, None)  # type: ignore[union-attr]  # it was entered
-        errors.judge(lambda cancelled: foreign_cancelled(cancelled, "an observer or the body of the block"))
+        errors.replace_foreign(lambda foreign: foreign_cancelled(foreign, "an observer or the body of the block"))
         self._conclude()
         if errors.worst() is error:
             errors.replace(None)

@@ -1,8 +1,8 @@
 """The border to the user's code: how it is called.
 
-The engine's own code is protected from `KeyboardInterrupt`, so that a Ctrl-C never lands between two changes
-of its state; the user's code is not, so that a Ctrl-C ends a busy loop in it. The functions here are where
-protection is lifted. The source and the processor are the user's, and so are scopes that they open.
+The library's own tasks are protected from `KeyboardInterrupt`, so that a Ctrl-C never lands between two changes
+of their state. The user's code is not, so that a Ctrl-C ends a busy loop in it: the functions here lift the
+protection. Sources, processors, nodes and handlers are the user's, and so are the scopes that they open.
 """
 
 import inspect
@@ -14,19 +14,6 @@ import trio
 
 from trioflow._runtime.signals import NotAsyncError
 from trioflow.config.checks import is_lambda
-
-__all__ = (
-    "CLOSE_DEADLINE",
-    "TURN",
-    "Counter",
-    "await_next",
-    "call_either",
-    "call_plain",
-    "call_user",
-    "close_async",
-    "close_plain",
-    "extend",
-)
 
 T = TypeVar("T")
 R = TypeVar("R")

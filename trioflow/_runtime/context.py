@@ -1,20 +1,20 @@
 """What a piece of work may know of itself: `current_run()`, for the code that a run calls.
 
-Nothing is computed until somebody asks. Whoever calls user code for a run (a worker of a fan-out, a chain, the
-runner of a graph, an agent of a hub) is a `Work`: it sets `working` to itself, once, in the task in which that
-code is called, and says in `context()` what it has in hand when it is asked, by `run_context`. Between two pieces
-of work its `context()` raises what `nothing_in_hand` gives. Tasks that the user's code starts inherit the
-variable.
+Nothing is computed until somebody asks. What calls user code for a run (a worker of a fan-out, a chain, the
+runner of a graph, an agent of a hub) is a `Work`: it sets `working` to itself, once, in the task in which it calls
+that code, and its `context()` says, by `run_context`, what it has in hand. Between two pieces of work `context()`
+raises what `nothing_in_hand` gives. Tasks that the user's code starts inherit the variable.
 
 `working` also says which run something is started in: `enclosing_run_id`, for `Event.parent`.
 """
 
 import hashlib
 import uuid
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, Protocol, cast
 
 import msgspec
+import trio
 
 from trioflow.config.checks import check_text
 from trioflow.events import EventType
@@ -29,7 +29,7 @@ class Emitting(Protocol):
     active: bool
 
     def emit(self, type: EventType, data: dict[str, Any]) -> None:
-        """Tell the observers."""
+        """Hand an event to the observers."""
         ...
 
 
@@ -58,7 +58,7 @@ class RunContext(msgspec.Struct, frozen=True, dict=True):
     """
 
     def emit(self, name: str, /, **data: Any) -> None:
-        """Tell the observers of the run a `custom` event, whose data are `{"name": name, "data": data}`.
+        """Emit a `custom` event of the run, whose data are `{"name": name, "data": data}`.
 
         Raises:
             ConfigError: the name is empty.
@@ -97,8 +97,8 @@ def current_run() -> RunContext:
     """Return the run, and the piece of work of it, that this code is called for.
 
     It is there in processors, steps, nodes and handlers, and in the tasks that they start; of a run inside a run
-    it is the inner one. `key` identifies the piece of work, for an API that takes an idempotency key; `emit` tells
-    the observers of the run something of your own.
+    it is the inner one. `key` identifies the piece of work, for an API that takes an idempotency key; `emit` gives
+    the observers of the run an event of your own.
 
     Raises:
         RuntimeError: no run has called this code: it is in a stream's body, a source, a `progress` function, or
@@ -157,3 +157,24 @@ def enclosing_run_id() -> str | None:
     """Return the id of the run that this code is called for; None where there is none."""
     work = working.get(None)
     return None if work is None else work.run_id
+
+
+def is_changed(context: Context) -> bool:
+    """Whether context variables of this task are set otherwise than in `context`."""
+    try:
+        return copy_context() != context
+    except Exception:  # noqa: BLE001 - values that cannot be compared have been set, or they would be the same
+        return True
+
+
+async def reset_context(context: Context) -> None:
+    """Set the context variables of this task as they are in `context`, for what it calls next.
+
+    What one node, step or handler sets is not seen by the next. A task for each would do the same and cost more
+    than the rest of a step; this costs the step that sets something a turn of the scheduler, for Trio resumes a
+    task in the context that it finds there, and the others next to nothing.
+
+    Cancellation: shielded.
+    """
+    trio.lowlevel.current_task().context = context.copy()
+    await trio.lowlevel.cancel_shielded_checkpoint()

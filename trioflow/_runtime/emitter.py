@@ -1,7 +1,7 @@
-"""How a run tells: builds events, hands them out, and keeps the observers' faults away from the run.
+"""How a run emits events: it builds them, hands them out, and keeps what observers raise away from the run.
 
-With nobody listening no event is built: callers ask `active` first. An observer that raises is warned about
-once a run and counted; what is not an `Exception` passes through.
+Without an observer no event is built: callers ask `active` first. An observer that raises is warned about once a
+run and counted; what is not an `Exception` passes through.
 """
 
 import time
@@ -19,23 +19,21 @@ from trioflow._text import describe_error, one_line
 from trioflow.events import Event, EventType, Observer
 from trioflow.observers import MultiObserver, NoopObserver
 
-__all__ = ("Emitter", "completion_fields", "error_fields", "status_of")
-
 
 @final
 class Emitter:
-    """One run's voice.
+    """Emits the events of one run.
 
     Args:
-        observer: who listens; a `MultiObserver` is taken apart, a `NoopObserver` left out.
-        source: the pattern that tells.
+        observer: receives the events; a `MultiObserver` is taken apart, a `NoopObserver` left out.
+        source: the pattern that the run is one of.
         run_id: the run's id; None makes one.
         parent: the id of the run that it was started in; None asks whether there is one.
     """
 
     __slots__ = (
         "_askers",
-        "_listeners",
+        "_observers",
         "_parent",
         "_place",
         "_source",
@@ -48,69 +46,69 @@ class Emitter:
     def __init__(
         self, observer: Observer, source: str, run_id: str | None = None, *, parent: str | None = None
     ) -> None:
-        self._listeners = [
-            (listener, bool(getattr(listener, "include_data", False)))
-            for listener in _listeners(observer)
+        self._observers = [
+            (each, bool(getattr(each, "include_data", False)))
+            for each in _single_observers(observer)
         ]
-        self._askers = _askers([listener for listener, _ in self._listeners])
+        self._askers = _askers([each for each, _ in self._observers])
         self._source = source
         self._warned: set[int] = set()
-        self.active = bool(self._listeners)
+        self.active = bool(self._observers)
         self.observer_failures = 0
         self.run_id = run_id or (uuid.uuid4().hex if self.active else "")
         self._parent = parent or (enclosing_run_id() if self.active else None)
         self._place = find_caller() if self.active else None
 
     def __repr__(self) -> str:
-        return f"<Emitter {self._source} of run {self.run_id} to {len(self._listeners)} observers>"
+        return f"<Emitter {self._source} of run {self.run_id} to {len(self._observers)} observers>"
 
     def wants(self, type: EventType) -> bool:
-        """Return whether any observer has a use for an event of `type` that tells of no failure."""
+        """Return whether any observer has a use for an event of `type` that reports no failure."""
         if self._askers is None:
             return self.active
-        for listener, asker in self._askers:
+        for each, asker in self._askers:
             try:
                 if asker(type):
                     return True
             except Exception as error:  # noqa: BLE001 - an observer never changes a run's outcome
-                self._blame(listener, error)
+                self._blame(each, error)
                 return True
         return False
 
     def emit(
         self, type: EventType, data: dict[str, Any], private: Mapping[str, Any] | None = None
     ) -> None:
-        """Tell the observers; `private` goes only to those who ask for data."""
+        """Hand an event to the observers; `private` goes only to those who ask for data."""
         timestamp = time.time()
-        for listener, wants_data in self._listeners:
-            # Each hears its own copy: what one does to it is not what another hears.
-            told = {**data, **private} if wants_data and private else dict(data)
+        for each, wants_data in self._observers:
+            # Each gets its own copy: what one does to it reaches no other.
+            own = {**data, **private} if wants_data and private else dict(data)
             try:
-                listener.on_event(
-                    Event(type, timestamp, self._source, self.run_id, told, self._parent, self._place)
+                each.on_event(
+                    Event(type, timestamp, self._source, self.run_id, own, self._parent, self._place)
                 )
             except Exception as error:  # noqa: BLE001 - an observer never changes a run's outcome
-                self._blame(listener, error)
+                self._blame(each, error)
 
-    def _blame(self, listener: Observer, error: Exception) -> None:
+    def _blame(self, observer: Observer, error: Exception) -> None:
         self.observer_failures += 1
-        if id(listener) in self._warned:
+        if id(observer) in self._warned:
             return
-        self._warned.add(id(listener))
+        self._warned.add(id(observer))
         from loguru import logger  # noqa: PLC0415 - loaded on first use
 
-        name = type(listener).__name__
+        name = type(observer).__name__
         cause = f"{type(error).__name__}: {describe_error(error)}"
-        # Where the log itself fails, the count in the run's last event still tells.
+        # Where the log itself fails, the count in the run's last event still shows it.
         with suppress(Exception):
             logger.warning("observer {} failed in run {}: {}", name, one_line(self.run_id), one_line(cause))
 
 
-def status_of(fault: BaseException | None) -> str:
-    """Return how an event calls what ended with `fault`: a pause is no failure of what it cut short."""
-    if fault is None:
+def status_of(error: BaseException | None) -> str:
+    """Return the status of what ended with `error`: a pause is no failure of what it cut short."""
+    if error is None:
         return "ok"
-    return "cancelled" if isinstance(fault, trio.Cancelled | Paused) else "error"
+    return "cancelled" if isinstance(error, trio.Cancelled | Paused) else "error"
 
 
 def error_fields(error: BaseException | None) -> dict[str, Any]:
@@ -120,13 +118,13 @@ def error_fields(error: BaseException | None) -> dict[str, Any]:
     return {"error_type": type(error).__name__, "error_message": describe_error(error)}
 
 
-def completion_fields(fault: BaseException | None, started: float) -> dict[str, Any]:
-    """Return what the event at the end of something says that ended with `fault`, having begun at `started`."""
-    status = status_of(fault)
+def completion_fields(error: BaseException | None, started: float) -> dict[str, Any]:
+    """Return what the event at the end of something says that ended with `error`, having begun at `started`."""
+    status = status_of(error)
     return {
         "status": status,
         "error": status == "error",
-        **error_fields(fault if status == "error" else None),
+        **error_fields(error if status == "error" else None),
         "duration": trio.current_time() - started,
     }
 
@@ -134,16 +132,16 @@ def completion_fields(fault: BaseException | None, started: float) -> dict[str, 
 _Asker = tuple[Observer, Callable[[EventType], object]]
 
 
-def _askers(listeners: Sequence[Observer]) -> Sequence[_Asker] | None:
+def _askers(observers: Sequence[Observer]) -> Sequence[_Asker] | None:
     """Return the `wants` of each observer; None where one takes everything, so that nobody need be asked."""
-    askers = [(listener, getattr(listener, "wants", None)) for listener in listeners]
-    chosen = [(listener, asker) for listener, asker in askers if callable(asker)]
+    askers = [(each, getattr(each, "wants", None)) for each in observers]
+    chosen = [(each, asker) for each, asker in askers if callable(asker)]
     return chosen if len(chosen) == len(askers) else None
 
 
-def _listeners(observer: Observer) -> Iterator[Observer]:
+def _single_observers(observer: Observer) -> Iterator[Observer]:
     if isinstance(observer, MultiObserver):
         for member in observer.observers:
-            yield from _listeners(member)
+            yield from _single_observers(member)
     elif not isinstance(observer, NoopObserver):
         yield observer

@@ -1,15 +1,16 @@
 """How a run ends: its errors are collected while tasks run, weighed once when none is left, and raised once.
 
 A nursery wraps whatever its tasks raise into groups, and mixes in the `Cancelled` of the tasks that it stopped.
-`ErrorCollector` takes such groups apart and knows which of several errors comes out; every engine ends by its
+`ErrorCollector` takes such groups apart and knows which of several errors comes out; every pattern ends by its
 `raise_worst`.
 
-Here also stands whose a `Cancelled` is. Trio does not say; but in a task that user code has never run in, only the
-run's own scopes and the outer ones can be cancelled. What is not theirs is *foreign*: an old one raised again, or
-that of a scope which user code left open. So user code that is called once at a time has a child task of its own,
-and the caller's task judges (`run_in_child_task`).
+Whose a `Cancelled` is, is decided here too. Trio does not say; but around a task in which user code has never
+run, only the run's own scopes and the outer ones can be cancelled. A `Cancelled` of neither is *foreign*: an old
+one that was raised again, or that of a scope which user code left open. So user code that is called once at a
+time runs in a child task, and the caller's task decides (`run_in_child_task`).
 
-Beside `calls`, this is the only place where a `BaseException` is held.
+A `BaseException` is held here, and in the loops of the engines that cannot afford a helper for it. Elsewhere one
+is at most given a note on its way.
 """
 
 import math
@@ -20,15 +21,6 @@ from typing import final
 import trio
 
 from trioflow.errors import leaves
-
-__all__ = (
-    "ErrorCollector",
-    "foreign_cancelled",
-    "is_cancelled",
-    "most_severe",
-    "run_in_child_task",
-    "strip_cancelled",
-)
 
 
 @final
@@ -68,7 +60,7 @@ class ErrorCollector:
         """Return what the run ends with as it stands; None where nothing went wrong."""
         return most_severe(self._errors)
 
-    def judge(self, on_foreign: Callable[[BaseException], BaseException]) -> None:
+    def replace_foreign(self, on_foreign: Callable[[BaseException], BaseException]) -> None:
         """Replace a `Cancelled` that the run would end with, where nothing around the calling task is cancelled.
 
         Args:
@@ -162,7 +154,7 @@ async def run_in_child_task(
     with errors.collecting(unwrap=True):
         async with trio.open_nursery() as nursery:  # noqa: ASYNC112 - a task of its own is the point
             nursery.start_soon(_collect, work, errors, name=name)
-    errors.judge(on_foreign)
+    errors.replace_foreign(on_foreign)
     return errors
 
 

@@ -1,15 +1,13 @@
-"""Where in the user's code a run was started: what its log lines name instead of a place in ours.
+"""Where in the user's code a run was started: what its log lines name instead of a place in the library.
 
-Events come from the library's own tasks, on whose stacks the user's code need not be. The call that starts a
-run is made by it, so that is where to look, once a run.
+Events come from the library's own tasks, on whose stacks the user's code need not be. The user's code makes the
+call that starts a run, so the place is looked for there, once a run.
 """
 
 import sys
 from types import FrameType
 
 from trioflow.events import Place
-
-__all__ = ("find_caller",)
 
 
 def find_caller() -> Place | None:

@@ -10,8 +10,6 @@ from trioflow.config import RetryConfig
 from trioflow.policies import RateLimiter, with_rate_limit, with_timeout
 from trioflow.policies.retry import OnRetry, RetryPlan, retry_of
 
-__all__ = ("with_policies",)
-
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
@@ -29,14 +27,14 @@ def with_policies(
 ) -> Callable[[*Ts], Awaitable[R]]:
     """Return the user's `fn` with the policies that a config names.
 
-    A function that `with_retry` made is taken apart, so that each of its attempts is counted and told.
+    A function that `with_retry` made is taken apart, so that each of its attempts is counted and reported.
 
     Args:
         fn: what to call.
         counter: who counts the calls of it.
         task_timeout: seconds for one attempt; None is no limit.
         retry: when a failed attempt is repeated; None is never.
-        on_retry: told of each retry.
+        on_retry: called before each retry.
         limiter: what each attempt pays to; None is nobody.
         on_admitted: called when an attempt has waited for the limiter; None is nobody.
         prepare: what each attempt makes of the argument first; None leaves it as it is.

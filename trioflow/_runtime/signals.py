@@ -1,12 +1,10 @@
 """What steers a run from inside it: no `Exception`, so that nothing retries it or takes it for a failure.
 
-Each is raised below user code or beside it and taken at the run's end, where it becomes a result, or an error that
-users know. None of them leaves the library.
+Each is raised below user code or beside it, and caught at the end of the run, where it becomes a result or an
+error that users know. None of them leaves the library.
 """
 
 from typing import Any
-
-__all__ = ("AttemptsSpentError", "JournalError", "NotAsyncError", "Paused")
 
 
 class Paused(BaseException):

@@ -44,8 +44,10 @@ _NOTHING: Any = object()
 def is_plain(value: Any) -> bool:
     """Whether `value`, which msgspec encoded, comes back as it is without a type: JSON's kinds, and bytes."""
     kind = type(value)
+    if kind in _ATOMS:
+        return True
     if kind is not dict and kind is not list:
-        return kind in _ATOMS or _is_plain_atom(value, kind)
+        return _is_plain_atom(value, kind)
     level: list[Any] = [value]
     for _ in range(DEEPEST):
         inner = _inner(level)

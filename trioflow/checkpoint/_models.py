@@ -1,17 +1,23 @@
 """Pydantic models in what is kept, recognised by their methods: pydantic is never imported.
 
 A model is kept as what `model_dump` makes of it, as data that `model_validate` takes; as JSON text where that does
-not come back the same (strict models, and values that only JSON mode has a form for).
+not come back the same (strict models, and values that only JSON mode has a form for). A type with models in it
+that msgspec cannot tell apart, such as a union of two, is pydantic's to read: who has a model has imported that.
+
+Models run code of the user's. Whatever it raises says that there is no such form.
 """
 
-from contextlib import suppress
-from typing import Any, Final
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, get_args, get_type_hints
 
 import msgspec
 
-from trioflow.checkpoint._exact import BREAKERS, is_model, is_same
+from trioflow._text import clip, describe_error, escape
+from trioflow.checkpoint._exact import is_model, is_same
 
-__all__ = ("dump", "load")
+__all__ = ("adapt", "dump", "load")
 
 _AS_JSON = 1
 """The MessagePack extension that stands for a model's JSON text."""
@@ -33,18 +39,9 @@ def dump(value: Any) -> Any:
     kind = type(value)
     if not is_model(kind):
         raise TypeError(f"Encoding objects of type {kind.__name__} is unsupported")
-    for form in _FORMS:
-        with suppress(*BREAKERS):
-            dumped = value.model_dump(round_trip=True, warnings=False, **form)
-            read = msgspec.msgpack.decode(msgspec.msgpack.encode(dumped))
-            if is_same(value, kind.model_validate(read)):
-                return dumped
-    for form in _FORMS:
-        with suppress(*BREAKERS):
-            text = value.model_dump_json(round_trip=True, warnings=False, **form)
-            if is_same(value, kind.model_validate_json(text)):
-                return msgspec.msgpack.Ext(_AS_JSON, text.encode())
-    raise TypeError("what its model_dump() gives does not come back equal and of the same type")
+    as_data = (value.model_dump, kind.model_validate)
+    as_json = (value.model_dump_json, kind.model_validate_json)
+    return _dumped(value, as_data, as_json)
 
 
 def load(kind: Any, data: Any) -> Any:
@@ -56,6 +53,74 @@ def load(kind: Any, data: Any) -> Any:
     """
     if not is_model(kind):
         raise TypeError(f"{kind.__name__} is neither known to msgspec nor a pydantic model")
-    if isinstance(data, msgspec.msgpack.Ext) and data.code == _AS_JSON:
-        return kind.model_validate_json(data.data)
-    return kind.model_validate(data)
+    return _loaded(data, kind.model_validate, kind.model_validate_json)
+
+
+def adapt(kind: Any) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]] | None:
+    """Return what encodes and decodes values of a type that pydantic can read; None where it has no models."""
+    make = getattr(sys.modules.get("pydantic"), "TypeAdapter", None)
+    if make is None:
+        return None
+    try:
+        if not _has_model(kind):
+            return None
+        adapter = make(kind)
+    except Exception:  # noqa: BLE001 - pydantic knows no such type: there are a dozen errors that say so
+        return None
+
+    def encode(value: Any) -> bytes:
+        as_data = (partial(adapter.dump_python, value), adapter.validate_python)
+        as_json = (partial(adapter.dump_json, value), adapter.validate_json)
+        return msgspec.msgpack.encode(_dumped(value, as_data, as_json))
+
+    def decode(data: bytes) -> Any:
+        return _loaded(msgspec.msgpack.decode(data), adapter.validate_python, adapter.validate_json)
+
+    return encode, decode
+
+
+def _has_model(kind: Any, around: tuple[Any, ...] = ()) -> bool:
+    """Whether a model is named in a type, or in the fields of a dataclass in it."""
+    if is_model(kind):
+        return True
+    if any(kind is outer for outer in around):
+        return False
+    inner = get_args(kind)
+    if hasattr(kind, "__dataclass_fields__"):
+        inner = (*inner, *get_type_hints(kind).values())
+    return any(_has_model(part, (*around, kind)) for part in inner)
+
+
+_Way = tuple[Callable[..., Any], Callable[[Any], Any]]
+"""What dumps the value, and what reads it again."""
+
+
+def _dumped(value: Any, as_data: _Way, as_json: _Way) -> Any:
+    failure: Exception | None = None
+    for (write, read), pack in ((as_data, _same), (as_json, _packed)):
+        for form in _FORMS:
+            try:
+                dumped = pack(write(round_trip=True, warnings=False, **form))
+                back = msgspec.msgpack.decode(msgspec.msgpack.encode(dumped))
+                if is_same(value, read(back.data if pack is _packed else back)):
+                    return dumped
+            except Exception as error:  # noqa: BLE001 - a serializer or validator of the user's: not this form
+                failure = failure or error
+    raise TypeError("what its model_dump() gives does not come back equal and of the same type") from failure
+
+
+def _loaded(data: Any, read: Callable[[Any], Any], read_json: Callable[[Any], Any]) -> Any:
+    try:
+        if isinstance(data, msgspec.msgpack.Ext) and data.code == _AS_JSON:
+            return read_json(data.data)
+        return read(data)
+    except Exception as error:
+        raise ValueError(clip(escape(describe_error(error)))) from error
+
+
+def _same(dumped: Any) -> Any:
+    return dumped
+
+
+def _packed(text: str | bytes) -> msgspec.msgpack.Ext:
+    return msgspec.msgpack.Ext(_AS_JSON, text.encode() if isinstance(text, str) else text)

@@ -5,7 +5,7 @@ number of its items, so a row that was changed, moved or lost is seen.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import apsw
@@ -36,7 +36,7 @@ _PUT_RUN = (
 )
 _SELECT_PAGE = (
     "SELECT number, run_id, epoch, last_step, items, created_at, updated_at, parent, seal FROM runs"
-    " WHERE number > ? AND (last_step IS NOT NULL OR items <> 0) ORDER BY number LIMIT ?"
+    " WHERE number > ? ORDER BY number"
 )
 _SELECT_EPOCH = "SELECT number, epoch FROM runs WHERE run_id = ?"
 _SELECT_EPOCH_OF_DAMAGED = "SELECT number, epoch FROM runs WHERE CAST(run_id AS TEXT) = ?"
@@ -178,17 +178,24 @@ def list_runs(db: apsw.Connection, after: str | None, limit: int | None) -> list
             start = db.execute("SELECT number FROM runs WHERE run_id = ?", (after,)).get
             if start is None:
                 raise not_found(after, None)
-        rows = db.execute(_SELECT_PAGE, (start, -1 if limit is None else limit)).fetchall()
-        return [_look(db, row) for row in cast("list[Any]", rows)]
+        found: list[RunInfo] = []
+        for row in cast("Iterable[Any]", db.execute(_SELECT_PAGE, (start,))):
+            run = RunRow(*row[:-1])
+            whole = row[-1] == seal_run(run)
+            # Nothing is kept of a run that was only claimed, if its row is to be believed.
+            if not whole or run.last_step is not None or run.items:
+                found.append(_look(db, run, whole=whole))
+                if len(found) == limit:
+                    break
+    return found
 
 
-def _look(db: apsw.Connection, row: Sequence[Any]) -> RunInfo:
-    """Return what is known of the run in `row`, which one that is damaged does not keep from being listed."""
-    run = RunRow(*row[:-1])
+def _look(db: apsw.Connection, run: RunRow, *, whole: bool) -> RunInfo:
+    """Return what is known of a run, which damage does not keep from being listed."""
     known: dict[str, Any] = {"graph": "", "kind": "", "status": "corrupt", "step": 0, "forked_from": None}
     parent = _name_of(db, run.parent)
     try:
-        if row[-1] == seal_run(run):
+        if whole:
             known = _last_of(db, run)
     except (CheckpointCorruptError, apsw.CorruptError):
         # What is damaged in its rows makes it a damaged run, and no more is to be said of it.

@@ -4,9 +4,12 @@
 in one transaction with the change of the version; two processes that open one new file take turns.
 """
 
+import shutil
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import apsw
 
@@ -111,17 +114,36 @@ def open_to_look(path: str) -> apsw.Connection:
         CheckpointStoreError: the file is newer, or of something else.
     """
     file = Path(path).absolute()
-    log = file.with_name(f"{file.name}-wal")
-    # Without a log nobody has the file open, and SQLite needs none of the files that it would make beside it.
-    how = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
-    db = apsw.Connection(f"{file.as_uri()}?{how}", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
-    try:
+    log, index = (file.with_name(f"{file.name}-{kind}") for kind in ("wal", "shm"))
+    if not log.exists() or not log.stat().st_size:
+        # Nobody has the file open, and SQLite needs none of the files that it would make beside it.
+        return _looked_at(file, path, "mode=ro&immutable=1")
+    if index.exists():
+        with suppress(apsw.CantOpenError, apsw.ReadOnlyError):
+            return _looked_at(file, path, "mode=ro")
+    # What a killed process left: its log can be read only by a connection that may write.
+    with TemporaryDirectory() as folder:
+        for each in (file, log):
+            shutil.copy(each, folder)
+        db = apsw.Connection(str(Path(folder) / file.name))
+        try:
+            _check(db, path, len(MIGRATIONS))
+            return _migrated_copy(db)
+        finally:
+            db.close()
+
+
+def _looked_at(file: Path, path: str, how: str) -> apsw.Connection:
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    db = apsw.Connection(f"{file.as_uri()}?{how}", flags=flags)
+    with ExitStack() as undo:
+        undo.callback(db.close)
         db.set_busy_timeout(BUSY_TIMEOUT)
         _check(db, path, len(MIGRATIONS))
-        return db if _version(db) == len(MIGRATIONS) else _migrated_copy(db)
-    except BaseException:
-        db.close()
-        raise
+        if _version(db) < len(MIGRATIONS):
+            return _migrated_copy(db)
+        undo.pop_all()
+    return db
 
 
 def _migrated_copy(db: apsw.Connection) -> apsw.Connection:
@@ -130,7 +152,6 @@ def _migrated_copy(db: apsw.Connection) -> apsw.Connection:
     if _version(db):
         with copy.backup("main", db, "main") as backup:
             backup.step()
-    db.close()
     _migrate(copy, MIGRATIONS)
     return copy
 

@@ -7,7 +7,7 @@ is refused with its place. Nothing here imports or calls what data names.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Generic, TypeVar, final
 
 import msgspec
@@ -17,7 +17,7 @@ from trioflow.checkpoint import _exact, _models
 from trioflow.checkpoint.protocol import Checkpoint
 from trioflow.errors import CheckpointCorruptError, CheckpointEncodeError, CheckpointMismatchError, ConfigError
 
-__all__ = ("LARGE", "Codec", "digest_of", "fingerprint", "is_large", "is_marked", "sealed", "verified")
+__all__ = ("LARGE", "Codec", "digest_of", "fingerprint", "is_large", "is_marked", "is_typed", "sealed", "verified")
 
 V = TypeVar("V")
 
@@ -31,6 +31,8 @@ _PART = 512
 
 _BREAKERS = _exact.BREAKERS
 _OPTIONS = {"the state": "state_type", "a result": "result_type"}
+"""The argument that gives the type of what is encoded."""
+
 _PLAIN = "make plain data of it (of a pydantic model by model_dump())"
 
 _LOST: Any = object()
@@ -52,12 +54,13 @@ class Codec(Generic[V]):
         kind: what msgspec knows, or a pydantic model, to come back as such; `Any` stands for plain data.
         wrap: makes the value of what was decoded, and `unwrap` what is encoded of it, for a mapping of our own.
         what: what the values are, for errors.
+        option: what to do where no type was given, for errors; None is to give the argument that takes one.
 
     Raises:
         ConfigError: values of this type cannot be decoded.
     """
 
-    __slots__ = ("_decode", "_encode", "_typed", "_what", "_wrap", "plain")
+    __slots__ = ("_decode", "_encode", "_option", "_typed", "_what", "_wrap", "plain")
 
     def __init__(
         self,
@@ -66,20 +69,17 @@ class Codec(Generic[V]):
         wrap: type | None = None,
         unwrap: Callable[[Any], dict[str, Any]] = dict,
         what: str = "the state",
+        option: str | None = None,
     ) -> None:
         self._typed = wrap is None and kind is not Any
         self._encode: Callable[[Any], bytes] = _encode
         self._decode: Callable[[bytes], Any] = _decode
         if self._typed:
-            self._encode = _encode_typed
-            try:
-                self._decode = msgspec.msgpack.Decoder(kind, dec_hook=_models.load).decode
-            except (TypeError, NameError) as error:
-                allowed = f"a type that can be read back ({clip(escape(describe_error(error)))})"
-                raise ConfigError.refusing(_OPTIONS.get(what, f"the type of {what}"), kind, allowed) from error
+            self._encode, self._decode = _typed_ways(kind, what)
         self._wrap = wrap
         self.plain: Callable[[Any], Any] = _same if wrap is None else unwrap
         self._what = what
+        self._option = option or (f"give {_OPTIONS[what]}=" if what in _OPTIONS else None)
 
     def __repr__(self) -> str:
         return f"<Codec of {self._what}>"
@@ -126,8 +126,8 @@ class Codec(Generic[V]):
         place, part = self._culprit(value, back)
         where = f" at {clip(place)}" if place else ""
         # Where a type was given, giving one is no way out.
-        option = None if self._typed else _OPTIONS.get(self._what)
-        way_out = _PLAIN if option is None else f"give {option}=, or {_PLAIN}"
+        option = None if self._typed else self._option
+        way_out = _PLAIN if option is None else f"{option}, or {_PLAIN}"
         message = f"{self._what} cannot be saved: the {type(part).__name__}{where}: {why}; {way_out}"
         return CheckpointEncodeError(message)
 
@@ -154,7 +154,7 @@ class Codec(Generic[V]):
 
     def _survives(self, part: Any, back: Any) -> bool:
         try:
-            self._encode(part)
+            (_encode_typed if self._typed else _encode)(part)
         except _BREAKERS:
             return False
         if not self._typed:
@@ -163,8 +163,25 @@ class Codec(Generic[V]):
         return _exact.is_same(part, part if back is _LOST else back)
 
 
+def _typed_ways(kind: Any, what: str) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
+    """Return what encodes and what decodes values of the type `kind`."""
+    try:
+        return _encode_typed, msgspec.msgpack.Decoder(kind, dec_hook=_models.load).decode
+    except (TypeError, NameError) as error:
+        adapted = _models.adapt(kind)
+        if adapted is not None:
+            return adapted
+        allowed = f"a type that can be read back ({clip(escape(describe_error(error)))})"
+        raise ConfigError.refusing(_OPTIONS.get(what, f"the type of {what}"), kind, allowed) from error
+
+
 def _same(value: Any) -> Any:
     return value
+
+
+def is_typed(kind: type) -> bool:
+    """Whether values of `kind` come back as such where it is given: structs, dataclasses and pydantic models."""
+    return issubclass(kind, msgspec.Struct) or hasattr(kind, "__dataclass_fields__") or _exact.is_model(kind)
 
 
 _SMALL = frozenset({int, float, bool, type(None)})
@@ -173,12 +190,14 @@ _TEXTS = frozenset({str, bytes, bytearray})
 
 def is_large(value: Any) -> bool:
     """Whether encoding `value` takes so long that a thread should do it."""
+    if type(value) in _TEXTS:
+        return len(value) > _LARGE_VALUE
     room = _LARGE_VALUE
     ahead: list[Any] = []
-    parts: Collection[Any] = (value,)
+    parts = _exact.parts(value)
     while True:
-        # A part that is many small ones takes as long as a large one.
-        room -= _PART * (len(parts) - 1)
+        # A part that is many small ones takes as long as a large one, and one that holds itself never ends.
+        room -= _PART * (len(parts) + 1)
         if room < 0:
             return True
         for part in parts:
@@ -190,8 +209,6 @@ def is_large(value: Any) -> bool:
         if not ahead:
             return room < 0
         parts = _exact.parts(ahead.pop())
-        # Shared parts and cycles use room up, too, or this would never end.
-        room -= _PART
 
 
 def fingerprint(item: object) -> bytes:
@@ -234,11 +251,12 @@ def digest_of(checkpoint: Checkpoint) -> str:
     """Return the hex SHA-256 of all fields but the digest."""
     c = checkpoint
     place = (c.run_id, c.graph, c.step, c.node, c.next_node, c.iterations, c.status, c.pause)
-    fields: tuple[object, ...] = (place, float(c.created_at), c.version)
-    if c.version > 1:
-        fields = (*fields, c.kind, c.forked_from)
+    if c.version == 1:
+        fields = _encode((place, float(c.created_at), c.version))
+    else:
+        fields = _encode((place, float(c.created_at), c.version, c.kind, c.forked_from))
     # The state comes last and needs no length: what is before it ends by itself.
-    hasher = hashlib.sha256(_encode(fields))
+    hasher = hashlib.sha256(fields)
     hasher.update(c.state)
     return hasher.hexdigest()
 

@@ -21,8 +21,6 @@ from trioflow.checkpoint.session import load_verified, name_known
 from trioflow.cli._printing import cell, cells, print_json, print_table, readable, say
 from trioflow.errors import CheckpointCorruptError, CheckpointStoreError, ConfigError
 
-__all__ = ("delete", "history", "list_runs", "prune", "show", "vacuum")
-
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _PAGE = 1_000
 """Runs that are asked for at a time."""
@@ -74,23 +72,23 @@ def show(run_id: str, *, store: str, step: int | None = None, json: bool = False
 async def _ask_for_run(
     run_id: str, step: int | None, store: CheckpointStore
 ) -> tuple[dict[str, Any], CheckpointCorruptError | None]:
-    """Return what there is to be told of a run, and what is damaged of it.
+    """Return what there is to be shown of a run, and what is damaged of it.
 
     Cancellation: nothing is changed.
     """
     runs = await _all_runs(store)
     run = await _find(store, run_id, runs)
-    told = msgspec.structs.asdict(run)
+    shown = msgspec.structs.asdict(run)
     problem = None
     try:
         if step is not None or await store.history(run_id):
             found = await load_verified(store, run_id, step, suggest=True)
             pause = None if found.pause is None else readable(found.pause)
-            told |= msgspec.structs.asdict(found) | {"state": readable(found.state), "pause": pause}
+            shown |= msgspec.structs.asdict(found) | {"state": readable(found.state), "pause": pause}
     except CheckpointCorruptError as error:
-        told["status"], problem = "corrupt", error
+        shown["status"], problem = "corrupt", error
     inside = [child for _, child in _tree(runs, run_id)]
-    return {**told, "children": [msgspec.structs.asdict(child) for child in inside]}, problem
+    return {**shown, "children": [msgspec.structs.asdict(child) for child in inside]}, problem
 
 
 def history(run_id: str, *, store: str, json: bool = False) -> int:

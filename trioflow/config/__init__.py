@@ -1,4 +1,4 @@
-"""What a run is told: frozen structs, checked when they are made, read from files and merged."""
+"""The settings of runs: frozen structs, checked when they are made, read from files and merged."""
 
 from trioflow.config.files import load_config, merge, to_schema
 from trioflow.config.structs import (

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from types import FunctionType
 from typing import Literal
 
+import trio
+
 from trioflow.errors import ConfigError
 
 __all__ = (
@@ -19,6 +21,7 @@ __all__ = (
     "check_choice",
     "check_count",
     "check_flag",
+    "check_in_trio",
     "check_instance",
     "check_number",
     "check_seconds",
@@ -64,6 +67,17 @@ def check_flag(field: str, value: object) -> None:
         raise ConfigError.refusing(field, value, "True or False")
 
 
+def check_in_trio() -> None:
+    """Refuse to go on where there is no Trio run, as under asyncio: what Trio says there does not tell what to do.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    if not trio.lowlevel.in_trio_run():
+        message = "trioflow needs a Trio run: start the program by trio.run(main), not by asyncio.run(main())"
+        raise RuntimeError(message)
+
+
 def check_text(field: str, value: object, allowed: str = "a non-empty string") -> None:
     """Refuse what is not a string with something in it."""
     if not isinstance(value, str) or not value.strip():
@@ -88,7 +102,7 @@ def check_instance(field: str, value: object, kind: type, *, optional: bool = Fa
 def check_async(field: str, value: object) -> None:
     """Refuse what is not an async function: calling it to find out would start the work.
 
-    A lambda cannot say what its call gives; it passes, and the first call tells.
+    A lambda cannot say what its call gives; it passes, and the first call shows it.
     """
     if inspect.iscoroutine(value):
         raise ConfigError.refusing(field, value, "an async function itself, not what calling it gives")

@@ -104,7 +104,7 @@ class ParallelConfig(Settings, frozen=True, kw_only=True):
     checkpoint: CheckpointConfig | None = None
     """Where a durable run is saved; None is nowhere."""
     observer: str = "loguru"
-    """Name of the registered observer that hears of the run."""
+    """Name of the registered observer that receives the run's events."""
 
     def __post_init__(self) -> None:
         checks.check_count("max_workers", self.max_workers, minimum=0, allowed="0 (auto) or more")
@@ -143,7 +143,7 @@ class ChainConfig(Settings, frozen=True, kw_only=True):
     checkpoint: CheckpointConfig | None = None
     """Where the chain is saved; None is nowhere."""
     observer: str = "loguru"
-    """Name of the registered observer that hears of the chain."""
+    """Name of the registered observer that receives the chain's events."""
 
     def __post_init__(self) -> None:
         checks.check_flag("capture_intermediate_states", self.capture_intermediate_states)
@@ -157,7 +157,7 @@ class ConditionalConfig(Settings, frozen=True, kw_only=True):
     """How conditional routing works."""
 
     observer: str = "loguru"
-    """Name of the registered observer that hears of the routing."""
+    """Name of the registered observer that receives the routing's events."""
 
     def __post_init__(self) -> None:
         _check_observer(self.observer)
@@ -177,7 +177,7 @@ class GraphConfig(Settings, frozen=True, kw_only=True):
     checkpoint: CheckpointConfig = msgspec.field(default_factory=CheckpointConfig)
     """Where and how often the graph is saved."""
     observer: str = "loguru"
-    """Name of the registered observer that hears of the run."""
+    """Name of the registered observer that receives the run's events."""
 
     def __post_init__(self) -> None:
         checks.check_text("name", self.name)
@@ -206,7 +206,7 @@ class HubConfig(Settings, frozen=True, kw_only=True):
     handler_timeout: float | None = None
     """Seconds for one call of a handler; None is no limit."""
     observer: str = "loguru"
-    """Name of the registered observer that hears of the messages."""
+    """Name of the registered observer that receives the messages' events."""
 
     def __post_init__(self) -> None:
         checks.check_text("name", self.name)

@@ -1,5 +1,6 @@
 """`ParallelError`: an `ExceptionGroup` of what the processors raised, with the account of the run beside it."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
@@ -53,6 +54,11 @@ class ParallelError(TrioflowError, ExceptionGroup[Exception]):
 
     def __str__(self) -> str:
         return self.message
+
+    def __repr__(self) -> str:
+        types = Counter(type(failure.error).__name__ for failure in self.errors)
+        named = ", ".join(f"{name} ({count})" for name, count in types.most_common(CATEGORY_LIMIT))
+        return f"<{type(self).__name__}: {len(self.errors)} of {self.result.total} items failed: {named}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.errors, self.result), self._extra_state()

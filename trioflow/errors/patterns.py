@@ -57,7 +57,7 @@ class ConditionalError(PlacedError):
 
 
 class GraphError(ConfigError):
-    """A graph that cannot work: an argument that does not fit, or the faults that `validate` found.
+    """A graph that cannot work: an argument that does not fit, or what `validate` found wrong.
 
     Attributes:
         graph: the graph's name.

@@ -47,6 +47,10 @@ class PlacedError(TrioflowError):
     def __str__(self) -> str:
         return f"{self._place()}: {self._what()}"
 
+    def __repr__(self) -> str:
+        # Not that of the arguments: items and states are among them.
+        return f"{type(self).__name__}({str(self)!r})"
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions pickle without their cause, but here the message is the cause's.
         return type(self), self.args, {**self.__dict__, "__cause__": self.__cause__}

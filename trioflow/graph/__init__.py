@@ -1,5 +1,6 @@
 """Calls that decide what comes next: a state, nodes that change it, and edges that choose the way."""
 
+from trioflow.graph.branches import branches_node
 from trioflow.graph.edges import Predicate, all_of, always, any_of, key_equals, key_exists, not_
 from trioflow.graph.graph import StateGraph
 from trioflow.graph.nodes import chain_node, conditional_node, graph_node, parallel_node, pause
@@ -14,6 +15,7 @@ __all__ = (
     "all_of",
     "always",
     "any_of",
+    "branches_node",
     "chain_node",
     "conditional_node",
     "graph_node",

@@ -11,16 +11,37 @@ from typing import Any, Generic, TypeVar, cast, overload
 import msgspec
 
 from trioflow._text import list_known, quote
-from trioflow.config.checks import check_async, check_callable, check_text
+from trioflow.config import RetryConfig
+from trioflow.config.checks import check_async, check_callable, check_instance, check_seconds, check_text
 from trioflow.errors import ConfigError, GraphError
-from trioflow.graph._mermaid import draw
-from trioflow.graph.edges import Edge, Predicate, always, predicate_name
+from trioflow.graph._mermaid import Drawing, draw
+from trioflow.graph.edges import (
+    Edge,
+    ErrorEdge,
+    ErrorFilter,
+    Predicate,
+    always,
+    check_error_filter,
+    error_filter_name,
+    predicate_name,
+)
+from trioflow.graph.state import field_names
 
 S = TypeVar("S")
+E = TypeVar("E", Edge[Any], ErrorEdge[Any])
 F = TypeVar("F", bound=Callable[..., Any])
 
 NodeFunction = Callable[[S], Awaitable[S]]
 """What a node does: an async function of the state that returns the next state."""
+
+
+class NodePolicies(msgspec.Struct, frozen=True):
+    """What a node has been given of its own; None is what the graph's config says."""
+
+    retry: RetryConfig | None = None
+    """When a failed attempt is repeated."""
+    task_timeout: float | None = None
+    """Seconds for one attempt."""
 
 
 class PlannedNode(msgspec.Struct, Generic[S], frozen=True):
@@ -32,6 +53,10 @@ class PlannedNode(msgspec.Struct, Generic[S], frozen=True):
     """What it does."""
     edges: tuple[Edge[S], ...]
     """The ways out of it, in the order in which they are tried."""
+    error_edges: tuple[ErrorEdge[S], ...]
+    """The ways out of it where it failed, in the same order."""
+    policies: NodePolicies
+    """What holds for it alone."""
     is_exit: bool
     """Whether the run ends after it."""
 
@@ -50,12 +75,16 @@ class GraphBuilder(Generic[S]):
 
     Args:
         name: the graph's name.
+        state_type: the type of its states.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, state_type: type[S]) -> None:
         self._name = name
+        self._state_type = state_type
         self._nodes: dict[str, NodeFunction[S]] = {}
+        self._policies: dict[str, NodePolicies] = {}
         self._edges: list[Edge[S]] = []
+        self._error_edges: list[ErrorEdge[S]] = []
         self._entry: str | None = None
         self._exits: list[str] = []
         self._plan: Plan[S] | None = None
@@ -68,15 +97,23 @@ class GraphBuilder(Generic[S]):
         """The graph's name."""
         return self._name
 
-    def add_node(self, name: str, fn: NodeFunction[S]) -> None:
+    def add_node(
+        self,
+        name: str,
+        fn: NodeFunction[S],
+        retry: RetryConfig | None = None,
+        task_timeout: float | None = None,
+    ) -> None:
         """Add a node.
 
         Args:
             name: what edges, events and errors call it.
             fn: an async function of the state that returns the next state.
+            retry: when a failed attempt at it is repeated; None is what the graph's config says.
+            task_timeout: seconds for one attempt at it; None is what the graph's config says.
 
         Raises:
-            GraphError: there is a node of this name, the name is empty, or `fn` is not async.
+            GraphError: there is a node of this name, the name is empty, `fn` is not async, or a policy cannot be.
         """
         with self._naming():
             check_text("the name of a node", name)
@@ -84,17 +121,36 @@ class GraphBuilder(Generic[S]):
             raise GraphError(self.name, [f"there is a node {quote(name)} already"])
         with self._naming():
             check_async(f"the function of node {quote(name)}", fn)
+        with self._naming():
+            if retry is not None:
+                check_instance(f"the retry of node {quote(name)}", retry, RetryConfig)
+            check_seconds(f"the task_timeout of node {quote(name)}", task_timeout)
         self._nodes[name] = fn
+        self._policies[name] = NodePolicies(retry, task_timeout)
         self._plan = None
 
     @overload
     def node(self, name: F, /) -> F: ...
 
     @overload
-    def node(self, name: str | None = None, /) -> Callable[[F], F]: ...
+    def node(
+        self,
+        name: str | None = None,
+        /,
+        *,
+        retry: RetryConfig | None = None,
+        task_timeout: float | None = None,
+    ) -> Callable[[F], F]: ...
 
-    def node(self, name: Any = None, /) -> Any:
+    def node(
+        self, name: Any = None, /, *, retry: RetryConfig | None = None, task_timeout: float | None = None
+    ) -> Any:
         """Add the function below as a node: `@graph.node` under its own name, `@graph.node("name")` under another.
+
+        Args:
+            name: as for `add_node`; None takes the function's own.
+            retry: as for `add_node`.
+            task_timeout: as for `add_node`.
 
         Raises:
             GraphError: as for `add_node`.
@@ -103,7 +159,7 @@ class GraphBuilder(Generic[S]):
             return self.node()(name)
 
         def add(fn: F) -> F:
-            self.add_node(getattr(fn, "__name__", repr(fn)) if name is None else name, fn)
+            self.add_node(getattr(fn, "__name__", repr(fn)) if name is None else name, fn, retry, task_timeout)
             return fn
 
         return add
@@ -134,6 +190,40 @@ class GraphBuilder(Generic[S]):
                 check_text(f"the name {between}", name)
         predicate: Predicate[S] = always if when is None else when
         self._edges.append(Edge(source, target, predicate, name or predicate_name(predicate)))
+        self._plan = None
+
+    def add_error_edge(
+        self,
+        source: str,
+        target: str,
+        on: ErrorFilter = Exception,
+        update: Callable[[S, Exception], S] | None = None,
+    ) -> None:
+        """Add a way out of a node that failed, to be taken after its retries.
+
+        Of a node's error edges the first is taken that is for the error. What the node raised counts, a time limit
+        and a result that is no state included; a pause, a cancellation and `max_iterations` do not.
+
+        Args:
+            source: the node it leaves; also an exit point.
+            target: the node it leads to.
+            on: which errors it is for: a type, a tuple of types, or a plain function of the error.
+            update: a plain function of the state that the node was given, and the error, that returns the state
+                to go on with; None goes on with that state.
+
+        Raises:
+            GraphError: a name is empty, `on` is none of these, or `update` is not a plain function.
+        """
+        between = f"of the error edge from {quote(source)} to {quote(target)}"
+        with self._naming():
+            check_text(f"the source {between}", source)
+        with self._naming():
+            check_text(f"the target {between}", target)
+        with self._naming():
+            check_error_filter(f"the on= {between}", on)
+        with self._naming():
+            check_callable(f"the update {between}", update, optional=True)
+        self._error_edges.append(ErrorEdge(source, target, on, update, error_filter_name(on)))
         self._plan = None
 
     def set_entry_point(self, name: str) -> None:
@@ -176,25 +266,60 @@ class GraphBuilder(Generic[S]):
             raise GraphError(self.name, faults)
 
     def to_mermaid(self) -> str:
-        """Return the graph as a Mermaid flowchart; a graph that has faults can be drawn too."""
-        return draw(self._nodes, self._edges, self._entry, self._exits)
+        """Return the graph as a Mermaid flowchart; a graph that has faults can be drawn too.
+
+        Branches, and graphs in nodes, are drawn inside their node; ways out of a node that failed are dotted.
+        """
+        return draw(self.drawing)
+
+    @property
+    def drawing(self) -> Drawing:
+        """What the picture of the graph shows."""
+        return Drawing(self._nodes, [*self._edges, *self._error_edges], self._entry, self._exits)
 
     def _planned(self) -> Plan[S]:
         if self._plan is None:
             self.validate()
-            self._plan = _make_plan(self._nodes, self._edges, cast("str", self._entry), self._exits)
+            self._plan = self._make_plan(cast("str", self._entry))
         return self._plan
+
+    def _make_plan(self, entry: str) -> Plan[S]:
+        edges = _by_source(self._nodes, self._edges)
+        error_edges = _by_source(self._nodes, self._error_edges)
+        nodes = {
+            name: PlannedNode(
+                name,
+                fn,
+                tuple(edges[name]),
+                tuple(error_edges[name]),
+                self._policies.get(name, NodePolicies()),
+                name in self._exits,
+            )
+            for name, fn in self._nodes.items()
+        }
+        return Plan(entry, nodes)
 
     def _faults(self, seen: set[int]) -> list[str]:
         """Return the faults of this graph and of those in its nodes; `seen` are graphs looked at already."""
         seen.add(id(self))
-        faults = list(_faults_of(self._nodes, self._edges, self._entry, self._exits))
+        faults = list(_faults_of(self._nodes, self._edges, self._error_edges, self._entry, self._exits))
         for name, fn in self._nodes.items():
-            inner = getattr(fn, "subgraph", None)
-            if isinstance(inner, GraphBuilder) and id(inner) not in seen:
-                inside = inner._faults(seen)  # noqa: SLF001 - one of its own kind
-                faults += [f"in the graph of node {quote(name)}: {fault}" for fault in inside]
+            faults += self._faults_inside(f"node {quote(name)}", fn, seen)
         return faults
+
+    def _faults_inside(self, where: str, fn: object, seen: set[int]) -> Iterator[str]:
+        """Yield the faults of what a node, or a branch in it, is made of."""
+        inner = getattr(fn, "subgraph", None)
+        if isinstance(inner, GraphBuilder) and id(inner) not in seen:
+            inside = inner._faults(seen)  # noqa: SLF001 - one of its own kind
+            yield from (f"in the graph of {where}: {fault}" for fault in inside)
+        fields = field_names(self._state_type)
+        for name in getattr(fn, "reducers", None) or ():
+            if fields is not None and name not in fields:
+                known = list_known(name, fields)
+                yield f"{where} has a reducer for {quote(name)}, which is no field of its state {known}"
+        for name, branch in (getattr(fn, "branches", None) or {}).items():
+            yield from self._faults_inside(f"branch {quote(name)} of {where}", branch, seen)
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
@@ -205,58 +330,62 @@ class GraphBuilder(Generic[S]):
             raise GraphError(self.name, [str(error)]) from None
 
 
-def _make_plan(
-    nodes: Mapping[str, NodeFunction[S]], edges: Iterable[Edge[S]], entry: str, exits: Iterable[str]
-) -> Plan[S]:
-    """Return the plan of a graph without faults."""
-    leaving = _leaving(nodes, edges)
-    exits = set(exits)
-    planned = {
-        name: PlannedNode(name, fn, tuple(leaving[name]), name in exits) for name, fn in nodes.items()
-    }
-    return Plan(entry, planned)
-
-
 def _faults_of(
-    nodes: Mapping[str, NodeFunction[S]], edges: Iterable[Edge[S]], entry: str | None, exits: Iterable[str]
+    nodes: Mapping[str, object],
+    edges: Sequence[Edge[S]],
+    error_edges: Sequence[ErrorEdge[S]],
+    entry: str | None,
+    exits: Sequence[str],
 ) -> Iterator[str]:
     """Yield what is wrong with a graph, one sentence each."""
-    edges, exits = list(edges), list(exits)
     if not nodes:
         yield "it has no nodes"
     if entry is None:
         yield "no entry point is set"
     if not exits:
         yield "no exit point is set"
-    yield from _unknown_names(nodes, edges, entry, exits)
-    yield from _dead_ends(nodes, edges, entry, exits)
+    yield from _unknown_names(nodes, (edges, error_edges), entry, exits)
+    # The run ends at an exit: what lies behind one is reached only by another way, or where the exit failed.
+    onward = [edge for edge in edges if edge.source not in exits]
+    yield from _dead_ends(nodes, onward, error_edges, entry, exits)
 
 
 def _unknown_names(
-    nodes: Mapping[str, object], edges: Iterable[Edge[S]], entry: str | None, exits: Iterable[str]
+    nodes: Mapping[str, object],
+    edges: tuple[Sequence[Edge[S]], Sequence[ErrorEdge[S]]],
+    entry: str | None,
+    exits: Iterable[str],
 ) -> Iterator[str]:
     named = [("the entry point is", entry)] if entry is not None else []
     named += [("an exit point is", name) for name in exits]
-    for edge in edges:
-        named += [("an edge leaves", edge.source), (f"an edge of {quote(edge.source)} leads to", edge.target)]
+    ways = [("an edge", edge.source, edge.target) for edge in edges[0]]
+    ways += [("an error edge", edge.source, edge.target) for edge in edges[1]]
+    for what, source, target in ways:
+        named += [(f"{what} leaves", source), (f"{what} of {quote(source)} leads to", target)]
     for what, name in named:
         if name not in nodes:
             yield f"{what} {quote(name)}, which is no node {list_known(name, nodes)}"
 
 
 def _dead_ends(
-    nodes: Mapping[str, object], edges: Iterable[Edge[S]], entry: str | None, exits: Sequence[str]
+    nodes: Mapping[str, object],
+    edges: Sequence[Edge[S]],
+    error_edges: Sequence[ErrorEdge[S]],
+    entry: str | None,
+    exits: Sequence[str],
 ) -> Iterator[str]:
-    # The run ends at an exit: what lies behind one is reached only by another way.
-    ways = [edge for edge in edges if edge.source not in exits]
-    reached = _closure(nodes, [entry], [(edge.source, edge.target) for edge in ways])
-    ending = _closure(nodes, exits, [(edge.target, edge.source) for edge in ways])
-    leaving = {edge.source for edge in ways}
+    ways = [(edge.source, edge.target) for edge in edges]
+    ways += [(edge.source, edge.target) for edge in error_edges]
+    reached = _closure(nodes, [entry], ways)
+    ending = _closure(nodes, exits, [(target, source) for source, target in ways])
+    leaving = {edge.source for edge in edges}
+    failing = {edge.source for edge in error_edges}
     for name in nodes:
         if reached and name not in reached:
             yield f"node {quote(name)} cannot be reached from the entry point"
         if name not in leaving and name not in exits:
-            yield f"node {quote(name)} leads nowhere: it has no edges and is no exit point"
+            why = "it has error edges alone" if name in failing else "it has no edges"
+            yield f"node {quote(name)} leads nowhere: {why} and is no exit point"
         elif ending and name not in ending:
             yield f"node {quote(name)} leads nowhere: no exit point can be reached from it"
 
@@ -278,8 +407,8 @@ def _closure(
     return found
 
 
-def _leaving(nodes: Iterable[str], edges: Iterable[Edge[S]]) -> dict[str, list[Edge[S]]]:
-    leaving: dict[str, list[Edge[S]]] = {name: [] for name in nodes}
+def _by_source(nodes: Iterable[str], edges: Iterable[E]) -> dict[str, list[E]]:
+    leaving: dict[str, list[E]] = {name: [] for name in nodes}
     for edge in edges:
         leaving[edge.source].append(edge)
     return leaving

@@ -13,7 +13,7 @@ from trioflow._runtime.signals import Paused
 from trioflow.config import GraphConfig
 from trioflow.errors import ExecutionError
 from trioflow.events import EventType
-from trioflow.graph.edges import Edge
+from trioflow.graph.edges import Edge, ErrorEdge
 from trioflow.graph.state import differ, fields_of
 
 S = TypeVar("S")
@@ -77,7 +77,9 @@ class GraphEvents(Generic[S]):
             data = {"graph": self._graph, "node": node, "iteration": self._iteration, "attempts": self._attempts}
             self.emitter.emit(EventType.NODE_COMPLETE, data | _end_fields(cause, self._entered))
 
-    def edge_evaluated(self, edge: Edge[S], index: int, error: Exception | None, *, holds: bool) -> None:
+    def edge_evaluated(
+        self, edge: Edge[S] | ErrorEdge[S], index: int, error: Exception | None, *, holds: bool
+    ) -> None:
         """Tell that `edge` was looked at, and whether it is taken."""
         if self._active:
             place = {"graph": self._graph, "from": edge.source, "to": edge.target}

@@ -1,53 +1,104 @@
 """The picture of a graph, as a Mermaid flowchart.
 
 Nodes get ids of our own and names stand in quoted labels, with every character that could mean something to
-Mermaid or to HTML written as its entity code, `#` and number (https://mermaid.js.org/syntax/flowchart.html).
+Mermaid or to HTML written as its entity code, `#` and number (https://mermaid.js.org/syntax/flowchart.html). What
+runs inside a node, branches or a graph, is drawn in a box in its place.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from trioflow._text import clip, escape
-from trioflow.graph.edges import Edge, always
+from trioflow.graph.edges import Edge, ErrorEdge, always
 
 _PLAIN = frozenset(" _-.,:!?'/+=()")
+_INDENT = "    "
 
 
-def draw(
-    nodes: Mapping[str, object], edges: Iterable[Edge[Any]], entry: str | None, exits: Iterable[str]
-) -> str:
-    """Return the flowchart: the entry rounded, exits doubly rounded, nodes that hold a graph framed.
+class Drawing(msgspec.Struct, frozen=True):
+    """What the picture of a graph shows."""
+
+    nodes: Mapping[str, object]
+    """The functions of the nodes by name."""
+    edges: Sequence[Edge[Any] | ErrorEdge[Any]] = ()
+    """The ways between them."""
+    entry: str | None = None
+    """The node that runs begin with."""
+    exits: Sequence[str] = ()
+    """The nodes that runs end after."""
+
+
+def draw(drawing: Drawing) -> str:
+    """Return the flowchart: the entry rounded, exits doubly rounded, ways out of a node that failed dotted.
 
     Names that are no nodes are drawn dashed.
     """
-    exits = set(exits)
+    lines = list(_lines(drawing, "n", _INDENT, ()))
+    # Styles belong to the whole, and come last.
+    styles = [f"{_INDENT}{line.lstrip()}" for line in lines if _is_style(line)]
+    return "\n".join(["flowchart TD", *(line for line in lines if not _is_style(line)), *styles]) + "\n"
+
+
+def _is_style(line: str) -> bool:
+    return line.lstrip().startswith("style ")
+
+
+def _lines(drawing: Drawing, prefix: str, indent: str, around: Sequence[object]) -> Iterator[str]:
+    """Yield the lines of one graph, whose ids begin with `prefix`; `around` are the graphs that it is drawn in."""
     ids: dict[str, str] = {}
-    lines = ["flowchart TD"]
-    for name, fn in nodes.items():
-        ids[name] = f"n{len(ids)}"
-        lines.append(f"    {ids[name]}{_shape(name, fn, entry, exits)}")
-    missing = []
-    drawn = []
-    for edge in edges:
+    for name in drawing.nodes:
+        ids[name] = f"{prefix}{len(ids)}"
+        yield from _node(name, ids[name], drawing, indent, around)
+    for edge in drawing.edges:
         for name in (edge.source, edge.target):
             if name not in ids:
-                ids[name] = f"n{len(ids)}"
-                missing.append(ids[name])
-                lines.append(f"    {ids[name]}[{_label(name)}]")
-        label = "" if edge.when is always and edge.name == "always" else f"|{_label(edge.name or 'a predicate')}|"
-        drawn.append(f"    {ids[edge.source]} -->{label} {ids[edge.target]}")
-    lines += drawn
-    lines += [f"    style {id} stroke-dasharray: 5 5" for id in missing]
-    return "\n".join(lines) + "\n"
+                ids[name] = f"{prefix}{len(ids)}"
+                yield f"{indent}{ids[name]}[{_label(name)}]"
+                yield f"{indent}style {ids[name]} stroke-dasharray: 5 5"
+    for edge in drawing.edges:
+        yield f"{indent}{ids[edge.source]} {_arrow(edge)} {ids[edge.target]}"
 
 
-def _shape(name: str, fn: object, entry: str | None, exits: set[str]) -> str:
+def _node(name: str, id: str, drawing: Drawing, indent: str, around: Sequence[object]) -> Iterator[str]:
+    fn = drawing.nodes[name]
+    inside = _inside(fn)
+    # A graph may run itself in one of its nodes; that node is framed, and not drawn in itself for ever.
+    if inside is None or not inside.nodes or fn in around:
+        yield f"{indent}{id}{_shape(name, drawing, framed=inside is not None)}"
+        return
+    yield f"{indent}subgraph {id}[{_label(name)}]"
+    yield from _lines(inside, f"{id}_", indent + _INDENT, (*around, fn))
+    yield f"{indent}end"
+    if name in drawing.exits:
+        yield f"{indent}style {id} stroke-width: 4px"
+
+
+def _inside(fn: object) -> Drawing | None:
+    """Return what runs inside a node, where that can be drawn."""
+    subgraph, branches = getattr(fn, "subgraph", None), getattr(fn, "branches", None)
+    if subgraph is not None:
+        drawing: Drawing = subgraph.drawing
+        return drawing
+    return None if branches is None else Drawing(branches)
+
+
+def _arrow(edge: Edge[Any] | ErrorEdge[Any]) -> str:
+    if isinstance(edge, ErrorEdge):
+        return f"-.->|{_label(edge.name)}|"
+    if edge.when is always and edge.name == "always":
+        return "-->"
+    return f"-->|{_label(edge.name or 'a predicate')}|"
+
+
+def _shape(name: str, drawing: Drawing, *, framed: bool) -> str:
     label = _label(name)
-    if name in exits:
+    if name in drawing.exits:
         return f"((({label})))"
-    if name == entry:
+    if name == drawing.entry:
         return f"([{label}])"
-    return f"[[{label}]]" if getattr(fn, "subgraph", None) is not None else f"[{label}]"
+    return f"[[{label}]]" if framed else f"[{label}]"
 
 
 def _label(name: str) -> str:

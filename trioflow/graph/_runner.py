@@ -9,6 +9,7 @@ import inspect
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from typing import Generic, Literal, TypeVar, final
 
 import trio
@@ -16,19 +17,26 @@ import trio
 from trioflow._durable.children import Child, child_id, host
 from trioflow._durable.steps import Position, Steps, UnkeptSteps
 from trioflow._runtime.calls import TURN, call_plain
-from trioflow._runtime.context import RunContext, nothing_in_hand, run_context, working
+from trioflow._runtime.context import (
+    RunContext,
+    is_changed,
+    nothing_in_hand,
+    reset_context,
+    run_context,
+    working,
+)
 from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.errors import ErrorCollector, foreign_cancelled, run_in_child_task
 from trioflow._runtime.policies import with_policies
-from trioflow._runtime.signals import AttemptsSpentError, NotAsyncError, Paused
+from trioflow._runtime.signals import AttemptsSpentError, JournalError, NotAsyncError, Paused
 from trioflow._text import quote, show
 from trioflow.config import GraphConfig
 from trioflow.errors import ExecutionError, GraphError, leaves
 from trioflow.events import Observer
 from trioflow.graph._builder import Plan, PlannedNode
 from trioflow.graph._events import GraphEvents
-from trioflow.graph.edges import always, truth
-from trioflow.graph.state import isolate_soon, rebased
+from trioflow.graph.edges import ErrorEdge, always, truth
+from trioflow.graph.state import isolate, isolate_soon, rebased
 from trioflow.outcomes import GraphResult, GraphStep
 
 S = TypeVar("S")
@@ -78,8 +86,9 @@ class GraphRunner(Generic[S]):
         self._entered = 0
         self._attempts_before = 0
         self._node_in_hand = False
-        self._exit_point: str | None = None
-        self._edge_errors = ErrorCollector()
+        self._failed_over = False
+        self._exit: PlannedNode[S] | None = None
+        self._stuck: ErrorCollector | None = None
 
     def __repr__(self) -> str:
         return f"<GraphRunner of {self._config.name} at {self._node.name} after {self.attempts} attempts>"
@@ -105,9 +114,10 @@ class GraphRunner(Generic[S]):
     def child_of(self, node: object) -> Child:
         """See `Host.child_of`: what the node in hand begins itself is kept with this run."""
         if not self._node_in_hand or inspect.unwrap(self._node.fn) is not node:
-            return Child(uuid.uuid4().hex, self.observer, None)
+            return Child(uuid.uuid4().hex, self.observer, None, None, self._state_type)
         run_id = child_id(self.run_id, self._step, self._node.name)
-        return Child(run_id, self.observer, self.steps.child_store(rebased))
+        store = self.steps.child_store(rebased)
+        return Child(run_id, self.observer, store, self._node.name, self._state_type)
 
     @trio.lowlevel.enable_ki_protection
     async def execute(self) -> GraphResult[S]:
@@ -120,7 +130,8 @@ class GraphRunner(Generic[S]):
         if self._node_in_hand:
             self.events.node_completed(self._node.name, errors.worst())
         errors.replace(await self.steps.end(errors.worst(), self.position))
-        self.events.run_completed(errors.worst(), self._exit_point, self.attempts, self._entered)
+        exit_point = None if self._exit is None else self._exit.name
+        self.events.run_completed(errors.worst(), exit_point, self.attempts, self._entered)
         paused = errors.worst()
         status: Literal["completed", "paused"] = "completed"
         payload = None
@@ -130,37 +141,50 @@ class GraphRunner(Generic[S]):
         del paused
         errors.raise_worst()
         path = list(self._path)
-        return GraphResult(self._state, self.run_id, status, self._exit_point, path, self.attempts, payload)
+        return GraphResult(self._state, self.run_id, status, exit_point, path, self.attempts, payload)
 
     @trio.lowlevel.enable_ki_protection
     async def _run_nodes(self) -> None:
-        working.set(self)
-        host.set(self)
-        self.events.run_started(self._node.name, self.attempts, self._state)
-        self.steps.start(self.events.step_saved)
-        await trio.lowlevel.checkpoint()
-        if self._left and not self._choose_edge(self._node):
-            self._edge_errors.raise_worst()
-        turn = 0
-        while self._exit_point is None:
+        await self._start()
+        turn, context = 0, copy_context()
+        while self._goes_on():
             # Before a step, not after: a run that has reached its end is never cancelled.
             turn = (turn + 1) % TURN
             if not turn:
                 await trio.lowlevel.checkpoint()
             node = self._enter()
             try:
-                state = await self._calls[node.name](self._state)
-            except Exception as error:
-                raise self._error() from error
-            step = self._settle(node, state)
-            following = "" if node.is_exit else self._choose_edge(node)
-            await self.steps.completed(node.name, following, self.attempts, state, is_last=node.is_exit)
-            if self.on_step is not None:
-                await self.on_step(step, node.is_exit)
-            if not following:
-                self._edge_errors.raise_worst()
+                self._settle(node, await self._calls[node.name](self._state))
+            except Exception as error:  # noqa: BLE001 - raised again as the node's, where no error edge is for it
+                self._take_error_edge(node, error)
+            finally:
+                if is_changed(context):
+                    await reset_context(context)
+            following = self._leave(node)
+            is_last = node is self._exit
+            saving = self.steps.completed(node.name, following, self.attempts, self._state, is_last=is_last)
+            if saving is not None:
+                await saving
+            # A step that ended by an error edge is not handed out: nothing was returned.
+            if self.on_step is not None and not self._failed_over:
+                await self.on_step(GraphStep(node.name, self.attempts, self._state), is_last)
+
+    async def _start(self) -> None:
+        working.set(self)
+        host.set(self)
+        self.events.run_started(self._node.name, self.attempts, self._state)
+        self.steps.start(self.events.step_saved)
+        await trio.lowlevel.checkpoint()
+        if self._left:
+            self._choose_edge(self._node)
 
     # What a step decides: plain methods, each leaves the run's state consistent.
+
+    def _goes_on(self) -> bool:
+        """Whether there is a node to enter; why there is none comes out here, now that the step is saved."""
+        if self._stuck is not None:
+            self._stuck.raise_worst()
+        return self._exit is None
 
     def _enter(self) -> PlannedNode[S]:
         node = self._node
@@ -175,24 +199,30 @@ class GraphRunner(Generic[S]):
         self.events.node_started(node.name, self.attempts + 1, self._state)
         return node
 
-    def _settle(self, node: PlannedNode[S], state: S) -> GraphStep[S]:
-        """Take note that the step in hand is complete."""
+    def _settle(self, node: PlannedNode[S], state: S) -> None:
+        """Take note that the node in hand has returned.
+
+        Raises:
+            TypeError: what it returned is no state.
+        """
         if not isinstance(state, self._state_type):
             wanted = f"graph {quote(self._config.name)} wants a {self._state_type.__name__} from each node"
-            raise self._error() from TypeError(f"{wanted}, and this one returned {show(state)}")
+            raise TypeError(f"{wanted}, and this one returned {show(state)}")
         before, self._state = self._state, state
-        self._node_in_hand = False
+        self._node_in_hand = self._failed_over = False
         self._step += 1
         if node.is_exit:
-            self._exit_point = node.name
+            self._exit = node
         self.events.node_settled(node.name, before, state)
-        return GraphStep(node.name, self.attempts, state)
+
+    def _leave(self, node: PlannedNode[S]) -> str:
+        """Choose the way out of a node that is complete; return where it leads, nothing where it does not."""
+        if self._failed_over:
+            return self._node.name
+        return "" if node.is_exit else self._choose_edge(node)
 
     def _choose_edge(self, node: PlannedNode[S]) -> str:
-        """Make the target of the first edge that may be taken the next node, and return its name.
-
-        Where none may be taken, return nothing: why comes out once the step is saved.
-        """
+        """Make the target of the first edge that may be taken the next node, and return its name."""
         for index, edge in enumerate(node.edges):
             try:
                 holds = edge.when is always or truth(call_plain(edge.when, self._state))
@@ -200,15 +230,51 @@ class GraphRunner(Generic[S]):
                 self.events.edge_evaluated(edge, index, error, holds=False)
                 name = f" {quote(edge.name)}" if edge.name else ""
                 reason = f"the predicate{name} of the edge to {quote(edge.target)} failed"
-                self._edge_errors.add(self._error("predicate", reason, cause=error))
-                return ""
+                return self._get_stuck(self._error("predicate", reason, cause=error))
             self.events.edge_evaluated(edge, index, None, holds=holds)
             if holds:
                 self._node = self._plan.nodes[edge.target]
                 return edge.target
         reason = f"no transition: of its edges ({len(node.edges)}) none may be taken"
-        self._edge_errors.add(self._error("no transition", reason))
+        return self._get_stuck(self._error("no transition", reason))
+
+    def _get_stuck(self, error: ExecutionError) -> str:
+        self._stuck = ErrorCollector()
+        self._stuck.add(error)
         return ""
+
+    def _take_error_edge(self, node: PlannedNode[S], error: Exception) -> None:
+        """Make the target of the first error edge that is for `error` the next node.
+
+        Raises:
+            ExecutionError: there is none, or from what `on` or `update` raised: that is the node's failure then.
+        """
+        for index, edge in enumerate(node.error_edges, len(node.edges)):
+            try:
+                holds = edge.fits(error)
+                state = self._updated(edge, error) if holds else self._state
+            except Exception as raised:
+                self.events.edge_evaluated(edge, index, raised, holds=False)
+                raise self._error() from raised
+            if holds:
+                self._node_in_hand, self._failed_over = False, True
+                self.events.node_completed(node.name, error)
+            self.events.edge_evaluated(edge, index, None, holds=holds)
+            if holds:
+                self._state = state
+                self._step += 1
+                self._node = self._plan.nodes[edge.target]
+                return
+        raise self._error() from error
+
+    def _updated(self, edge: ErrorEdge[S], error: Exception) -> S:
+        if edge.update is None:
+            return self._state
+        state = call_plain(edge.update, isolate(self._state), error)
+        if not isinstance(state, self._state_type):
+            wanted = f"the update of the error edge to {quote(edge.target)} has to return a"
+            raise TypeError(f"{wanted} {self._state_type.__name__}, and this one returned {show(state)}")
+        return state
 
     # How a run ends.
 
@@ -221,6 +287,9 @@ class GraphRunner(Generic[S]):
         if isinstance(error, NotAsyncError):
             wanted = "wants an async function, or a lambda that gives an awaitable, got one that gives"
             return GraphError(self._config.name, [f"node {quote(self._node.name)} {wanted} a {error.args[0]}"])
+        if isinstance(error, JournalError):
+            # What the store says of a run inside this one is no failure of the node.
+            return error.__cause__
         if isinstance(error, AttemptsSpentError):
             return self._error("max iterations", self._spent(), cause=error.__cause__)
         return error
@@ -245,11 +314,12 @@ class GraphRunner(Generic[S]):
         return f"max iterations exceeded: the {self._config.max_iterations} attempts of max_iterations are spent"
 
     def _with_policies(self, node: PlannedNode[S]) -> Callable[[S], Awaitable[S]]:
+        own = node.policies
         return with_policies(
             node.fn,
             self,
-            task_timeout=self._config.task_timeout,
-            retry=self._config.retry,
+            task_timeout=self._config.task_timeout if own.task_timeout is None else own.task_timeout,
+            retry=self._config.retry if own.retry is None else own.retry,
             on_retry=self._on_retry,
             prepare=isolate_soon,
         )

@@ -9,16 +9,21 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from trioflow._runtime.calls import call_plain
 from trioflow._text import clip, show
-from trioflow.config.checks import check_callable, check_text
+from trioflow.config.checks import check_callable, check_text, is_async
 from trioflow.errors import ConfigError
 
 __all__ = (
     "Edge",
+    "ErrorEdge",
+    "ErrorFilter",
     "Predicate",
     "all_of",
     "always",
     "any_of",
+    "check_error_filter",
+    "error_filter_name",
     "key_equals",
     "key_exists",
     "not_",
@@ -30,6 +35,9 @@ S = TypeVar("S")
 
 Predicate = Callable[[S], bool]
 """Whether an edge may be taken, given the state."""
+
+ErrorFilter = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
+"""Which errors an error edge is for: types, or a plain function that says yes or no."""
 
 _MISSING = object()
 
@@ -45,6 +53,50 @@ class Edge(msgspec.Struct, Generic[S], frozen=True):
     """Whether it may be taken."""
     name: str | None
     """What the predicate is called, where it has a name."""
+
+
+class ErrorEdge(msgspec.Struct, Generic[S], frozen=True):
+    """A way out of a node that failed."""
+
+    source: str
+    """The node it leaves."""
+    target: str
+    """The node it leads to."""
+    on: ErrorFilter
+    """Which errors it is for."""
+    update: Callable[[S, Exception], S] | None
+    """Makes the state to go on with of the one that the node was given and the error."""
+    name: str
+    """What events and the picture call it."""
+
+    def fits(self, error: Exception) -> bool:
+        """Whether it is for `error`.
+
+        Raises:
+            Exception: what a predicate raised, as it is.
+        """
+        if isinstance(self.on, type | tuple):
+            return isinstance(error, self.on)
+        return truth(call_plain(self.on, error))
+
+
+def check_error_filter(field: str, on: object) -> None:
+    """Refuse what is neither types of `Exception` nor a plain function of one."""
+    kinds = on if isinstance(on, tuple) else (on,)
+    if kinds and all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
+        return
+    if isinstance(on, type | tuple) or not callable(on) or is_async(on):
+        allowed = "a type of Exception, a tuple of them, or a plain function of one that says yes or no"
+        raise ConfigError.refusing(field, on, allowed)
+
+
+def error_filter_name(on: ErrorFilter) -> str:
+    """Return what an error edge is called that is for these errors."""
+    if isinstance(on, type):
+        return f"on {on.__name__}"
+    if isinstance(on, tuple):
+        return f"on {', '.join(kind.__name__ for kind in on)}"
+    return f"on {predicate_name(on) or 'a predicate'}"
 
 
 def always(state: Any) -> bool:  # noqa: ARG001 - a predicate is given the state

@@ -4,7 +4,6 @@ A graph is built (`GraphBuilder`), then run as often as one likes (`GraphRunner`
 store or, while they are paused, in memory, is the business of `Runs`.
 """
 
-import dataclasses
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -19,13 +18,13 @@ from trioflow._runtime.calls import call_plain
 from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.checkpoint.session import choose_store
 from trioflow.config import GraphConfig
-from trioflow.config.checks import check_callable, check_count, check_instance, check_text
+from trioflow.config.checks import check_callable, check_count, check_in_trio, check_instance, check_text
 from trioflow.errors import ConfigError
 from trioflow.events import Observer
 from trioflow.graph._builder import GraphBuilder
 from trioflow.graph._runner import GraphRunner
 from trioflow.graph.run import GraphRun, OnStep, RunBlock
-from trioflow.graph.state import State, isolate, state_codec
+from trioflow.graph.state import State, is_state_type, isolate, state_codec
 from trioflow.observers.registry import check_observer, get_observer
 from trioflow.outcomes import GraphResult
 
@@ -56,11 +55,12 @@ class StateGraph(GraphBuilder[S]):
 
     Args:
         config: the graph's name, limits, retries, and who hears of its runs.
-        state_type: `State`, a `msgspec.Struct` or a dataclass; what each node is given and returns.
-        observer: who hears of its runs; None takes the one that `config` names, or, in a node of another graph and
-            with the default name, that graph's.
-        store: where runs are kept; None takes the store that `config.checkpoint` names, if its `interval` is not
-            0. A store that is given is the caller's to close.
+        state_type: `State`, a `msgspec.Struct`, a dataclass or a pydantic model: what each node is given, and
+            returns.
+        observer: who hears of its runs; None takes the one that `config` names, or, in a node of another graph
+            and with the default name, that graph's.
+        store: where runs are kept, unless `config.checkpoint.interval` is 0; None takes the store that
+            `config.checkpoint` names. A store that is given is the caller's to close.
 
     Raises:
         ConfigError: an argument cannot work.
@@ -94,20 +94,25 @@ class StateGraph(GraphBuilder[S]):
         store: CheckpointStore | None = None,
     ) -> None:
         check_instance("config", config, GraphConfig)
-        _check_state_type(state_type)
+        if not is_state_type(state_type):
+            allowed = "State, a msgspec.Struct or a dataclass, or a pydantic model"
+            raise ConfigError.refusing("state_type", state_type, allowed)
         check_observer("observer", observer or get_observer(config.observer))
-        super().__init__(config.name)
+        super().__init__(config.name, state_type)
         self._config = config
-        self._state_type: type[S] = state_type
         self._observer = observer
         self._runs: Runs[S] = self._open_runs(choose_store(store, config.checkpoint))
 
-    async def execute(self, state: S, run_id: str | None = None) -> GraphResult[S]:
+    async def execute(
+        self, state: S, run_id: str | None = None, observer: Observer | None = None
+    ) -> GraphResult[S]:
         """Run the graph from its entry point.
 
         Args:
             state: what the entry point is given.
-            run_id: the run's id; None makes one.
+            run_id: the run's id; None makes one. In a store the run is found again under it; without one it is in
+                the events alone, and in `resume` while the run is paused.
+            observer: who hears of this run, in place of the graph's and the config's.
 
         Raises:
             GraphError: the graph has faults; nothing was called.
@@ -123,9 +128,12 @@ class StateGraph(GraphBuilder[S]):
         Cancellation: passes through, and the steps made are lost to the caller; use `open_run` to keep them. A
         failure that happened before comes out instead, and a run that reached its end returns.
         """
-        return await self._begin(self._runner(state, run_id))
+        check_in_trio()
+        return await self._begin(self._runner(state, run_id, observer))
 
-    def open_run(self, state: S, run_id: str | None = None) -> AbstractAsyncContextManager[GraphRun[S]]:
+    def open_run(
+        self, state: S, run_id: str | None = None, observer: Observer | None = None
+    ) -> AbstractAsyncContextManager[GraphRun[S]]:
         """Open a run that is watched step by step.
 
         ::
@@ -141,6 +149,7 @@ class StateGraph(GraphBuilder[S]):
         Args:
             state: as for `execute`.
             run_id: as for `execute`.
+            observer: as for `execute`.
 
         Raises:
             GraphError: as for `execute`.
@@ -150,7 +159,7 @@ class StateGraph(GraphBuilder[S]):
 
         Cancellation: passes through; the steps handed out are kept by who took them.
         """
-        runner = self._runner(state, run_id)
+        runner = self._runner(state, run_id, observer)
 
         async def run(on_step: OnStep[S]) -> GraphResult[S]:
             runner.on_step = on_step
@@ -165,6 +174,7 @@ class StateGraph(GraphBuilder[S]):
         step: int | None = None,
         update: Callable[[S], S] | None = None,
         as_run_id: str | None = None,
+        observer: Observer | None = None,
     ) -> GraphResult[S]:
         """Go on with a run: from where it paused, failed, was cancelled or was killed.
 
@@ -180,6 +190,7 @@ class StateGraph(GraphBuilder[S]):
                 that puts an answer in. What it made is saved before the node runs.
             as_run_id: the id of the fork; None makes one, which is in the result, or in the error. Without `step`
                 the fork goes on from the latest step.
+            observer: as for `execute`.
 
         Raises:
             CheckpointNotFoundError: there is no such run, or no such step.
@@ -195,6 +206,7 @@ class StateGraph(GraphBuilder[S]):
 
         Cancellation: passes through; the run can be resumed again.
         """
+        check_in_trio()
         check_text("run_id", run_id)
         check_callable("update", update, optional=True)
         if step is not None:
@@ -203,8 +215,8 @@ class StateGraph(GraphBuilder[S]):
             check_text("as_run_id", as_run_id, "a non-empty string or None")
         updating = None if update is None else self._updating(update)
         asked = msgspec.structs.replace(self._asked(run_id), step=step, as_run_id=as_run_id, update=updating)
-        observer = self._choose_observer()
-        return await self._runs.resume(asked, lambda resumed: self._go_on(resumed, observer))
+        told = self._choose_observer(observer)
+        return await self._runs.resume(asked, lambda resumed: self._go_on(resumed, told))
 
     async def _begin(self, runner: GraphRunner[S]) -> GraphResult[S]:
         """Run from the entry point on.
@@ -237,13 +249,13 @@ class StateGraph(GraphBuilder[S]):
             runner.events.run_resumed(position.step, position.node, resumed.status)
         return await runner.execute()
 
-    def _runner(self, state: S, run_id: str | None) -> GraphRunner[S]:
+    def _runner(self, state: S, run_id: str | None, observer: Observer | None) -> GraphRunner[S]:
         """Return what runs the graph from its entry point, if it can be."""
         self._check_state("state", state)
         if run_id is not None:
             check_text("run_id", run_id, "a non-empty string or None")
             self._runs.check_new(run_id)
-        return self._runner_at(self._entrance(state), run_id or uuid.uuid4().hex, self._choose_observer())
+        return self._runner_at(self._entrance(state), run_id or uuid.uuid4().hex, self._choose_observer(observer))
 
     def _runner_at(self, position: Position[S], run_id: str, observer: Observer) -> GraphRunner[S]:
         plan = self._planned()
@@ -252,8 +264,10 @@ class StateGraph(GraphBuilder[S]):
     def _entrance(self, state: S) -> Position[S]:
         return Position(self._planned().entry, state)
 
-    def _choose_observer(self) -> Observer:
-        return self._observer or get_observer(self._config.observer)
+    def _choose_observer(self, given: Observer | None) -> Observer:
+        if given is not None:
+            check_observer("observer", given)
+        return given or self._observer or get_observer(self._config.observer)
 
     def _open_runs(self, store: CheckpointStore | str | None) -> Runs[S]:
         if store is None:
@@ -291,11 +305,3 @@ class StateGraph(GraphBuilder[S]):
 
     def _check_state(self, field: str, state: object) -> None:
         check_instance(field, state, self._state_type)
-
-
-def _check_state_type(state_type: object) -> None:
-    if not (
-        isinstance(state_type, type)
-        and (issubclass(state_type, State | msgspec.Struct) or dataclasses.is_dataclass(state_type))
-    ):
-        raise ConfigError.refusing("state_type", state_type, "State, a msgspec.Struct or a dataclass")

@@ -8,32 +8,26 @@ whatever ends the node before its time, what was paid for is there when the node
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
 from typing import Any, NoReturn, TypeVar
 
-import msgspec
-
-from trioflow._durable.children import Child, ChildStore, host
+from trioflow._durable.children import ChildStore, host
 from trioflow._runtime.calls import call_either
 from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.signals import Paused
-from trioflow.checkpoint.protocol import CheckpointStore
-from trioflow.checkpoint.session import choose_store, open_store
-from trioflow.config import ChainConfig, CheckpointConfig, ConditionalConfig, ParallelConfig
+from trioflow.checkpoint.session import choose_store
+from trioflow.config import ChainConfig, ConditionalConfig, ParallelConfig
 from trioflow.config.checks import check_async, check_callable, check_instance
 from trioflow.errors import ConfigError
 from trioflow.graph._builder import NodeFunction
+from trioflow.graph._inside import child_of, no_failure_of_the_node, run_kept
 from trioflow.graph.graph import DEFAULT_OBSERVER, StateGraph
-from trioflow.graph.state import rebased
-from trioflow.observers.registry import get_observer
 from trioflow.outcomes import ParallelResult
 from trioflow.workflows import Routes, process_chain, process_parallel
-from trioflow.workflows._routing import Chooser, route_with
+from trioflow.workflows.conditional import Chooser, route_with
 
 __all__ = ("chain_node", "conditional_node", "graph_node", "parallel_node", "pause")
 
 S = TypeVar("S")
 T = TypeVar("T")
 R = TypeVar("R")
-V = TypeVar("V")
-C = TypeVar("C", ChainConfig, ParallelConfig)
 I = TypeVar("I")  # noqa: E741 - the inner graph's state
 
 _CHAIN = ChainConfig()
@@ -82,9 +76,9 @@ def chain_node(
     items_for = _items_for(items)
 
     async def run_chain(state: S) -> S:
-        child = _child_of(run_chain, config.observer, durable=durable)
+        child = child_of(run_chain, config.observer, durable=durable)
 
-        async def run(config: ChainConfig, store: CheckpointStore | None) -> S:
+        async def run(config: ChainConfig, store: ChildStore | None) -> S:
             given = items_for(state)
             result = await process_chain(
                 given, state, processor, config=config, observer=child.observer, store=store, run_id=child.run_id
@@ -92,7 +86,7 @@ def chain_node(
             return result.final
 
         kept_in = choose_store(None, config.checkpoint)
-        return await _run_kept(run, child, config, kept_in if durable else None)
+        return await run_kept(run, child, config, kept_in if durable else None)
 
     return run_chain
 
@@ -130,9 +124,9 @@ def parallel_node(
     items_for = _items_for(items)
 
     async def run_parallel(state: S) -> S:
-        child = _child_of(run_parallel, config.observer, durable=durable)
+        child = child_of(run_parallel, config.observer, durable=durable)
 
-        async def run(config: ParallelConfig, store: CheckpointStore | None) -> ParallelResult[T, R]:
+        async def run(config: ParallelConfig, store: ChildStore | None) -> ParallelResult[T, R]:
             return await process_parallel(
                 items_for(state),
                 processor,
@@ -145,7 +139,7 @@ def parallel_node(
             )
 
         kept_in = None if config.checkpoint is None or not durable else config.checkpoint.store
-        return await call_either(aggregate, state, await _run_kept(run, child, config, kept_in))
+        return await call_either(aggregate, state, await run_kept(run, child, config, kept_in))
 
     return run_parallel
 
@@ -172,7 +166,7 @@ def conditional_node(
         raise ConfigError.refusing("predicate", predicate, "a function of the state, plain or async")
 
     async def run_conditional(state: S) -> S:
-        child = _child_of(run_conditional, config.observer, durable=False)
+        child = child_of(run_conditional, config.observer, durable=False)
         return await route_with(Emitter(child.observer, "conditional", child.run_id), state, predicate, routes)
 
     return run_conditional
@@ -203,12 +197,14 @@ def graph_node(
     check_callable("leave", leave)
 
     async def run_graph(state: S) -> S:
-        child = _child_of(run_graph, DEFAULT_OBSERVER, durable=durable)
+        child = child_of(run_graph, DEFAULT_OBSERVER, durable=durable)
         inner = enter(state)
         if child.run_id is None:
             result = await subgraph.execute(inner)
-        else:
+        elif child.store is None:
             result = await subgraph._execute_inside(inner, child)  # noqa: SLF001 - the other half of this
+        else:
+            result = await no_failure_of_the_node(lambda: subgraph._execute_inside(inner, child))  # noqa: SLF001
         if result.status == "paused":
             pause(result.pause)
         return leave(state, result.state)
@@ -227,32 +223,3 @@ def _items_for(
         return lambda _: items
     check_callable("items", items)
     return items
-
-
-def _child_of(node: object, name: str, *, durable: bool) -> Child:
-    """Return what the run is that `node` begins, by a config that names this observer."""
-    around = host.get(None)
-    if around is None:
-        return Child(None, get_observer(name), None)
-    child = around.child_of(node)
-    observer = child.observer if name == DEFAULT_OBSERVER else get_observer(name)
-    return Child(child.run_id, observer, child.store if durable else None)
-
-
-async def _run_kept(
-    run: Callable[[C, CheckpointStore | None], Awaitable[V]],
-    child: Child,
-    config: C,
-    own_store: CheckpointStore | str | None,
-) -> V:
-    """Await `run` with the config, and the store, of a child: that of the graph, else one that the config names.
-
-    Cancellation: passes through.
-    """
-    if child.store is not None:
-        checkpoint = msgspec.structs.replace(config.checkpoint or CheckpointConfig(), preserve=True)
-        return await run(msgspec.structs.replace(config, checkpoint=checkpoint), child.store)
-    if child.run_id is None or own_store is None:
-        return await run(msgspec.structs.replace(config, checkpoint=None), None)
-    async with open_store(own_store) as opened:
-        return await run(config, ChildStore(opened, None, None, rebased))

@@ -4,9 +4,10 @@ A change of a `State` copies the mapping and shares the values. At the sizes tha
 a microsecond; `docs/design/graph.md` has the figures, beside those of persistent maps.
 
 A node is given a copy of what could be changed in its state, so that a call that changes it and then fails changes
-nothing. Data is copied: lists, dicts, sets, byte arrays, deques, dataclasses, msgspec structs, and `State` itself;
-and only where something in it could be changed. What else a state may hold, such as a client or a lock, is no data
-and stays the same object: that is why this is not `copy.deepcopy`, which copies or refuses those.
+nothing. Data is copied: lists, dicts, sets, byte arrays, deques, dataclasses, msgspec structs, pydantic models,
+and `State` itself; and only where something in it could be changed. What else a state may hold, such as a client
+or a lock, is no data and stays the same object: that is why this is not `copy.deepcopy`, which copies or refuses
+those.
 """
 
 import copy
@@ -19,7 +20,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from operator import attrgetter
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
@@ -27,6 +28,7 @@ import msgspec
 import trio
 
 from trioflow._runtime.calls import call_plain
+from trioflow.checkpoint._exact import is_model
 from trioflow.checkpoint.codec import Codec
 
 __all__ = (
@@ -34,7 +36,9 @@ __all__ = (
     "State",
     "changes_between",
     "differ",
+    "field_names",
     "fields_of",
+    "is_state_type",
     "isolate",
     "isolate_soon",
     "rebased",
@@ -160,11 +164,33 @@ def fields_of(state: object) -> Mapping[str, Any]:
         return state._values  # noqa: SLF001 - of this module
     if isinstance(state, Mapping):
         return state
+    if is_model(type(state)):
+        return {**vars(state), **(getattr(state, "__pydantic_extra__", None) or {})}
     if isinstance(state, msgspec.Struct):
         names = state.__struct_fields__
     else:
-        names = tuple(field.name for field in dataclasses.fields(state))  # type: ignore[arg-type]  # the third kind
+        names = tuple(field.name for field in dataclasses.fields(state))  # type: ignore[arg-type]  # the fourth kind
     return {name: getattr(state, name, None) for name in names}
+
+
+def field_names(state_type: type) -> tuple[str, ...] | None:
+    """Return the names that each state of this type has; None where that is not known before."""
+    if issubclass(state_type, msgspec.Struct):
+        return state_type.__struct_fields__
+    if dataclasses.is_dataclass(state_type):
+        return tuple(field.name for field in dataclasses.fields(state_type))
+    if is_model(state_type) and getattr(state_type, "model_config", {}).get("extra") != "allow":
+        return tuple(state_type.model_fields)  # type: ignore[attr-defined]  # every model has it
+    return None
+
+
+def is_state_type(state_type: object) -> bool:
+    """Whether a graph can have states of this type."""
+    return isinstance(state_type, type) and (
+        issubclass(state_type, State | msgspec.Struct)
+        or dataclasses.is_dataclass(state_type)
+        or is_model(state_type)
+    )
 
 
 def changes_between(before: object, after: object) -> dict[str, Any]:
@@ -186,6 +212,8 @@ def with_changes(state: S, changes: Mapping[str, Any]) -> S:
         return state.without(*gone).merge({n: v for n, v in changes.items() if v is not MISSING})
     if isinstance(state, msgspec.Struct):
         return msgspec.structs.replace(state, **changes)
+    if is_model(type(state)):
+        return cast("Any", state).model_copy(update={n: v for n, v in changes.items() if v is not MISSING})  # type: ignore[no-any-return]  # a state too
     twin = copy.copy(state)
     for name, value in changes.items():
         # A frozen dataclass is changed here before anybody has seen it.
@@ -293,6 +321,8 @@ def _copier_of(kind: type) -> Copier:
     if issubclass(kind, msgspec.Struct):
         frozen = kind.__struct_config__.frozen
         return _copier_of_fields(list(kind.__struct_fields__), msgspec.structs.force_setattr, frozen=frozen)
+    if is_model(kind):
+        return _copy_model
     for base, copier in _BASES.items():
         if issubclass(kind, base):
             return copier
@@ -314,6 +344,15 @@ def _copier_of_fields(names: list[str], assign: Callable[[Any, str, Any], None],
         return twin
 
     return copy_fields
+
+
+def _copy_model(value: Any, memo: dict[int, Any]) -> Any:
+    # Its own __copy__ makes new dicts of the fields, extra ones and private ones; what is in them is ours to copy.
+    memo[id(value)] = twin = copy.copy(value)
+    for held in (vars(twin), twin.__pydantic_extra__, twin.__pydantic_private__):
+        if held:
+            held.update(_isolate_all(held, memo))
+    return twin
 
 
 def _copy_list(value: Any, memo: dict[int, Any]) -> Any:

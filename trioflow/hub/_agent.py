@@ -87,8 +87,8 @@ class Agent:
 
         Cancellation: withdrawn, or the answer is dropped.
         """
-        answer = Promise[Message](
-            partial(self.mailbox.withdraw, message), partial(self._too_late, message, now, until)
+        answer: Promise[Message] = Promise(
+            partial(self._withdraw, message), partial(self._too_late, message, now, until)
         )
         self._answers[message.id] = answer
         AWAITED[message.id] = until
@@ -144,7 +144,9 @@ class Agent:
         Cancellation: not delivered.
         """
         seconds, now = self._config.timeout, trio.current_time()
-        room = Promise[None](partial(self.mailbox.withdraw, message), partial(self._no_room, message, seconds))
+        room: Promise[None] = Promise(
+            partial(self.mailbox.withdraw, message), partial(self._no_room, message, seconds)
+        )
 
         def end(error: HubError | None) -> None:
             if error is None:
@@ -161,8 +163,12 @@ class Agent:
             if room.withdrawn is not None:
                 self._withdrawn(message, now, room.withdrawn)
 
-    def _too_late(self, message: Message, since: float, until: float, place: Place | None) -> RequestTimeoutError:
+    def _withdraw(self, message: Message) -> Place | None:
+        """Let nobody expect the answer, and no handler have the message: called when its requester gives up."""
         self._forget(message)
+        return self.mailbox.withdraw(message)
+
+    def _too_late(self, message: Message, since: float, until: float, place: Place | None) -> RequestTimeoutError:
         if place is not None:
             self._withdrawn(message, since, place)
         seconds = until - since
@@ -192,7 +198,7 @@ class Agent:
         self._answers.pop(message.id, None)
         AWAITED.pop(message.id, None)
 
-    def _settle(self, message: Message, result: object, error: BaseException | None, seconds: float) -> None:
+    def _settle(self, message: Message, result: object, error: BaseException | None, since: float) -> None:
         answer = self._answers.get(message.id)
         if answer is not None and not isinstance(error, trio.Cancelled):
             self._forget(message)
@@ -202,7 +208,7 @@ class Agent:
                 failure = HandlerError(self.name, message.id)
                 failure.__cause__ = error
                 answer.reject(failure)
-        self._state.ledger.handled(message, error, seconds)
+        self._state.ledger.handled(message, error, since)
 
 
 def _answer(message: Message, result: object) -> Message:

@@ -21,13 +21,13 @@ from trioflow.config import HubConfig
 from trioflow.errors import ConfigError
 from trioflow.hub._mailbox import Mailbox
 from trioflow.hub._state import HubState
-from trioflow.hub.message import Message
+from trioflow.hub.message import Message, MessageType
 from trioflow.policies import with_timeout
 
 Handler = Callable[[Message], Awaitable[Any]]
 
 Settle = Callable[[Message, object, BaseException | None, float], None]
-"""Is given what became of a message: the result or the error of its handler, and the seconds it took."""
+"""Is given what became of a message: the result or the error of its handler, and when that was called."""
 
 
 @final
@@ -140,7 +140,11 @@ class HandlerTasks:
         # The hub may have been cancelled before the task that watches for it has begun.
         self._state.closed = self._state.closed or is_cancelled()
         while message is not None and not self._state.closed:
-            await self._handle(message)
+            if message.type is MessageType.REQUEST and not message.expects_answer:
+                # Its requester has given up, or the agent has gone, since it was put into this hand.
+                self._state.ledger.discarded(message)
+            else:
+                await self._handle(message)
             if self._state.closed:
                 return
             if _innermost_scope(task) is not scopes:
@@ -157,15 +161,15 @@ class HandlerTasks:
             self._state.ledger.discarded(message)
 
     async def _handle(self, message: Message) -> None:
-        since = trio.current_time()
+        since = self._state.ledger.now()
         try:
             result = await self._call(message)
         except BaseException as error:  # noqa: BLE001, ASYNC103 - judged by _fail; an `ErrorCollector` costs more
-            self._fail(message, error, trio.current_time() - since)
+            self._fail(message, error, since)
         else:
-            self._settle(message, result, None, trio.current_time() - since)
+            self._settle(message, result, None, since)
 
-    def _fail(self, message: Message, error: BaseException, seconds: float) -> None:
+    def _fail(self, message: Message, error: BaseException, since: float) -> None:
         error = strip_cancelled(error)
         if isinstance(error, NotAsyncError):
             allowed = "an async function, or a lambda that gives an awaitable"
@@ -173,7 +177,7 @@ class HandlerTasks:
         elif isinstance(error, trio.Cancelled) and not self._state.closed:
             # Around this task are only the hub's scopes, and when one of them is cancelled the hub is closed.
             error = foreign_cancelled(error, f"the handler of agent {quote(self._name)}")
-        self._settle(message, None, error, seconds)
+        self._settle(message, None, error, since)
         if not isinstance(error, Exception | trio.Cancelled):
             self._state.crash(error)
 

@@ -45,6 +45,7 @@ class MessageLedger:
         count_agents: says how many agents there are.
 
     Attributes:
+        emitter: emits the hub's events.
         live: the metrics, to be watched.
         open: messages that were neither handled nor dropped yet.
         pending: requests that wait for their answer.
@@ -53,12 +54,12 @@ class MessageLedger:
     __slots__ = (
         "_count_agents",
         "_dropped",
-        "_emitter",
         "_failed",
         "_handled",
         "_hub",
         "_quiet",
         "_sent",
+        "emitter",
         "live",
         "open",
         "pending",
@@ -67,7 +68,7 @@ class MessageLedger:
     def __init__(self, hub: str, observer: Observer, count_agents: Callable[[], int]) -> None:
         self._hub = hub
         self._count_agents = count_agents
-        self._emitter = Emitter(observer, "hub")
+        self.emitter = Emitter(observer, "hub")
         self._sent = self._handled = self._failed = self._dropped = 0
         self._quiet: trio.Event | None = None
         self.live: Live[HubMetrics] = Live(self.metrics)
@@ -88,6 +89,10 @@ class MessageLedger:
             pending=self.pending,
         )
 
+    def now(self) -> float:
+        """Return the time, if somebody is told of it: looking at the clock costs as much as counting."""
+        return trio.current_time() if self.emitter.active else 0.0
+
     async def wait_until_quiet(self) -> None:
         """Wait until there is no open message.
 
@@ -103,7 +108,7 @@ class MessageLedger:
         """Count a message that went to a handler or into the mailbox at once."""
         self._sent += 1
         self.open += 1
-        if self._emitter.active:
+        if self.emitter.active:
             self._emit(EventType.MESSAGE_SENT, message, "ok", None, 0.0)
         self.live.publish()
 
@@ -119,7 +124,7 @@ class MessageLedger:
 
     def admitted(self, message: Message, waited: float) -> None:
         """Take note that a message got room after `waited` seconds; it was counted when it began to wait."""
-        if self._emitter.active:
+        if self.emitter.active:
             self._emit(EventType.MESSAGE_SENT, message, "ok", None, waited)
         self.live.publish()
 
@@ -134,13 +139,13 @@ class MessageLedger:
         self._dropped += 1
         self._close_one(EventType.MESSAGE_HANDLED, message, "cancelled", None, 0.0)
 
-    def handled(self, message: Message, error: BaseException | None, seconds: float) -> None:
-        """Count a message whose handler ended, after so many seconds, with `error` or without one."""
+    def handled(self, message: Message, error: BaseException | None, since: float) -> None:
+        """Count a message whose handler, called at `since`, ended with `error` or without one."""
         if error is None:
             self._handled += 1
         else:
             self._failed += 1
-        self._close_one(EventType.MESSAGE_HANDLED, message, None, error, seconds)
+        self._close_one(EventType.MESSAGE_HANDLED, message, None, error, self.now() - since)
 
     def warn(self, running: int, seconds: float) -> None:
         """Say what is lost because it was not handled within so many seconds, of which some is in hand."""
@@ -163,7 +168,7 @@ class MessageLedger:
         if not self.open and self._quiet is not None:
             self._quiet.set()
         # An observer may raise what is no `Exception`, so it is told when everything is counted.
-        if self._emitter.active:
+        if self.emitter.active:
             self._emit(type, message, status or status_of(error), error, seconds)
         self.live.publish()
 
@@ -182,4 +187,4 @@ class MessageLedger:
             **error_fields(error if status == "error" else None),
             "duration": seconds,
         }
-        self._emitter.emit(type, data, {"message": message})
+        self.emitter.emit(type, data, {"message": message})

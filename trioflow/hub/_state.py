@@ -6,6 +6,8 @@ from typing import final
 
 import trio
 
+from trioflow._runtime.context import RunContext, id_of, run_context, working
+from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.errors import ErrorCollector
 from trioflow._text import quote
 from trioflow.config import HubConfig
@@ -32,10 +34,22 @@ class HubState:
         errors: what ends the hub.
         nursery: where the handlers run.
         reaper: ends idle tasks.
+        spawned: tasks that were started.
         timer: ends what takes too long.
     """
 
-    __slots__ = ("_clock", "_context", "closed", "config", "errors", "ledger", "nursery", "reaper", "timer")
+    __slots__ = (
+        "_clock",
+        "_context",
+        "closed",
+        "config",
+        "errors",
+        "ledger",
+        "nursery",
+        "reaper",
+        "spawned",
+        "timer",
+    )
 
     nursery: trio.Nursery
     _clock: trio.abc.Clock
@@ -47,6 +61,7 @@ class HubState:
         self.timer = Timer()
         self.reaper = IdleReaper(self.timer)
         self.closed = False
+        self.spawned = 0
         self._context = copy_context()
 
     def __repr__(self) -> str:
@@ -92,6 +107,7 @@ class HubState:
         What the handler asks others is awaited for no longer than the answer to `message` is.
         """
         context = self._context.copy()
+        context.run(working.set, _Handling(self.ledger.emitter, message))
         until = AWAITED.get(message.id)
         if until is not None:
             context.run(_deadline.set, (self._clock, until))
@@ -105,6 +121,7 @@ class HubState:
         return min(until, inherited[1])
 
     def _spawn(self, fn: Callable[..., Awaitable[object]], args: tuple[object, ...], name: str) -> None:
+        self.spawned += 1
         self.nursery.start_soon(fn, *args, name=name)
 
     @trio.lowlevel.enable_ki_protection
@@ -120,3 +137,24 @@ class HubState:
         finally:
             with trio.CancelScope(shield=True):
                 await dismiss()
+
+
+@final
+class _Handling:
+    """What `current_run` knows of in a handler: the message that it has in hand."""
+
+    __slots__ = ("_emitter", "_message")
+
+    def __init__(self, emitter: Emitter, message: Message) -> None:
+        self._emitter = emitter
+        self._message = message
+
+    @property
+    def run_id(self) -> str:
+        """The id of the hub's run."""
+        return id_of(self._emitter)
+
+    def context(self) -> RunContext:
+        """Return the context of the message."""
+        message = self._message
+        return run_context(self._emitter, "hub", attempt=1, name=message.recipient, identity=message.id)

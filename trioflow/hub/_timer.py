@@ -31,7 +31,7 @@ class Timed(Protocol):
 class Timer:
     """Ends what is added to it when its time comes, while `run` runs."""
 
-    __slots__ = ("_heap", "_limit", "_order", "_scope")
+    __slots__ = ("_heap", "_limit", "_next", "_order", "_scope")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, ref[Timed]]] = []
@@ -39,6 +39,7 @@ class Timer:
         # Two entries of one time are compared by their order, never by themselves.
         self._order = count()
         self._scope = trio.CancelScope()
+        self._next = inf
 
     def __repr__(self) -> str:
         return f"<Timer: {len(self._heap)} entries>"
@@ -47,7 +48,8 @@ class Timer:
         """Let `entry` expire at `time`, if somebody still holds it then."""
         heap = self._heap
         heappush(heap, (time, next(self._order), ref(entry)))
-        self._scope.deadline = min(self._scope.deadline, time)
+        if time < self._next:
+            self._next = self._scope.deadline = time
         if len(heap) > self._limit:
             heap[:] = [item for item in heap if item[2]() is not None]
             heapify(heap)
@@ -59,7 +61,8 @@ class Timer:
         Cancellation: passes through.
         """
         while True:
-            self._scope = trio.CancelScope(deadline=self._heap[0][0] if self._heap else inf)
+            self._next = self._heap[0][0] if self._heap else inf
+            self._scope = trio.CancelScope(deadline=self._next)
             with self._scope:
                 await trio.sleep_forever()
             while self._expire_some():

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from time import perf_counter
 from typing import Any, Self, final
 
 import trio
@@ -12,22 +11,20 @@ from msgspec.structs import replace
 from trioflow._runtime.block import Block
 from trioflow._text import quote
 from trioflow.config import HubConfig
-from trioflow.config.checks import check_async, check_instance, check_seconds, check_text
+from trioflow.config.checks import check_async, check_in_trio, check_instance, check_seconds, check_text
 from trioflow.errors import RequestTimeoutError, TrioflowError
 from trioflow.events import Observer
 from trioflow.hub._agent import Agent
 from trioflow.hub._directory import Directory
 from trioflow.hub._handlers import Handler
 from trioflow.hub._ledger import HubMetrics, MessageLedger
+from trioflow.hub._spread import spread
 from trioflow.hub._state import HubState
-from trioflow.hub.message import Message, MessageType, Priority, check_headers, new_id
+from trioflow.hub.message import Message, MessageType, Priority, check_headers
 from trioflow.observers.registry import check_observer, get_observer
 from trioflow.outcomes import LiveValue
 
 __all__ = ("Hub", "open_hub")
-
-AT_ONCE = 0.003
-"""Seconds that delivering to many may take before others run."""
 
 
 def open_hub(
@@ -155,6 +152,7 @@ class Hub:
 
         Cancellation: the agent goes all the same when it has handled everything.
         """
+        check_in_trio()
         await trio.lowlevel.checkpoint()
         self._check_open()
         agent = self._directory.find(name)
@@ -232,6 +230,7 @@ class Hub:
 
         Cancellation: nothing was delivered.
         """
+        check_in_trio()
         await trio.lowlevel.checkpoint()
         self._check_open()
         agent = self._directory.find_accepting(recipient)
@@ -272,6 +271,7 @@ class Hub:
 
         Cancellation: the message is withdrawn; a handler that has it is not cancelled, and its answer dropped.
         """
+        check_in_trio()
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             if timeout is None:
@@ -311,10 +311,11 @@ class Hub:
 
         Cancellation: nothing was delivered; once it has begun it goes on to the last.
         """
+        check_in_trio()
         await trio.lowlevel.checkpoint()
         self._check_open()
         first = self._compose(sender, "", MessageType.BROADCAST, data, priority=priority, headers=headers)
-        return await self._spread(first, list(self._directory))
+        return await spread(self._state, first, list(self._directory))
 
     @trio.lowlevel.enable_ki_protection
     async def publish(
@@ -334,13 +335,14 @@ class Hub:
 
         Cancellation: nothing was delivered; once it has begun it goes on to the last.
         """
+        check_in_trio()
         await trio.lowlevel.checkpoint()
         self._check_open()
         subscribers = self._directory.subscribers(topic)
         first = self._compose(
             sender, "", MessageType.NOTIFICATION, data, priority=priority, headers=headers, topic=topic
         )
-        return await self._spread(first, subscribers)
+        return await spread(self._state, first, subscribers)
 
     def _compose(
         self,
@@ -367,32 +369,9 @@ class Hub:
             data=data,
             topic=topic,
             priority=priority,
-            headers=dict(headers or {}),
+            headers=dict(headers) if headers else {},
             deadline=deadline,
         )
-
-    async def _spread(self, first: Message, agents: list[Agent]) -> int:
-        """Deliver to all of `agents` but the sender that have room; return how many they were.
-
-        Others run in between, and agents that go then are passed by.
-
-        Cancellation: not noticed.
-        """
-        delivered = 0
-        rest = perf_counter() + AT_ONCE
-        for agent in agents:
-            if perf_counter() > rest:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                rest = perf_counter() + AT_ONCE
-            if agent.name == first.sender or not agent.accepting:
-                continue
-            # A quarter of the time that making it anew takes.
-            message = replace(first, id=new_id(), recipient=agent.name, headers=dict(first.headers))
-            if agent.offer(message):
-                delivered += 1
-            else:
-                agent.refuse(message)
-        return delivered
 
     def _check_open(self) -> None:
         if self._state.closed:

@@ -1,4 +1,4 @@
-"""Who listens: the observers that ship, and the registry that gives them names."""
+"""What receives events: the observers that ship, and the registry that gives them names."""
 
 from trioflow.observers.logging import LoggingObserver
 from trioflow.observers.loguru import LoguruObserver

@@ -10,8 +10,6 @@ from typing import Any, BinaryIO, final
 
 import msgspec
 
-__all__ = ("GrowingArray",)
-
 _MOST_UNWRITTEN = 500
 _LONGEST_UNWRITTEN = 1.0
 

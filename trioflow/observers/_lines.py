@@ -2,7 +2,7 @@
 
 A run's start and end are INFO, failures WARNING, the rest TRACE. A hundred thousand items can fail of one
 thing: of the failures with one message the first ten are lines as they come, and where there were more, one
-line before the run's last one tells how many. Messages are told apart up to a limit; the rest share one count.
+line before the run's last one says how many. Messages are counted apart up to a limit; the rest share one count.
 What is kept of a run goes with its last event.
 """
 
@@ -11,8 +11,6 @@ from typing import Final, TypeVar, final
 
 from trioflow._text import LINE_LIMIT, one_line, show
 from trioflow.events import Event, EventType, Place
-
-__all__ = ("BOUNDARIES", "INFO", "TRACE", "WARNING", "Line", "Lines")
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -24,16 +22,16 @@ TRACE: Final = "TRACE"
 LINES_A_MESSAGE = 10
 """Failures of one message that are lines as they come."""
 MESSAGES_A_RUN = 50
-"""Messages of one run that are told apart."""
+"""Messages of one run that are counted apart."""
 RUNS = 10_000
 """Runs of which something is kept; an observer that does not see the ends of runs forgets the oldest."""
 
 _STARTS = frozenset({EventType.PARALLEL_START, EventType.CHAIN_START, EventType.GRAPH_START})
 _ENDS = frozenset({EventType.PARALLEL_COMPLETE, EventType.CHAIN_COMPLETE, EventType.GRAPH_COMPLETE})
 BOUNDARIES = _STARTS | _ENDS
-"""The starts and ends of runs, which INFO lines tell."""
+"""The starts and ends of runs, which INFO lines show."""
 _COLLAPSED = frozenset({"parallel", "chain", "graph"})
-"""Sources whose runs have a last event; failures of others are all lines, since nothing could tell their count."""
+"""Sources whose runs have a last event; failures of others are all lines, since nothing could show their count."""
 _HIDDEN = frozenset({"error", "status", "items_unfinished"})
 
 

@@ -45,7 +45,7 @@ class LoggingObserver:
         return f"LoggingObserver({self._logger.name!r}, include_data={self.include_data})"
 
     def wants(self, type: EventType) -> bool:
-        """Return whether the logger takes the line of such an event, where that tells of no failure."""
+        """Return whether the logger takes the line of such an event, where it reports no failure."""
         return type in BOUNDARIES or self._logger.isEnabledFor(_LEVELS[TRACE])
 
     def on_event(self, event: Event) -> None:

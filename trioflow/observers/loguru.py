@@ -45,7 +45,7 @@ class LoguruObserver:
         return f"LoguruObserver(include_data={self.include_data})"
 
     def wants(self, type: EventType) -> bool:
-        """Return whether a sink takes the line of such an event, as far as the last one that was tried tells."""
+        """Return whether a sink takes the line of such an event, as far as the last one that was tried shows."""
         if self._traced or type in BOUNDARIES:
             return True
         if self._untried:

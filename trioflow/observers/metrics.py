@@ -63,7 +63,7 @@ class MetricsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 @final
 class MetricsObserver:
-    """Counts events and calls, and tells percentiles of how long calls took, right within one percent.
+    """Counts events and calls, and gives percentiles of how long calls took, right within one percent.
 
     It sums over all the runs that it is given, until `clear`. It serves one thread.
     """

@@ -32,7 +32,7 @@ class MultiObserver:
         for observer in self.observers:
             try:
                 observer.on_event(event)
-            except Exception as error:  # noqa: BLE001 - raised below, once all have heard
+            except Exception as error:  # noqa: BLE001 - raised below, once all have received it
                 failures.append(error)
         if failures:
             raise ExceptionGroup("observers failed", failures)

@@ -1,4 +1,4 @@
-"""The observer that listens to nothing: with it a run builds no events at all."""
+"""The observer that takes no events: with it a run builds no events at all."""
 
 from typing import final
 

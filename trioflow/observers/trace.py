@@ -166,7 +166,7 @@ class TraceObserver:
         lane.attempted = event.timestamp + event.data.get("delay", 0.0)
 
     def _end_attempt(self, run: "_Run", lane: "_Lane", event: Event) -> None:
-        # Waits are told in Trio's time, which a test may make jump: no attempt begins after its end.
+        # Waits are given in Trio's time, which a test may make jump: no attempt begins after its end.
         lane.attempted = min(lane.attempted, event.timestamp)
         lane.attempts += 1
         name = f"attempt {lane.attempts}"
@@ -251,7 +251,7 @@ class _Lane:
 
 
 def _process_key(event: Event) -> tuple[str, str]:
-    """Return what has one process in the picture: a run, a hub, or all routings, which tell no end of theirs."""
+    """Return what has one process in the picture: a run, a hub, or all routings, which have no last event."""
     if event.source == "hub":
         return "hub", str(event.data.get("hub"))
     return event.source, "" if event.source == "conditional" else event.run_id

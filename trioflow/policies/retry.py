@@ -20,7 +20,14 @@ from weakref import WeakKeyDictionary
 import msgspec
 import trio
 
-from trioflow.config.checks import check_async, check_callable, check_instance, check_number, is_async
+from trioflow.config.checks import (
+    check_async,
+    check_callable,
+    check_in_trio,
+    check_instance,
+    check_number,
+    is_async,
+)
 from trioflow.config.structs import RetryConfig
 from trioflow.errors import ConfigError
 
@@ -52,7 +59,7 @@ def with_retry(
     """Return `fn` repeated until it succeeds, fails with something else than `on`, or has had its attempts.
 
     The last error comes out as it is. Where a run's processor was made by this function, each of its attempts
-    counts as one of the item, and each retry is told as a `task.retry` event.
+    counts as one of the item, and each retry is a `task.retry` event.
 
     Args:
         fn: an async function.
@@ -75,6 +82,7 @@ def with_retry(
 
     @wraps(fn)
     async def retried(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_in_trio()
         return await plan.run(lambda: fn(*args, **kwargs), None)
 
     _plans[retried] = plan
@@ -89,7 +97,7 @@ class RetryPlan(msgspec.Struct, frozen=True):
     delay: Callable[[Exception], float | None] | None = None
 
     async def run(self, attempt: Callable[[], Awaitable[R]], on_retry: OnRetry | None) -> R:
-        """Call `attempt` by this plan, and tell `on_retry` of each retry.
+        """Call `attempt` by this plan, and call `on_retry` before each retry.
 
         Cancellation: passes through; where it cuts a wait, its cause is the last failure.
         """
@@ -109,7 +117,7 @@ class RetryPlan(msgspec.Struct, frozen=True):
             wait=repeats.wait,
             retry=tenacity.retry_if_exception(repeats.retries),
             before=repeats.begin,
-            before_sleep=repeats.tell,
+            before_sleep=repeats.report,
             retry_error_callback=repeats.give_up,
         )
         try:
@@ -194,7 +202,7 @@ class _Repeats(Generic[R]):
         return await self._attempt()
 
     def retries(self, error: BaseException) -> bool:
-        # The first failure was judged before the loop began.
+        # The first failure was decided on before the loop began.
         return not self._late and (error is self._last or self._plan.retries(error))
 
     def stop(self, state: "RetryCallState") -> bool:
@@ -210,7 +218,7 @@ class _Repeats(Generic[R]):
             return 0.0
         return self._plan.seconds_before(state.attempt_number, self._last)
 
-    def tell(self, state: "RetryCallState") -> None:
+    def report(self, state: "RetryCallState") -> None:
         if self._on_retry is not None:
             self._on_retry(state.attempt_number, state.upcoming_sleep, _error_of(state))
 
@@ -232,7 +240,7 @@ class _Repeats(Generic[R]):
 
 
 def retry_of(fn: Callable[..., Any]) -> tuple[Callable[..., Awaitable[Any]], RetryPlan] | None:
-    """Return what `with_retry` made `fn` of, if it did: so a run can count and tell the attempts."""
+    """Return what `with_retry` made `fn` of, if it did: so a run can count and report the attempts."""
     plan = _plans.get(fn) if isinstance(fn, FunctionType) else None
     return None if plan is None else (vars(fn)["__wrapped__"], plan)
 

@@ -17,8 +17,6 @@ The cases are the test methods of the classes in `_cases`, one class for each th
 
 from trioflow.testing._cases import EndingCases, FencingCases, ItemCases, RunCases, SharingCases, StepCases
 
-__all__ = ("CheckpointStoreConformance",)
-
 
 class CheckpointStoreConformance(
     FencingCases, StepCases, RunCases, ItemCases, EndingCases, SharingCases

@@ -1,4 +1,4 @@
-"""What the public functions of this room check alike, before any work starts."""
+"""What the public functions of this package check alike, before any work starts."""
 
 from collections.abc import AsyncIterable, Iterable
 
@@ -6,8 +6,6 @@ from trioflow.config.checks import check_text
 from trioflow.errors import ConfigError
 from trioflow.events import Observer
 from trioflow.observers.registry import check_observer, get_observer
-
-__all__ = ("check_items", "choose_observer")
 
 
 def check_items(items: object) -> None:

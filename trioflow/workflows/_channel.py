@@ -1,16 +1,16 @@
 """A bounded memory channel that carries batches: one wake-up hands over all that is there.
 
 A wake-up costs 3.5 to 6 µs and a turn of the scheduler 1.5 to 3, an entry in a deque 0.02
-(`benchmarks/bench_engine.py` has what that comes to). So what is sent is the open batch itself, a deque that
-may grow on its way, and at most once at a time. Whoever receives it must look at it, and calls the next one
-while something is left. What does not block is then done by few tasks, what blocks spreads to all, and a slow
-item holds back nobody.
+(`benchmarks/bench_engine.py` shows what that comes to). So what is sent is the open batch itself, a deque that
+may grow on its way and is on the channel at most once at a time. Whoever receives it takes what it needs, and
+calls the next task if something is left. Work that does not block is then done by few tasks, work that blocks
+spreads to all, and a slow item holds back no other.
 
-The channel itself never blocks a sender. How much can lie in a batch is bounded by the ledger's window.
+The channel never blocks a sender: the ledger's window bounds how much can lie in a batch.
 
-No wake-up is lost as long as this holds: while a batch has something in it that nobody is about to look at, it
-is on the channel. `call` restores that after each change, and can be called once too often, but not once too
-seldom.
+No wake-up is lost as long as this holds: while a batch has something in it that somebody waits for, and that
+nobody is about to look at, it is on the channel. `call` restores that after a change. One call too many costs a
+turn of the scheduler, one too few hangs the run.
 """
 
 from collections import deque

@@ -1,4 +1,4 @@
-"""The events of a fan-out, and what they say."""
+"""The events of a fan-out: when each is emitted, and its data."""
 
 from typing import Any, Generic, TypeVar, final
 
@@ -20,7 +20,7 @@ class ParallelEvents(Generic[T, R]):
     It must not hold the account: the traceback of a failure that was retried leads here.
 
     Attributes:
-        active: whether anybody listens; where nobody does, nothing else here need be called.
+        active: whether there is an observer; without one, nothing else here need be called.
     """
 
     __slots__ = ("_emitter", "_total", "active")

@@ -1,12 +1,12 @@
-"""The account of a run: which items were pulled, what became of each, and who may have how many of them.
+"""The account of a run: which items were pulled, what became of each, and how many may be under way.
 
 Workers put outcomes on the channel `results`; `take_in` enters them in the account and, for a stream, puts them
-on `done`, as they come or in item order. It is the collector task's work, but a plain method: whoever needs the
-account as it stands, a worker that looks for room or a caller who wants the result, calls it too. Nothing here
-awaits.
+on `done`, as they come or in item order. That is the collector task's work, but a plain method: whoever needs the
+account as it stands, such as a worker that looks for room or a caller who wants the result, calls it too. Nothing
+here awaits.
 
-At every instant pulled = results + errors + unfinished, and pulled - released is at most the window, so that no
-channel needs a limit of its own, and whoever recorded a result never had to wait for room.
+At every instant pulled = results + errors + unfinished, and pulled - released is at most the window. So no channel
+needs a limit of its own, and a worker never waits for room to record a result.
 """
 
 import sys
@@ -43,12 +43,14 @@ class Ledger(Generic[T, R]):
         failure_limit: failures that a run may have; one more ends it, and is raised instead of handed out. None
             is any number.
         on_success: called with each result that is entered; None is nobody.
+        on_outcome: called with each outcome that is entered, until it raises; None is nobody.
 
     Attributes:
         results: outcomes that are recorded and not entered yet.
         done: outcomes for the consumer; its close is the end of the run.
         unsettled: the items without an outcome, by index.
         on_room: called when there is as much room as `wake_at` asks for.
+        reports: whether somebody is called with what is entered.
     """
 
     __slots__ = (
@@ -59,6 +61,7 @@ class Ledger(Generic[T, R]):
         "_kept",
         "_live",
         "_next_index",
+        "_on_outcome",
         "_on_success",
         "_ordered",
         "_out_of_turn",
@@ -75,7 +78,7 @@ class Ledger(Generic[T, R]):
         "failure_limit",
         "on_room",
         "pulled",
-        "reports_successes",
+        "reports",
         "results",
         "status",
         "total",
@@ -92,6 +95,7 @@ class Ledger(Generic[T, R]):
         keep: bool,
         failure_limit: int | None,
         on_success: Callable[[int, int | None, R], object] | None,
+        on_outcome: Callable[[TaskOutcome[T, R]], object] | None,
     ) -> None:
         self.total = total
         self.results: BatchChannel[TaskOutcome[T, R]] = BatchChannel()
@@ -110,7 +114,8 @@ class Ledger(Generic[T, R]):
         self.failure_limit = failure_limit
         self._keep = keep
         self._on_success = on_success
-        self.reports_successes = on_success is not None
+        self._on_outcome = on_outcome
+        self.reports = on_success is not None or on_outcome is not None
         self._indices: list[int] = []
         self._kept: list[R] = []
         self._failures: list[TaskError[T]] = []
@@ -131,6 +136,21 @@ class Ledger(Generic[T, R]):
     def room(self) -> int:
         """How many more items may be pulled."""
         return self._window - self.pulled + self._released
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing that was pulled is in hand, nor waits for the consumer."""
+        return self.pulled == self._released
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for an outcome."""
+        return self._awaited > 0
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether somebody waits for the next outcome, or for the end."""
+        return not self._streamed or self.is_awaited
 
     def wake_for(self, room: int) -> None:
         """Have `on_room` called once there is this much room."""
@@ -174,7 +194,7 @@ class Ledger(Generic[T, R]):
     def take_in(self) -> None:
         """Enter what has been recorded."""
         batch, unsettled, freed = self.results.batch, self.unsettled, 0
-        collects = not self._streamed and self._live is None and not self.reports_successes
+        collects = not self._streamed and self._live is None and not self.reports
         while batch:
             outcome = batch.popleft()
             item = unsettled.pop(outcome.index)
@@ -206,13 +226,24 @@ class Ledger(Generic[T, R]):
             self.done.batch.append(outcome)
         if self._live is not None:
             self._live.publish()
-        if self._on_success is not None and outcome.error is None:
-            try:
-                self._on_success(self.completed, self.total, cast("R", outcome.result))
-            except BaseException as error:
-                note_pulled(error, "progress", self.pulled)
-                raise
+        if self.reports:
+            self._report(outcome)
         return for_consumer
+
+    def _report(self, outcome: TaskOutcome[T, R]) -> None:
+        who = "on_outcome"
+        try:
+            if self._on_outcome is not None:
+                self._on_outcome(outcome)
+            who = "progress"
+            if self._on_success is not None and outcome.error is None:
+                self._on_success(self.completed, self.total, cast("R", outcome.result))
+        except BaseException as error:
+            if who == "on_outcome":
+                # A run that timed out enters many outcomes at its end: one failure of the callback is enough.
+                self._on_outcome = None
+            note_pulled(error, who, self.pulled)
+            raise
 
     def _is_handed_out(self, outcome: TaskOutcome[T, R]) -> bool:
         return self._streamed and (outcome.error is None or not self.has_failed)

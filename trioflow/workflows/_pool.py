@@ -2,18 +2,16 @@
 
     items -> feeder -> [work] -> workers -> [results] -> collector -> [done] -> the caller or a stream
 
-The channels carry batches (`_channel`), the ledger counts and bounds what is on them (`_ledger`). A worker
-records an outcome by one plain call, so nothing that was returned can be lost to a cancellation. A worker that
-finds no work may pull from a plain source itself, for `next()` never blocks: it then takes in what the
-collector has not, and the two tasks between it and the next item need not wake up.
+The channels carry batches (`_channel`), the ledger counts and bounds what is on them (`_ledger`). A worker that
+finds no work pulls a plain source itself (`_feeder`), and records an outcome by one plain call, so that no
+cancellation can lose what was returned.
 
-Every decision is one plain method; the `await`s stand around them. Workers raise nothing but a `Cancelled` that
-belongs here: whatever else goes wrong is collected, the scope is cancelled, and `conclude` weighs all of it
-once no task is left. `docs/design/engine.md` has the reasons and the figures.
+Every decision is one plain method; the `await`s stand around them. Tasks raise nothing but a `Cancelled` that
+passes: whatever else goes wrong is collected, the scope is cancelled, and `conclude` weighs all of it once no
+task is left. `docs/design/engine.md` has the reasons and the figures.
 """
 
 import math
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, final
 
@@ -22,6 +20,7 @@ import trio
 
 from trioflow._durable.items import Journal
 from trioflow._runtime.calls import TURN
+from trioflow._runtime.context import RunContext, id_of, nothing_in_hand, run_context, working
 from trioflow._runtime.emitter import Emitter, status_of
 from trioflow._runtime.errors import ErrorCollector, foreign_cancelled, strip_cancelled
 from trioflow._runtime.policies import with_policies
@@ -32,19 +31,17 @@ from trioflow.config import ParallelConfig
 from trioflow.errors import CheckpointError, ConfigError, ParallelError, TrioflowError
 from trioflow.outcomes import TaskOutcome
 from trioflow.policies import RateLimiter
-from trioflow.workflows._channel import BatchChannel
 from trioflow.workflows._events import ParallelEvents
+from trioflow.workflows._feeder import Feeder
 from trioflow.workflows._ledger import Ledger, Status
-from trioflow.workflows._sources import END, AsyncSource, Source, SyncSource, open_source
+from trioflow.workflows._queue import QueueSource
+from trioflow.workflows._sources import Source, open_pool_source
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 IDLE = -1
 """The index of a worker that has no item in hand."""
-
-BURST = 16
-"""Items that are pulled from a plain source in a row."""
 
 _SEVERITY: tuple[Status, ...] = ("complete", "drained", "cancelled", "timeout", "failed")
 
@@ -57,6 +54,7 @@ class Setup(msgspec.Struct, Generic[T, R], frozen=True):
     config: ParallelConfig
     worker_count: int
     streamed: bool
+    has_progress: bool
 
 
 @final
@@ -64,13 +62,15 @@ class Worker(Generic[T]):
     """A worker's hand: the item that it holds, and how often that was tried.
 
     Attributes:
-        observed: whether an event told of its start; one then tells of its end.
+        observed: whether its start was an event; its end then is one too.
     """
 
-    __slots__ = ("attempts", "index", "item", "number", "observed", "started")
+    __slots__ = ("_emitter", "attempts", "identity", "index", "item", "number", "observed", "started")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, emitter: Emitter) -> None:
         self.number = number
+        self.identity: str | None = None
+        self._emitter = emitter
         self.index = IDLE
         self.item: T = None  # type: ignore[assignment]  # set before it is read
         self.attempts = 0
@@ -79,6 +79,18 @@ class Worker(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<Worker {self.number} with item {self.index}, attempt {self.attempts}>"
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return id_of(self._emitter)
+
+    def context(self) -> RunContext:
+        """Return what `current_run` says of the item in hand."""
+        if self.index == IDLE:
+            raise nothing_in_hand()
+        attempt = max(1, self.attempts)
+        return run_context(self._emitter, "parallel", attempt=attempt, index=self.index, identity=self.identity)
 
     def restart_clock(self) -> None:
         """Let an item begin now: before its first attempt it waited for the rate."""
@@ -98,6 +110,7 @@ class Pool(Generic[T, R]):
 
     Attributes:
         errors: what went wrong, until `conclude` has weighed it.
+        feeder: where the items come from.
         on_abort: called when something that is no `Exception` stops the run.
     """
 
@@ -110,29 +123,29 @@ class Pool(Generic[T, R]):
     ) -> None:
         config = setup.config
         self.ledger = ledger
-        self.source: Source[T] = open_source(setup.items)
-        self.work: BatchChannel[tuple[int, T]] = BatchChannel()
+        buffer = config.buffer or setup.worker_count
+        source: Source[T] = open_pool_source(setup.items)
+        self.feeder: Feeder[T] = Feeder(source, ledger, min(buffer - 1, setup.worker_count))
         self.errors = ErrorCollector()
         self.on_abort: Callable[[], object] = lambda: None
         self._setup = setup
+        self._emitter = emitter
         self._events: ParallelEvents[T, R] = ParallelEvents(emitter, ledger.total)
         self._journal = journal
         rate = config.max_per_second
         self._limiter = None if rate is None else RateLimiter(rate, burst=config.burst)
         # Durations are for events and for the consumer's outcomes: nobody else pays for reading the clock.
-        self._timed = emitter.active or setup.streamed
-        self._reports = emitter.active or ledger.reports_successes
+        self._timed = emitter.active or setup.streamed or ledger.reports
+        self._reports = emitter.active or ledger.reports
         self._clock: Callable[[], float]
-        self._room = trio.lowlevel.ParkingLot()
-        ledger.on_room = self._room.unpark
-        buffer = config.buffer or setup.worker_count
-        self._enough = max(1, min(buffer - 1, setup.worker_count, BURST))
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery
         self._token: trio.lowlevel.TrioToken | None = None
         self._cut: Status = "complete"
         self._stopping = self._cancelled = self._ending = self._awaited = False
         self._failures = 0
+        self._left = trio.Event()
+        self._left_in_peace = True
         self._started = 0.0
 
     # What the faces call.
@@ -148,20 +161,18 @@ class Pool(Generic[T, R]):
         self._started = self._clock()
         with self.errors.collecting():
             config = self._setup.config
-            has_progress = self.ledger.reports_successes
             workers = self._setup.worker_count
-            self._events.run_started(workers, fail_fast=config.fail_fast, has_progress=has_progress)
+            self._events.run_started(
+                workers, fail_fast=config.fail_fast, has_progress=self._setup.has_progress
+            )
+            self.feeder.open()
             await trio.lowlevel.checkpoint_if_cancelled()
             if self._journal is None:
                 await self._run_tasks()
             else:
                 await self._run_kept(self._journal)
-        with self.errors.collecting():
-            await self._close_source()
-        if self._cut == "timeout":
-            self.ledger.expire(self._too_slow(), self._setup.items, awaited=self._awaited)
-        self.ledger.end(self._status())
-        self.work.dispose()
+        if not self.ledger.ended:
+            await self._end()
 
     @trio.lowlevel.enable_ki_protection
     def stop(self) -> None:
@@ -170,27 +181,36 @@ class Pool(Generic[T, R]):
             self._check_thread()
             self._stop("cancelled")
 
+    def leave(self, *, in_peace: bool) -> None:
+        """Stop, for the block of the stream is being left; `in_peace` where it did not raise."""
+        self._left_in_peace = in_peace
+        self.stop()
+        self._left.set()
+
     @trio.lowlevel.enable_ki_protection
     def drain(self) -> None:
         """Pull no more items and let those in flight finish; what was pulled and not started stays unfinished."""
         if not self._stopping and not self.ledger.ended:
             self._check_thread()
             self._cut_short("drained")
-            self._stop_feeding()
-            if isinstance(self.source, AsyncSource):
-                self.source.stop_pulling()
+            self.feeder.drain()
 
-    def nudge(self) -> None:
-        """Have whatever room there is used: the consumer has nothing left to take."""
-        if self.ledger.room > 0:
-            self._room.unpark()
+    @trio.lowlevel.enable_ki_protection
+    def leave_body(self) -> None:
+        """Note that a loop over the stream is over whose body had an outcome; others may wait for the end."""
+        self.feeder.in_bodies -= 1
+        if self.ledger.is_awaited and self._is_here():
+            self.feeder.end_if_over()
 
     @trio.lowlevel.enable_ki_protection
     def conclude(self) -> None:
         """Weigh what went wrong, and emit the end of the run; `errors` then has what the caller should raise."""
         self.ledger.check()
-        self.errors.judge(lambda cancelled: foreign_cancelled(cancelled, "an observer or the body of the stream"))
+        who = "an observer or the body of the stream"
+        self.errors.replace_foreign(lambda cancelled: foreign_cancelled(cancelled, who))
         worst = self.errors.worst()
+        if isinstance(worst, CheckpointError) and worst.value is None:
+            worst.value = self.ledger.result()  # it was paid for, and what of it is kept cannot be said
         if worst is None or isinstance(worst, trio.Cancelled):
             self.errors.replace(self._failure(cancelled=worst is not None) or worst)
         elif isinstance(worst, Exception) and not isinstance(worst, TrioflowError):
@@ -229,56 +249,23 @@ class Pool(Generic[T, R]):
     @trio.lowlevel.enable_ki_protection
     async def _feed(self) -> None:
         try:
-            if isinstance(self.source, AsyncSource):
-                await self._feed_async(self.source)
-            else:
-                while not self.work.closed:
-                    self._refill(1)
-                    await self._wait_for_room()
+            await self.feeder.feed()
         except BaseException as error:  # noqa: ASYNC103 - a Cancelled that belongs here is raised again
             if not self._on_crash(None, error):
                 raise
-        finally:
-            self.work.close()
-
-    async def _feed_async(self, source: AsyncSource[T]) -> None:
-        with source.scope:
-            try:
-                while not self.work.closed:
-                    item = await source.pull()
-                    if item is END:
-                        self.ledger.exhausted = True
-                        break
-                    self._hand_out([item])
-                    if self.ledger.room < 1:
-                        await self._wait_for_one()
-            finally:
-                await source.aclose()
-
-    async def _wait_for_room(self) -> None:
-        self.ledger.wake_for(self._enough)
-        if not self.work.closed:
-            await self._room.park()
-
-    async def _wait_for_one(self) -> None:
-        ledger = self.ledger
-        while not self.work.closed:
-            ledger.take_in()
-            if ledger.room > 0:
-                return
-            with ledger.waited_for():
-                await self._wait_for_room()
 
     def _start_worker(self, number: int) -> None:
-        self._nursery.start_soon(self._work, Worker[T](number), name=f"trioflow worker {number}")
+        worker: Worker[T] = Worker(number, self._emitter)
+        self._nursery.start_soon(self._work, worker, name=f"trioflow worker {number}")
 
     @trio.lowlevel.enable_ki_protection
     async def _work(self, worker: Worker[T]) -> None:
-        attempt, batch, claimed, result, turn = self._equipped(worker), self.work.batch, None, None, 0
+        attempt, batch, claimed, result, turn = self._equipped(worker), self.feeder.work.batch, None, None, 0
+        working.set(worker)
         try:
             while True:
-                has_work = turn and (batch or self._refill(self._enough))
-                claimed = batch.popleft() if has_work else await self._wait_for_work()
+                has_work = turn and (batch or self.feeder.refill())
+                claimed = batch.popleft() if has_work else await self.feeder.wait()
                 if claimed is None:
                     return
                 worker.index, worker.item = claimed
@@ -329,60 +316,11 @@ class Pool(Generic[T, R]):
             if not self._stopping:
                 # What came first counts: a deadline that passes during clean-up is no timeout of the run.
                 self._cut_short("timeout" if self._scope.cancel_called else "cancelled")
-                self._awaited = isinstance(self.source, AsyncSource) and self.source.pulling
+                self._awaited = self.feeder.is_pulling
                 self._stopping = True
                 self._scope.deadline = math.inf
-            self._stop_feeding()
+            self.feeder.stop()
         return trio.lowlevel.Abort.SUCCEEDED
-
-    # Where items come from: plain methods, but for the wait.
-
-    async def _wait_for_work(self) -> tuple[int, T] | None:
-        """Return the next item after at least a turn of the scheduler; None is the end.
-
-        Cancellation: nothing was taken.
-        """
-        work, batch = self.work, self.work.batch
-        if batch or self._refill(self._enough):
-            await trio.lowlevel.checkpoint()
-        while not batch and not work.closed:
-            await work.wait()
-            if not batch:
-                # Who called for help may have done all that there was, and be held up by the last of it.
-                self._refill(self._enough)
-        if not batch:
-            return None
-        claimed = batch.popleft()
-        if batch or self._refill(self._enough):
-            work.call()  # the next one: this one may be held up by what it takes
-        return claimed
-
-    def _refill(self, enough: int) -> bool:
-        """Pull what there is room for from a plain source, if that is `enough`; return whether something came."""
-        source, ledger = self.source, self.ledger
-        if self.work.closed or not isinstance(source, SyncSource):
-            return False
-        if ledger.room < enough:
-            ledger.take_in()
-            if ledger.room < enough:
-                return False
-        fresh: deque[T] = deque()
-        try:
-            source.pull(min(ledger.room, BURST), fresh)
-        finally:
-            self._hand_out(fresh)
-        if source.exhausted:
-            ledger.exhausted = True
-            self.work.close()
-            self._room.unpark_all()
-        return bool(self.work.batch)
-
-    def _hand_out(self, items: "deque[T] | list[T]") -> None:
-        numbered = self.ledger.begin(items)
-        # What comes in the very tick of a stop was pulled, and stays unfinished.
-        if numbered and not self.work.closed:
-            self.work.batch.extend(numbered)
-            self.work.call()
 
     # What a worker decides: plain methods, each leaves the run's state consistent.
 
@@ -402,7 +340,11 @@ class Pool(Generic[T, R]):
             limiter=self._limiter,
             on_admitted=worker.restart_clock,
         )
-        return attempt if self._journal is None else self._journal.around(attempt, worker)
+        if self._journal is None:
+            return attempt
+        if isinstance(self.feeder.source, QueueSource):
+            self.feeder.source.refuse_puts_here()
+        return self._journal.around(attempt, worker)
 
     def _item_started(self, worker: Worker[T]) -> None:
         worker.started = self._clock()
@@ -429,8 +371,11 @@ class Pool(Generic[T, R]):
     def _report(self, worker: Worker[T], outcome: TaskOutcome[T, R]) -> None:
         if worker.observed or (self._events.active and not outcome.ok):
             self._events.item_completed(worker.number, outcome)
-        if self.ledger.reports_successes:
-            self.ledger.take_in()
+        if self.ledger.reports:
+            try:
+                self.ledger.take_in()
+            except BaseException as error:  # noqa: BLE001, ASYNC103 - the callback's: no worker may die of it
+                self._break_off(error)
 
     def _on_crash(self, worker: Worker[T] | None, error: BaseException) -> bool:
         """Deal with what ended a task other than the end of its work; False lets `error` pass through."""
@@ -491,13 +436,8 @@ class Pool(Generic[T, R]):
         if not self._stopping:
             self._cut_short(why)
             self._stopping = self._cancelled = True
-            self._stop_feeding()
+            self.feeder.stop()
             self._scope.cancel()
-
-    def _stop_feeding(self) -> None:
-        self.work.batch.clear()
-        self.work.close()
-        self._room.unpark_all()
 
     def _cut_short(self, why: Status) -> None:
         self._cut = max(self._cut, why, key=_SEVERITY.index)
@@ -524,34 +464,46 @@ class Pool(Generic[T, R]):
     def _too_slow(self) -> str:
         return f"run timed out after {self._setup.config.timeout:g} s"
 
-    async def _close_source(self) -> None:
-        if isinstance(self.source, SyncSource):
-            self.source.close()
-        elif not self.source.closed:
-            # The feeder never ran.
-            with self.source.scope:
-                await self.source.aclose()
+    async def _end(self) -> None:
+        """Close the source, and the account.
+
+        Cancellation: what closing the source says of it is collected.
+        """
+        with self.errors.collecting():
+            await self.feeder.aclose()
+        if self._cut == "timeout":
+            with self.errors.collecting():
+                self.ledger.expire(self._too_slow(), self._setup.items, awaited=self._awaited)
+        self.ledger.end(self._status())
 
     def _check_thread(self) -> None:
         """Refuse a call from another thread, or another `trio.run`, before it changes anything."""
-        try:
-            here = trio.lowlevel.current_trio_token() is self._token
-        except RuntimeError:
-            here = False
-        if not here and self._token is not None:
+        if not self._is_here() and self._token is not None:
             message = "drain() and cancel() work in the trio.run of their run: use trio.from_thread.run_sync"
             raise RuntimeError(message)
+
+    def _is_here(self) -> bool:
+        try:
+            return trio.lowlevel.current_trio_token() is self._token
+        except RuntimeError:
+            return False
 
     # Durable runs.
 
     async def _run_kept(self, journal: Journal[T, R]) -> None:
         async with open_store(journal.store) as store:
-            await journal.open(store, self._setup.items)
-            await self._run_tasks()
             with self.errors.collecting():
+                await journal.open(store, self._setup.items)
+                await self._run_tasks()
                 journal.check_end(exhausted=self.ledger.exhausted)
-            problem = await journal.finish(self._run_status())
-            self.errors.add(problem)
+            await self._end()
+            with self.errors.collecting():
+                await journal.finish(self._run_status())
+            if self._setup.streamed:
+                with trio.CancelScope(shield=True):
+                    await self._left.wait()  # the body ends: it is cancelled if we are
+            if self._run_status() == "completed" and self._left_in_peace and not self.ledger.done.batch:
+                await journal.clean_up()
 
     def _run_status(self) -> RunStatus:
         worst = self.errors.worst()

@@ -1,10 +1,11 @@
-"""Where items come from: a plain iterable or an async one, pulled when somebody asks, closed when nobody will.
+"""Where items come from: a plain iterable or an async one, pulled on demand, and closed where it is a generator.
 
-A plain source is pulled in a context of its own, a copy of the caller's, whoever asks: a generator that holds a
-context manager over its `yield`s, such as `decimal.localcontext()`, then finds what it set, and nobody else
+A plain source is pulled in one context of its own, a copy of the caller's, whichever task pulls: a generator that
+holds a context manager over its `yield`s, such as `decimal.localcontext()`, finds what it set, and nobody else
 does. An async source is pulled and closed by one task, inside one scope that was open before it first ran:
 scopes and nurseries that it holds over a `yield` then nest. A fresh shield around its closing would not nest
-with them, so that scope becomes the shield.
+with them, so that scope becomes the shield. A queue that grows is a plain source that may be empty for a while
+(`_queue`).
 
 What a source raises gets a note that says so, and how far it had come.
 """
@@ -26,6 +27,7 @@ from trioflow._runtime.calls import (
     close_plain,
     extend,
 )
+from trioflow.workflows._queue import QueueSource, WorkQueue
 
 T = TypeVar("T")
 
@@ -42,6 +44,15 @@ END: Final = End.END
 def open_source(items: Iterable[T] | AsyncIterable[T]) -> "SyncSource[T] | AsyncSource[T]":
     """Return the source of `items`; nothing is pulled yet."""
     return AsyncSource(items) if isinstance(items, AsyncIterable) else SyncSource(items)
+
+
+def open_pool_source(items: Iterable[T] | AsyncIterable[T] | WorkQueue[T]) -> "Source[T]":
+    """Return the source of `items`, which may be a queue that grows; nothing is pulled yet.
+
+    Raises:
+        ConfigError: another run pulls from the queue.
+    """
+    return QueueSource(items) if isinstance(items, WorkQueue) else open_source(items)
 
 
 @final
@@ -156,7 +167,7 @@ class AsyncSource(Generic[T]):
             raise
 
 
-Source = SyncSource[T] | AsyncSource[T]
+Source = SyncSource[T] | AsyncSource[T] | QueueSource[T]
 
 
 def note_pulled(error: BaseException, who: str, pulled: int) -> None:
@@ -165,5 +176,5 @@ def note_pulled(error: BaseException, who: str, pulled: int) -> None:
         error.add_note(f"raised by {who} after {pulled} items pulled")
 
 
-def _note(error: BaseException, source: "Source[T]") -> None:
+def _note(error: BaseException, source: "SyncSource[T] | AsyncSource[T]") -> None:
     note_pulled(error, "the source of items", source.pulled)

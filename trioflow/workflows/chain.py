@@ -1,9 +1,10 @@
 """One call after the other: each step is given an item and the state that the step before it returned.
 
-The steps run in one task of their own (`run_in_child_task`), which pulls an item when the step before is done.
+The steps run in one child task (`run_in_child_task`), which pulls an item when the step before it is done.
 """
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sized
+from contextvars import Context, copy_context
 from typing import Any, Generic, TypeVar, final
 
 import trio
@@ -11,14 +12,22 @@ import trio
 from trioflow._durable.chains import ChainLog, KeptChain, UnkeptChain
 from trioflow._durable.stores import choose_store_for
 from trioflow._runtime.calls import TURN, call_plain
-from trioflow._runtime.context import RunContext, id_of, nothing_in_hand, run_context, working
+from trioflow._runtime.context import (
+    RunContext,
+    id_of,
+    is_changed,
+    nothing_in_hand,
+    reset_context,
+    run_context,
+    working,
+)
 from trioflow._runtime.emitter import Emitter, completion_fields, error_fields
 from trioflow._runtime.errors import foreign_cancelled, run_in_child_task
 from trioflow._runtime.policies import with_policies
 from trioflow._runtime.signals import NotAsyncError
 from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.config import ChainConfig, CheckpointConfig
-from trioflow.config.checks import check_async, check_callable, check_instance
+from trioflow.config.checks import check_async, check_callable, check_in_trio, check_instance
 from trioflow.errors import ChainError, ConfigError
 from trioflow.events import EventType, Observer
 from trioflow.outcomes import ChainResult
@@ -58,7 +67,7 @@ async def process_chain(
         config: time limit and retries of a step, and whether the states between are kept.
         progress: a plain function called after each step with the number of steps made, the number of items
             (None where the input has no length) and the state.
-        observer: who hears of the chain; None takes the one that `config` names.
+        observer: receives the chain's events; None takes the one that `config` names.
         store: where a chain with a `run_id` is kept; None takes the store that `config.checkpoint` names, if its
             `interval` is not 0. A store that is given is the caller's to close.
         run_id: the id that the chain's events carry; None makes one. Where the chain is kept, calling again with
@@ -78,6 +87,7 @@ async def process_chain(
     Cancellation: passes through; the steps made are lost to the caller. A step that failed before comes out
     instead.
     """
+    check_in_trio()
     check_items(items)
     check_async("processor", processor)
     check_instance("config", config, ChainConfig)
@@ -122,6 +132,7 @@ class _Chain(Generic[T, S]):
         self._steps = 0
         self._item: Any = _IDLE
         self._log: ChainLog[S] = UnkeptChain()
+        self._context: Context
         self._attempt: Callable[[T, S], Awaitable[S]]
         self._started = self._step_started = 0.0
 
@@ -148,23 +159,24 @@ class _Chain(Generic[T, S]):
             allowed = "an async function, or a lambda that gives an awaitable"
             errors.replace(ConfigError.refusing("processor", self._processor, allowed))
         if self._item is not _IDLE and self._active:
-            self._tell_step(self._place(), errors.worst(), {"item": self._item, "state": self._state})
+            self._emit_step(self._place(), errors.worst(), {"item": self._item, "state": self._state})
         errors.replace(await log.end(errors.worst(), self._steps))
-        self._tell_end(errors.worst())
+        self._emit_end(errors.worst())
         errors.raise_worst()
         return ChainResult(self._state, self._intermediate, self._steps)
 
     @trio.lowlevel.enable_ki_protection
     async def _make_steps(self) -> None:
         working.set(self)
-        self._tell_start()
+        self._context = copy_context()
+        self._emit_start()
         await trio.lowlevel.checkpoint()
         self._attempt = with_policies(
             self._processor,
             self,
             task_timeout=self._config.task_timeout,
             retry=self._config.retry,
-            on_retry=self._tell_retry,
+            on_retry=self._emit_retry,
         )
         await for_each(self._items, self._log.around(self._make_step))
         await self._log.exhausted()
@@ -172,14 +184,23 @@ class _Chain(Generic[T, S]):
     async def _make_step(self, item: T) -> None:
         if self._steps and not self._steps % TURN:
             await trio.lowlevel.checkpoint()
-        self._begin(item)
+        self._item = item
+        self.attempts = 0
+        if self._active:
+            self._emit_step_start()
         try:
             state = await self._attempt(item, self._state)
         except Exception as error:
             raise ChainError(self._steps, item, self._state) from error
+        finally:
+            if is_changed(self._context):
+                await reset_context(self._context)
         self._complete(state)
-        await self._log.completed(self._steps, state)
-        self._tell_progress(state)
+        saving = self._log.completed(self._steps, state)
+        if saving is not None:
+            await saving
+        if self._progress is not None:
+            self._report_progress(self._progress, state)
 
     @property
     def run_id(self) -> str:
@@ -194,30 +215,22 @@ class _Chain(Generic[T, S]):
 
     # What a step decides: plain methods, each leaves the chain's state consistent.
 
-    def _begin(self, item: T) -> None:
-        self._item = item
-        self.attempts = 0
-        if self._active:
-            self._step_started = trio.current_time()
-            self._emitter.emit(EventType.STEP_START, self._place(), {"item": item, "state": self._state})
-
     def _complete(self, state: S) -> None:
         """Take note that the step in hand is done."""
-        place, item, self._item = self._place(), self._item, _IDLE
+        item, self._item = self._item, _IDLE
         self._state = state
+        if self._active:
+            self._emit_step(self._place(), None, {"item": item, "state": state})
         self._steps += 1
         if self._config.capture_intermediate_states:
             self._intermediate.append(state)
-        if self._active:
-            self._tell_step(place, None, {"item": item, "state": state})
 
-    def _tell_progress(self, state: S) -> None:
-        if self._progress is not None:
-            try:
-                call_plain(self._progress, self._steps, self._total, state)
-            except Exception as error:
-                note_pulled(error, "progress", self._steps)
-                raise
+    def _report_progress(self, progress: Callable[[int, int | None, S], object], state: S) -> None:
+        try:
+            call_plain(progress, self._steps, self._total, state)
+        except Exception as error:
+            note_pulled(error, "progress", self._steps)
+            raise
 
     def _foreign(self, error: BaseException) -> BaseException:
         """Return what a `Cancelled` that nobody cancelled for is reported as: the step in hand failed."""
@@ -227,15 +240,15 @@ class _Chain(Generic[T, S]):
         failure.__cause__ = foreign_cancelled(error, f"the processor of step {self._steps}")
         return failure
 
-    # What the chain tells.
+    # The chain's events.
 
     def _place(self) -> dict[str, Any]:
         return {"step_index": self._steps, "total_steps": self._total}
 
-    def _tell_start(self) -> None:
+    def _emit_start(self) -> None:
         if self._log.resumed:
-            self._tell(EventType.CHECKPOINT_LOAD, {"step": self._steps})
-            self._tell(EventType.CHECKPOINT_RESUME, {"step": self._steps})
+            self._emit(EventType.CHECKPOINT_LOAD, {"step": self._steps})
+            self._emit(EventType.CHECKPOINT_RESUME, {"step": self._steps})
         if self._active:
             data = {
                 "item_count": self._total,
@@ -243,22 +256,26 @@ class _Chain(Generic[T, S]):
                 "captures_intermediate_states": self._config.capture_intermediate_states,
             }
             self._emitter.emit(EventType.CHAIN_START, data, {"state": self._state})
-        self._log.start(self._tell_saved)
+        self._log.start(self._emit_saved)
 
-    def _tell_saved(self, step: int, node: str, status: str, size: int) -> None:
+    def _emit_saved(self, step: int, node: str, status: str, size: int) -> None:
         del node
-        self._tell(EventType.CHECKPOINT_SAVE, {"step": step, "run_status": status, "size": size})
+        self._emit(EventType.CHECKPOINT_SAVE, {"step": step, "run_status": status, "size": size})
 
-    def _tell(self, type: EventType, data: dict[str, Any]) -> None:
+    def _emit(self, type: EventType, data: dict[str, Any]) -> None:
         if self._active:
             self._emitter.emit(type, data)
 
-    def _tell_retry(self, attempt: int, delay: float, error: Exception) -> None:
+    def _emit_retry(self, attempt: int, delay: float, error: Exception) -> None:
         if self._active:
             data = self._place() | {"attempt": attempt, "delay": delay} | error_fields(error)
             self._emitter.emit(EventType.TASK_RETRY, data, {"item": self._item})
 
-    def _tell_step(
+    def _emit_step_start(self) -> None:
+        self._step_started = trio.current_time()
+        self._emitter.emit(EventType.STEP_START, self._place(), {"item": self._item, "state": self._state})
+
+    def _emit_step(
         self, place: dict[str, Any], error: BaseException | None, private: dict[str, Any]
     ) -> None:
         cause = error.__cause__ if isinstance(error, ChainError) else error
@@ -266,7 +283,7 @@ class _Chain(Generic[T, S]):
         data["attempts"] = self.attempts
         self._emitter.emit(EventType.STEP_COMPLETE, data, private)
 
-    def _tell_end(self, error: BaseException | None) -> None:
+    def _emit_end(self, error: BaseException | None) -> None:
         if not self._active:
             return
         data = {"steps_completed": self._steps} | completion_fields(error, self._started)

@@ -1,19 +1,69 @@
 """One call chosen by a predicate: it names a route, and the route's handler gives the next state."""
 
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar, final
 
-from trioflow._runtime.emitter import Emitter
+import trio
+
+from trioflow._runtime.calls import call_either, call_user
+from trioflow._runtime.context import RunContext, id_of, run_context, working
+from trioflow._runtime.emitter import Emitter, completion_fields
+from trioflow._runtime.errors import foreign_cancelled, run_in_child_task
+from trioflow._runtime.signals import NotAsyncError
+from trioflow._text import list_known, quote, show
 from trioflow.config import ConditionalConfig
-from trioflow.config.checks import check_instance
-from trioflow.events import Observer
+from trioflow.config.checks import check_async, check_in_trio, check_instance
+from trioflow.errors import ConditionalError, ConfigError
+from trioflow.events import EventType, Observer
 from trioflow.workflows._arguments import choose_observer
-from trioflow.workflows._routing import Chooser, Routes, route_with
 
-__all__ = ("Routes", "process_conditional")
+__all__ = ("Routes", "process_conditional", "route_with")
 
 S = TypeVar("S")
 
 _DEFAULT = ConditionalConfig()
+
+Chooser = Callable[[S], Hashable | Awaitable[Hashable]]
+"""What names a route: a function of the state, plain or async."""
+
+Handler = Callable[[S], Awaitable[S]]
+"""What a route leads to: an async function of the state that returns the next state."""
+
+
+@final
+class Routes(Generic[S]):
+    """Where the names that a predicate returns lead to.
+
+    Args:
+        handlers: an async function of the state for each name.
+        default: what serves a name that has no handler; None makes such a name an error.
+
+    Raises:
+        ConfigError: a handler is not async, or there is none at all.
+    """
+
+    __slots__ = ("default", "handlers")
+
+    handlers: Mapping[Hashable, Handler[S]]
+    """The handlers by name; read-only."""
+    default: Handler[S] | None
+    """What serves an unknown name."""
+
+    def __init__(self, handlers: Mapping[Any, Handler[S]], default: Handler[S] | None = None) -> None:
+        check_instance("handlers", handlers, Mapping)
+        for name, handler in handlers.items():
+            check_async(f"handlers[{show(name)}]", handler)
+        if default is not None:
+            check_async("default", default)
+        elif not handlers:
+            raise ConfigError.refusing("handlers", handlers, "a mapping with a handler in it, without a default")
+        self.handlers = MappingProxyType(dict(handlers))
+        self.default = default
+
+    def __repr__(self) -> str:
+        names = ", ".join(map(show, self.handlers))
+        return f"<Routes {names}{'' if self.default is None else ', and a default'}>"
 
 
 async def process_conditional(
@@ -30,8 +80,8 @@ async def process_conditional(
         state: what the predicate and the handler are given.
         predicate: a function of the state, plain or async, that returns a route's name.
         routes: the handlers by name.
-        config: who hears of it.
-        observer: who hears of it; None takes the one that `config` names.
+        config: the observer.
+        observer: receives its events; None takes the one that `config` names.
 
     Raises:
         ConfigError: an argument cannot work; nothing was started.
@@ -41,6 +91,120 @@ async def process_conditional(
 
     Cancellation: passes through; nothing is kept. A failure that happened before comes out instead.
     """
+    check_in_trio()
     check_instance("config", config, ConditionalConfig)
     emitter = Emitter(choose_observer(observer, config.observer), "conditional")
     return await route_with(emitter, state, predicate, routes)
+
+
+async def route_with(
+    emitter: Emitter, state: S, predicate: Chooser[S], routes: Routes[S]
+) -> S:
+    """Do what `process_conditional` does, with its events from `emitter`.
+
+    Cancellation: passes through.
+    """
+    if not callable(predicate):
+        raise ConfigError.refusing("predicate", predicate, "a function of the state, plain or async")
+    check_instance("routes", routes, Routes)
+    return await _Routing(emitter, state, predicate, routes).execute()
+
+
+@final
+class _Routing(Generic[S]):
+    """One decision under way: the event that its current part will end with, and the route."""
+
+    def __init__(
+        self, emitter: Emitter, state: S, predicate: Chooser[S], routes: Routes[S]
+    ) -> None:
+        self.attempts = 0
+        self._emitter = emitter
+        self._state = state
+        self._predicate = predicate
+        self._routes = routes
+        self._part: EventType | None = None
+        self._route: Any = None
+        self._result: S
+        self._started = 0.0
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return id_of(self._emitter)
+
+    def context(self) -> RunContext:
+        """Return what `current_run` says in the predicate and in the handler."""
+        return run_context(self._emitter, "conditional", attempt=1)
+
+    @trio.lowlevel.enable_ki_protection
+    async def execute(self) -> S:
+        """Decide, and call the handler.
+
+        Cancellation: passes through.
+        """
+        errors = await run_in_child_task(self._decide, self._foreign, "trioflow conditional")
+        worst = errors.worst()
+        if isinstance(worst, NotAsyncError):
+            handler = f"the handler of route {quote(self._route)}"
+            allowed = "an async function, or a lambda that gives an awaitable"
+            errors.replace(ConfigError.refusing(handler, worst.args[0], allowed))
+        del worst
+        self._emit_end(errors.worst())
+        errors.raise_worst()
+        return self._result
+
+    @trio.lowlevel.enable_ki_protection
+    async def _decide(self) -> None:
+        working.set(self)
+        await trio.lowlevel.checkpoint()
+        self._begin(EventType.ROUTE_EVALUATE)
+        try:
+            route = await call_either(self._predicate, self._state)
+        except Exception as error:
+            raise ConditionalError(None, self._state, kind="predicate") from error
+        self._route = route
+        self._emit_end(None)
+        self._begin(EventType.ROUTE_SELECT)
+        handler = self._select(route)
+        self._emit_end(None)
+        self._begin(EventType.ROUTE_EXECUTE)
+        try:
+            self._result = await call_user(handler, self)(self._state)
+        except Exception as error:
+            raise ConditionalError(route, self._state) from error
+        self._emit_end(None)
+
+    def _select(self, route: Hashable) -> Handler[S]:
+        try:
+            handler = self._routes.handlers.get(route, self._routes.default)
+        except Exception as error:
+            raise ConditionalError(route, self._state, kind="route") from error
+        if handler is None:
+            unknown = LookupError(f"unknown route {quote(route)} {list_known(route, self._routes.handlers)}")
+            raise ConditionalError(route, self._state, kind="route") from unknown
+        return handler
+
+    def _foreign(self, error: BaseException) -> BaseException:
+        """Return what a `Cancelled` that nobody cancelled for is reported as."""
+        asking = self._part is EventType.ROUTE_EVALUATE
+        who = "the predicate" if asking else f"the handler of {quote(self._route)}"
+        failure = ConditionalError(self._route, self._state, kind="predicate" if asking else "handler")
+        failure.__cause__ = foreign_cancelled(error, who)
+        return failure
+
+    def _begin(self, part: EventType) -> None:
+        self._part = part
+        if self._emitter.active:
+            self._started = trio.current_time()
+
+    def _emit_end(self, error: BaseException | None) -> None:
+        """Emit how the part in hand ended."""
+        part, self._part = self._part, None
+        if part is None or not self._emitter.active:
+            return
+        route = self._route if isinstance(self._route, str | int | None) else show(self._route)
+        cause = error.__cause__ if isinstance(error, ConditionalError) else error
+        data = {"route": route, **completion_fields(cause, self._started)}
+        if part is EventType.ROUTE_SELECT:
+            data["default"] = error is None and self._route not in self._routes.handlers
+        self._emitter.emit(part, data, {"state": self._state})

@@ -4,7 +4,7 @@ Both are faces of one engine (`_pool`): the first waits for its end, the second 
 """
 
 import os
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sized
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sized
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Generic, Self, TypeVar, final
@@ -21,13 +21,16 @@ from trioflow.config.checks import (
     check_async,
     check_callable,
     check_flag,
+    check_in_trio,
     check_instance,
 )
+from trioflow.errors import ConfigError
 from trioflow.events import Observer
 from trioflow.outcomes import LiveValue, ParallelResult, Progress, TaskOutcome
 from trioflow.workflows._arguments import check_items, choose_observer
 from trioflow.workflows._ledger import Ledger
 from trioflow.workflows._pool import Pool, Setup
+from trioflow.workflows._queue import QueueSource, WorkQueue
 
 __all__ = ("ParallelRun", "open_parallel", "process_parallel")
 
@@ -38,11 +41,12 @@ _DEFAULT = ParallelConfig()
 
 
 async def process_parallel(
-    items: Iterable[T] | AsyncIterable[T],
+    items: Iterable[T] | AsyncIterable[T] | WorkQueue[T],
     processor: Callable[[T], Awaitable[R]],
     *,
     config: ParallelConfig = _DEFAULT,
     progress: Callable[[int, int | None, R], object] | None = None,
+    on_outcome: Callable[[TaskOutcome[T, R]], object] | None = None,
     observer: Observer | None = None,
     store: CheckpointStore | None = None,
     run_id: str | None = None,
@@ -52,13 +56,16 @@ async def process_parallel(
     """Call `processor` for each item under bounded workers, and return what became of every one.
 
     Args:
-        items: the input, sync or async, finite or not; pulled as workers get free. Generators are closed on
-            every way out, other iterators are left alone.
+        items: the input, sync or async, finite or not; pulled lazily, never with more than
+            `workers + buffer` items pulled and not yet done. Generators are closed on every way out, other
+            iterators are left alone. A `WorkQueue` may grow meanwhile.
         processor: an async function of one item.
         config: how many workers, what a failure means, time limits, rate, retries.
         progress: a plain function called after each success with the number of successes, the number of items
             (None where the input has no length) and the result.
-        observer: who hears of the run; None takes the one that `config` names.
+        on_outcome: a plain function called with the `TaskOutcome` of each item, whether it succeeded or failed, as
+            it is known; not for items that stay unfinished.
+        observer: receives the run's events; None takes the one that `config` names.
         store: where a run with a `run_id` is kept; None takes the store that `config.checkpoint` names, if there
             is one. A store that is given is the caller's to close.
         run_id: the id that the run's events carry; None makes one. Where the run is kept, calling again with the
@@ -76,13 +83,15 @@ async def process_parallel(
         CheckpointEncodeError: an item or a result cannot be kept exactly.
         CheckpointConflictError: somebody else goes on with this run.
         CheckpointStoreError: the store cannot be read or written.
-        Exception: what `items` or `progress` raised, as it is; what was in flight is cancelled.
+        Exception: what `items`, `progress` or `on_outcome` raised, as it is; what was in flight is cancelled.
         BaseException: a `KeyboardInterrupt`, `SystemExit` or the like from the processor, bare.
 
     Cancellation: passes through, and what completed is lost to the caller; use `open_parallel` to keep it. An
     item that failed before under `fail_fast` comes out instead.
     """
+    check_in_trio()
     check_callable("progress", progress, optional=True)
+    check_callable("on_outcome", on_outcome, optional=True)
     pool = _open_pool(
         items,
         processor,
@@ -90,6 +99,7 @@ async def process_parallel(
         observer=observer,
         run_id=run_id,
         progress=progress,
+        on_outcome=on_outcome,
         store=store,
         key=key,
         result_type=result_type,
@@ -104,7 +114,7 @@ async def process_parallel(
 
 
 def open_parallel(
-    items: Iterable[T] | AsyncIterable[T],
+    items: Iterable[T] | AsyncIterable[T] | WorkQueue[T],
     processor: Callable[[T], Awaitable[R]],
     *,
     config: ParallelConfig = _DEFAULT,
@@ -147,7 +157,7 @@ def open_parallel(
         ParallelError: on leaving the block, under `fail_fast`, an item failed.
         Exception: on leaving the block, what `items` raised, as it is.
 
-    Cancellation: passes through; `ParallelRun.result` still tells what completed.
+    Cancellation: passes through; `ParallelRun.result` still has what completed.
     """
     check_flag("ordered", ordered)
     check_flag("keep_results", keep_results)
@@ -190,8 +200,8 @@ class ParallelRun(Generic[T, R]):
     def __repr__(self) -> str:
         return f"<ParallelRun: {self._pool.ledger!r}, {len(self._pool.ledger.done.batch)} to be taken>"
 
-    def __aiter__(self) -> Self:
-        return self
+    def __aiter__(self) -> AsyncIterator[TaskOutcome[T, R]]:
+        return _Loop(self, self._pool) if isinstance(self._pool.feeder.source, QueueSource) else self
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> TaskOutcome[T, R]:
@@ -210,7 +220,7 @@ class ParallelRun(Generic[T, R]):
             if not batch:
                 if done.closed:
                     raise StopAsyncIteration
-                self._pool.nudge()
+                self._pool.feeder.nudge()
                 with ledger.waited_for():
                     await done.wait()
         outcome = batch.popleft()
@@ -248,6 +258,44 @@ class ParallelRun(Generic[T, R]):
 
 
 @final
+class _Loop(Generic[T, R]):
+    """One `async for` over a stream whose source is a queue.
+
+    Several tasks may iterate, and the body of each may put items: so the run must not end while one of them has an
+    outcome in hand. The loop that is left early is dropped, and then has nothing any more.
+    """
+
+    __slots__ = ("_holds", "_pool", "_run")
+
+    def __init__(self, run: ParallelRun[T, R], pool: Pool[T, R]) -> None:
+        self._run = run
+        self._pool = pool
+        self._holds = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    @trio.lowlevel.enable_ki_protection
+    async def __anext__(self) -> TaskOutcome[T, R]:
+        """Return the next outcome.
+
+        Cancellation: nothing was taken.
+        """
+        if self._holds:
+            self._holds = False
+            self._pool.feeder.in_bodies -= 1
+        outcome = await self._run.__anext__()
+        self._holds = True
+        self._pool.feeder.in_bodies += 1
+        return outcome
+
+    @trio.lowlevel.enable_ki_protection
+    def __del__(self) -> None:
+        if self._holds:
+            self._pool.leave_body()
+
+
+@final
 class _Stream(Block[ParallelRun[T, R]], Generic[T, R]):
     """The block of `open_parallel`."""
 
@@ -261,21 +309,21 @@ class _Stream(Block[ParallelRun[T, R]], Generic[T, R]):
         return ParallelRun._create(self._pool)  # noqa: SLF001 - only made here
 
     async def _leave(self, *, in_peace: bool) -> None:
-        del in_peace
-        self._pool.stop()
+        self._pool.leave(in_peace=in_peace)
 
     def _conclude(self) -> None:
         self._pool.conclude()
 
 
 def _open_pool(
-    items: Iterable[T] | AsyncIterable[T],
+    items: Iterable[T] | AsyncIterable[T] | WorkQueue[T],
     processor: Callable[[T], Awaitable[R]],
     config: ParallelConfig,
     *,
     observer: Observer | None,
     run_id: str | None,
     progress: Callable[[int, int | None, R], object] | None = None,
+    on_outcome: Callable[[TaskOutcome[T, R]], object] | None = None,
     streamed: bool = False,
     ordered: bool = False,
     keep: bool = True,
@@ -284,7 +332,8 @@ def _open_pool(
     result_type: type[R] | None,
 ) -> Pool[T, R]:
     """Check the arguments and put the parts of a run together; starts nothing."""
-    check_items(items)
+    if not isinstance(items, WorkQueue):
+        check_items(items)
     check_async("processor", processor)
     check_instance("config", config, ParallelConfig)
     observer = choose_observer(observer, config.observer, run_id)
@@ -300,11 +349,15 @@ def _open_pool(
         keep=keep,
         failure_limit=_failure_limit(config),
         on_success=None if progress is None else partial(call_plain, progress),
+        on_outcome=None if on_outcome is None else partial(call_plain, on_outcome),
     )
     journal = open_journal(
         run_id, store, config.checkpoint, key=key, result_type=result_type, total=total, emitter=emitter
     )
-    return Pool(Setup(items, processor, config, worker_count, streamed), ledger, emitter, journal)
+    if journal is not None and isinstance(items, WorkQueue) and key is None:
+        raise ConfigError.refusing("key", key, "a plain function that names an item, where a WorkQueue is kept")
+    setup = Setup(items, processor, config, worker_count, streamed, progress is not None)
+    return Pool(setup, ledger, emitter, journal)
 
 
 def _failure_limit(config: ParallelConfig) -> int | None:

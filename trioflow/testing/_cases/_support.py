@@ -9,8 +9,6 @@ import trio
 from trioflow.checkpoint.codec import sealed
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore
 
-__all__ = ("ODD_NAMES", "StoreCases", "case", "check", "checkpoint", "refused")
-
 ODD_NAMES = (
     "a'b\"c`d",
     "a\0b",

@@ -9,8 +9,6 @@ import trio
 from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.testing._cases._support import StoreCases, case, check, checkpoint
 
-__all__ = ("EndingCases",)
-
 
 class EndingCases(StoreCases):
     """Cancellation, many tasks at once, and closing."""

@@ -9,8 +9,6 @@ from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.errors import CheckpointConflictError, CheckpointNotFoundError
 from trioflow.testing._cases._support import StoreCases, case, check, checkpoint, refused
 
-__all__ = ("FencingCases",)
-
 
 class FencingCases(StoreCases):
     """Epochs: who claimed a run last may save, and nobody else."""

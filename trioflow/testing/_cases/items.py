@@ -6,8 +6,6 @@ from typing import Any
 from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.testing._cases._support import StoreCases, case, check
 
-__all__ = ("ItemCases",)
-
 
 class ItemCases(StoreCases):
     """Items: what is saved under a key is loaded under it."""

@@ -4,8 +4,6 @@ from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.errors import CheckpointConflictError, CheckpointNotFoundError
 from trioflow.testing._cases._support import StoreCases, case, check, checkpoint, refused
 
-__all__ = ("RunCases",)
-
 
 class RunCases(StoreCases):
     """Histories, lists of runs, and deleting."""
@@ -59,7 +57,7 @@ class RunCases(StoreCases):
 
     @case
     async def test_a_run_is_listed_with_its_numbers(self, store: CheckpointStore) -> None:
-        """A listed run tells its last step, and how many items it has."""
+        """A listed run shows its last step, and how many items it has."""
         epoch = await store.claim("run")
         await store.save(checkpoint(step=7, graph="g", status="failed"), epoch)
         await store.save_items("run", epoch, [("a", b"1"), ("b", b"2")])
@@ -69,7 +67,7 @@ class RunCases(StoreCases):
 
     @case
     async def test_a_run_is_listed_with_its_kind_and_its_origin(self, store: CheckpointStore) -> None:
-        """A listed run tells what kind it is of, what it was forked from, and which run it is inside of."""
+        """A listed run shows what kind it is of, what it was forked from, and which run it is inside of."""
         epoch = await store.claim("run")
         await store.save(checkpoint(kind="chain", forked_from="old"), epoch)
         inside = await store.claim("inside", parent=("run", epoch))
@@ -170,7 +168,7 @@ class RunCases(StoreCases):
 
     @case
     async def test_delete_with_an_older_epoch_does_nothing(self, store: CheckpointStore) -> None:
-        """Who has lost a run deletes nothing of it, and is not told that it could not."""
+        """Who has lost a run deletes nothing of it, and gets no error for it."""
         old = await store.claim("run")
         new = await store.claim("run")
         await store.save(checkpoint(), new)

@@ -9,8 +9,6 @@ from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.errors import CheckpointConflictError, CheckpointNotFoundError
 from trioflow.testing._cases._support import StoreCases, case, check, checkpoint, refused
 
-__all__ = ("SharingCases",)
-
 
 class SharingCases(StoreCases):
     """What holds between two handles on the same storage; nothing, for a store that shares none."""

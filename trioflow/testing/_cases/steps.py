@@ -6,8 +6,6 @@ from trioflow.checkpoint.protocol import CheckpointStore, RunStatus
 from trioflow.errors import CheckpointNotFoundError
 from trioflow.testing._cases._support import ODD_NAMES, StoreCases, case, check, checkpoint, refused
 
-__all__ = ("StepCases",)
-
 STATUSES: tuple[RunStatus, ...] = ("running", "completed", "paused", "failed", "cancelled")
 SIZES = (0, 1, 4_096, 3_000_000, 9 << 20)
 

@@ -1,0 +1,76 @@
+"""How a run is begun inside a node: under which id, for whom, and kept or not.
+
+A pattern that is a node asks its host, the graph's runner or a branch, for the `Child` that it is to run as.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+
+from trioflow._durable.children import Child, ChildStore, child_store, host
+from trioflow._runtime.signals import JournalError
+from trioflow.checkpoint.protocol import CheckpointStore
+from trioflow.checkpoint.session import open_store
+from trioflow.config import ChainConfig, CheckpointConfig, ParallelConfig
+from trioflow.errors import CheckpointError
+from trioflow.graph.graph import DEFAULT_OBSERVER
+from trioflow.graph.state import rebased
+from trioflow.observers.registry import get_observer
+
+V = TypeVar("V")
+C = TypeVar("C", ChainConfig, ParallelConfig)
+
+
+def child_of(node: object, observer: str, *, durable: bool) -> Child:
+    """Return what the run is that `node` begins, by a config that names this observer.
+
+    A name other than the default says that the graph's observer is not to hear of it.
+    """
+    around = host.get(None)
+    if around is None:
+        return Child(None, get_observer(observer), None)
+    child = around.child_of(node)
+    return msgspec.structs.replace(
+        child,
+        observer=child.observer if observer == DEFAULT_OBSERVER else get_observer(observer),
+        store=child.store if durable else None,
+    )
+
+
+async def run_kept(
+    run: Callable[[C, ChildStore | None], Awaitable[V]],
+    child: Child,
+    config: C,
+    own_store: CheckpointStore | str | None,
+) -> V:
+    """Await `run` with the config, and the store, of a child: that of the graph, else one that the config names.
+
+    Raises:
+        JournalError: what was paid for cannot be kept with the graph; that is no failure of the node.
+
+    Cancellation: passes through.
+    """
+    if child.store is not None:
+        checkpoint = msgspec.structs.replace(config.checkpoint or CheckpointConfig(), preserve=True)
+        kept = msgspec.structs.replace(config, checkpoint=checkpoint)
+        store = child.store
+        return await no_failure_of_the_node(lambda: run(kept, store))
+    if child.run_id is None or own_store is None:
+        return await run(msgspec.structs.replace(config, checkpoint=None), None)
+    async with open_store(own_store) as opened:
+        return await run(config, child_store(opened, None, None, rebased))
+
+
+async def no_failure_of_the_node(run: Callable[[], Awaitable[V]]) -> V:
+    """Await `run`, and let what the store says of it end the graph's run, past retries and error edges.
+
+    Raises:
+        JournalError: from what they said.
+
+    Cancellation: passes through.
+    """
+    try:
+        return await run()
+    except CheckpointError as error:
+        raise JournalError from error
