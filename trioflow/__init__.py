@@ -15,7 +15,8 @@
 #   workflows/     many calls: parallel, chain, conditional
 #   graph/         calls that decide what comes next: state, edges, graph, nodes of patterns
 #   testing/       what users test with: scripted processors, faulty stores, a conformance suite for stores
-#   cli/           the command line: `trioflow runs`, `graph`, `trace`; `python -m trioflow`
+#   ui/            the page of runs, in a browser on this machine
+#   cli/           the command line: `trioflow runs`, `graph`, `trace`, `ui`; `python -m trioflow`
 #   __main__       the same
 """Structured workflows for agent services on Trio, with an exact account of what succeeded, failed and why."""
 
