@@ -81,8 +81,10 @@ def cases(draw):
     face = draw(st.sampled_from(["process", "process", "progress", "stream", "ordered", "several", "several ordered"]))
     streamed = face not in {"process", "progress"}
     many = draw(st.sampled_from([False, False, False, True]))
+    # Of few kinds each: runs of the same are what a batch needs to go wrong.
+    kinds = draw(st.lists(st.sampled_from(PROCESSORS), min_size=1, max_size=4))
     fewest = draw(st.sampled_from([0, 8, 16]))
-    plan = draw(st.lists(st.sampled_from(PROCESSORS), min_size=fewest, max_size=24)) * (5 if many else 1)
+    plan = draw(st.lists(st.sampled_from(kinds), min_size=fewest, max_size=24)) * (5 if many else 1)
     actions = ["outer", "drain", "cancel"] if streamed else ["outer"]
     config = ParallelConfig(
         max_workers=draw(st.integers(1, 20 if many else 6)),
@@ -90,8 +92,8 @@ def cases(draw):
         fail_fast=draw(st.booleans()),
         timeout=draw(st.sampled_from([None, None, 0.5, 1.0, 2.0, 3.5, 8.0])),
         task_timeout=None if LEAKY & set(plan) else draw(st.sampled_from([None, None, 1.5])),
-        max_per_second=draw(st.sampled_from([None, None, None, 2.0])),
-        retry=draw(st.sampled_from([None, None, None, RetryConfig(max_attempts=2, initial_delay=1)])),
+        max_per_second=draw(st.sampled_from([None] * 5 + [2.0])),
+        retry=draw(st.sampled_from([None] * 5 + [RetryConfig(max_attempts=2, initial_delay=1)])),
         observer="noop",
     )
     return Case(
@@ -330,16 +332,16 @@ class Play(trio.abc.Instrument):
             self.wrong.append("a consumer waits though an outcome is there")
         if config.retry is not None or config.max_per_second is not None:
             return  # an item in hand need not be in its processor
-        if pool.work.closed and not pool.work.batch and not self.active:
+        if pool.feeder.work.closed and not pool.feeder.work.batch and not self.active:
             self.wrong.append("all is done and the run does not end")
         if self.active == config.max_workers:
             return
-        if pool.work.batch:
+        if pool.feeder.work.batch:
             self.wrong.append("a worker waits though an item is there")
         room = self.window - ledger.pulled + (len(self.taken) if self.streamed else self.finished)
         starving = self.waiting and not self.case.face.startswith("several")
-        can_pull = not pool.work.closed and not getattr(pool.source, "pulling", False)
-        if can_pull and room >= (1 if starving else pool._enough):
+        can_pull = not pool.feeder.work.closed and not getattr(pool.feeder.source, "pulling", False)
+        if can_pull and room >= (1 if starving else pool.feeder._enough):
             self.wrong.append("a worker waits though there is room for an item")
 
     # The processor.

@@ -174,6 +174,8 @@ class KeptSteps(Generic[S]):
         self._forked_from = forked_from
         self._iterations = 0
         self._unsaved = False
+        self._is_last = False
+        self._state: S | None = None
         self._on_save: Saved | None = None
         self._written: tuple[int, str, str, int] | None = None
 
@@ -227,8 +229,11 @@ class KeptSteps(Generic[S]):
 
         Raises:
             CheckpointEncodeError: the state cannot be kept, and is in the error; the step before it still is.
+            CheckpointConflictError: somebody else has claimed the run; the state is in the error.
+            CheckpointStoreError: the store cannot; likewise.
         """
         codec = self._keeping.codec
+        self._state = state
         try:
             plain = codec.plain(state)
             if is_large(plain):
@@ -257,6 +262,7 @@ class KeptSteps(Generic[S]):
         self._last = _Step(step, node, next_node, data)
         self._iterations = iterations
         self._unsaved = True
+        self._is_last = is_last
         if is_last:
             return self._save("completed")
         return self._save("running") if next_node and not step % self._keeping.interval else None
@@ -282,6 +288,9 @@ class KeptSteps(Generic[S]):
     async def _end(self, error: BaseException | None, *, forget: bool) -> None:
         if isinstance(error, Paused):
             await self._save("paused", _payloads.encode(error.payload))
+        elif self._is_last and error is not None:
+            # It has reached its end, and was kept from saying so: whoever resumes it gets the result.
+            await self._save("completed")
         elif error is not None:
             await self._save("cancelled" if isinstance(error, trio.Cancelled) else "failed")
         else:
@@ -307,7 +316,11 @@ class KeptSteps(Generic[S]):
             created_at=time.time(),
             forked_from=self._forked_from,
         )
-        await self.session.save(checkpoint)
+        try:
+            await self.session.save(checkpoint)
+        except CheckpointError as error:
+            error.value = self._state  # it was paid for
+            raise
         self._unsaved = False
         self._written = (last.step, last.node, status, len(last.state))
         if self._on_save is not None:

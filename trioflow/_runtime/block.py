@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 import trio
 
 from trioflow._runtime.errors import ErrorCollector, foreign_cancelled
+from trioflow.config.checks import check_in_trio
 
 V = TypeVar("V")
 
@@ -31,6 +32,7 @@ class Block(ABC, Generic[V]):
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> V:
+        check_in_trio()
         if self._manager is not None:
             raise RuntimeError("this block was entered before: open another one")
         self._manager = trio.open_nursery()

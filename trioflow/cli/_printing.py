@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,11 @@ from typing import Any
 import msgspec
 
 from trioflow._text import one_line
+from trioflow.errors import TrioflowError
+
+
+class CommandError(TrioflowError):
+    """What a command was asked for is not there, or is damaged; the message is one line."""
 
 
 def readable(data: bytes) -> Any:
@@ -35,7 +41,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(*[column.replace("_", " ") for column in columns], box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    Console(markup=False, highlight=False, emoji=False, soft_wrap=True).print(table)
+    # Whatever reads a pipe wants whole lines.
+    width = None if sys.stdout.isatty() else 10_000
+    Console(width=width, markup=False, highlight=False, emoji=False, soft_wrap=True).print(table)
 
 
 def cells(row: Any, columns: Sequence[str]) -> list[str]:
