@@ -194,7 +194,7 @@ class _Chain(Generic[T, S]):
             raise ChainError(self._steps, item, self._state) from error
         finally:
             if is_changed(self._context):
-                await reset_context(self._context)
+                await reset_context(self._context)  # noqa: ASYNC102 - shielded in there
         self._complete(state)
         saving = self._log.completed(self._steps, state)
         if saving is not None:
