@@ -1,4 +1,4 @@
-"""The fan-out that is killed and goes on, run as its reader runs it."""
+"""The graph that is killed while it fans out and goes on, run as its reader runs it."""
 
 import os
 import re
@@ -41,6 +41,20 @@ async def test_it_saves_the_calls_that_were_made(examples):
     made = re.search(r"resumed: (\d+) calls succeeded, (\d+) calls saved, (\d+) failed", output)
     assert int(made[2]) == saved
     assert sum(map(int, made.groups())) == 40
+    killed = int(re.search(r"killed after (\d+) calls had succeeded", output)[1])
+    again = int(re.search(r"(\d+) of the calls before the kill were not written yet", output)[1])
+    # What is made again has the key that it had before; nothing else is made again.
+    assert killed - again <= saved
+    count = int(re.search(r"the digest has \d+ characters, from (\d+) summaries", output)[1])
+    assert count == int(made[1]) + saved
+
+
+async def test_a_run_that_is_complete_calls_nothing(examples, tmp_path):
+    options = ("--count", 12, "--store", tmp_path / "runs.db")
+    for calls in (r"[1-9]\d*", "0"):
+        status, output = await run_example(examples, *options)
+        assert status == 0, output
+        assert re.search(rf"resumed: {calls} calls succeeded", output), output
 
 
 @pytest.mark.parametrize("before", [[], IGNORING_SIGINT], ids=["", "ignored before"])

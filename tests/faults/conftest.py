@@ -30,6 +30,12 @@ def workload():
     return Workload
 
 
+@pytest.fixture(scope="session")
+def acknowledged():
+    """Return what tells which calls a store has the results of."""
+    return results_in
+
+
 class Workload:
     """One of the workloads, with a store and a log of its own in `folder`."""
 
@@ -37,11 +43,12 @@ class Workload:
         folder.mkdir(exist_ok=True)
         self.store = folder / "runs.db"
         self.log = folder / "log"
-        self._command = [sys.executable, str(SCRIPT), what, str(self.store), str(self.log), *options]
+        self._what, self._options = what, options
 
     def start(self):
         """Start a process, and return it when it is ready to begin."""
-        process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        command = [sys.executable, str(SCRIPT), self._what, str(self.store), str(self.log), *self._options]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert process.stdout.readline() == "ready\n", process.stderr.read()
         return process
 
@@ -56,21 +63,8 @@ class Workload:
 
     def acknowledged(self):
         """Return the calls whose results the store has, at any depth: those must never be made again."""
-        return trio.run(self._acknowledged)
+        return trio.run(results_in, self.store)
 
-    async def _acknowledged(self):
-        if not self.store.exists():
-            return set()
-        found = set()
-        # Looking changes nothing: what the next process finds is what the one before left.
-        async with SqliteStore(self.store, read_only=True) as store:
-            for run in await store.list_runs():
-                assert run.status != "corrupt", run
-                if run.kind == "parallel":
-                    found |= {(run.run_id, int(name)) for name in await store.load_items(run.run_id)}
-                else:
-                    found |= {(run.run_id, step) for step in range(run.step)}
-        return found
 
     def status(self):
         """Return how the run stands; None where it is not there."""
@@ -83,6 +77,22 @@ class Workload:
     def dump(self):
         """Return all rows of the store."""
         return dump(self.store)
+
+
+async def results_in(path):
+    """Return the calls whose results the store has: the run and the place in it."""
+    if not path.exists():
+        return set()
+    found = set()
+    # Looking changes nothing: what the next process finds is what the one before left.
+    async with SqliteStore(path, read_only=True) as store:
+        for run in await store.list_runs():
+            assert run.status != "corrupt", run
+            if run.kind == "parallel":
+                found |= {(run.run_id, int(name)) for name in await store.load_items(run.run_id)}
+            else:
+                found |= {(run.run_id, step) for step in range(run.step)}
+    return found
 
 
 def dump(path):

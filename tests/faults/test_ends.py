@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from contextlib import suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import pairwise
 
 import apsw
 import pytest
@@ -17,6 +18,7 @@ from trioflow import (
     CheckpointConfig,
     CheckpointNotFoundError,
     CheckpointStoreError,
+    ExecutionError,
     GraphConfig,
     ParallelConfig,
     State,
@@ -36,29 +38,30 @@ ITEMS = 6
 
 
 class Disk(apsw.VFS):
-    """A disk on which the `failing_at`-th write or sync fails, and those after it while `stays`."""
+    """A disk on which, while `used`, the `failing_at`-th write or sync fails, and those after it if it `stays` so."""
 
     def __init__(self):
         super().__init__("failing", "")
-        self.heal()
+        self.count, self.failing_at, self.stays, self.used = 0, 0, False, True
 
-    def heal(self):
-        self.count, self.failing_at, self.stays = 0, None, False
+    @contextmanager
+    def failing(self, failing_at, *, stays):
+        self.count, self.failing_at, self.stays, self.used = 0, failing_at, stays, True
+        yield
+        self.used = False
 
     def xOpen(self, name, flags):
         return DiskFile(self, name, flags)
 
     def check(self):
         self.count += 1
-        if self.failing_at is not None and (
-            self.count == self.failing_at or (self.stays and self.count > self.failing_at)
-        ):
-            raise apsw.FullError("disk full" if self.stays else "write failed")
+        if self.used and 0 < self.failing_at <= self.count and (self.stays or self.count == self.failing_at):
+            raise apsw.FullError("the disk is full") if self.stays else apsw.IOError("failed")
 
 
 class DiskFile(apsw.VFSFile):
     def __init__(self, disk, name, flags):
-        super().__init__("", name, flags)
+        super().__init__("", name, flags)  # of the default VFS
         self.disk = disk
 
     def xWrite(self, data, offset):
@@ -73,27 +76,33 @@ class DiskFile(apsw.VFSFile):
 @pytest.fixture
 def disk(monkeypatch):
     disk, original = Disk(), apsw.Connection
-    monkeypatch.setattr(apsw, "Connection", lambda name: original(name, vfs="failing"))
+
+    def connect(name, **options):
+        return original(name, vfs="failing" if disk.used else None, **options)
+
+    monkeypatch.setattr(apsw, "Connection", connect)
     yield disk
     disk.unregister()
 
 
 class Calls(Counter):
-    """How often each call returned, by the key of its work."""
+    """How often each call returned, by its run and its place there."""
+
+    async def note(self):
+        await trio.lowlevel.checkpoint()
+        here = current_run()
+        self[here.run_id, here.index if here.kind == "parallel" else here.step] += 1
 
     async def number(self, item):
-        await trio.lowlevel.checkpoint()
-        self[current_run().key] += 1
+        await self.note()
         return item + 1
 
     async def fold(self, item, state):
-        await trio.lowlevel.checkpoint()
-        self[current_run().key] += 1
+        await self.note()
         return state.set("value", state["value"] * 3 + item)
 
     async def node(self, state):
-        await trio.lowlevel.checkpoint()
-        self[current_run().key] += 1
+        await self.note()
         return state.set("value", state["value"] * 5 + 1)
 
 
@@ -115,7 +124,7 @@ def graph_of(calls, checkpoint, store, level=0):
     names = [*nodes, "after"]
     for name, node in {**nodes, "after": calls.node}.items():
         graph.add_node(name, node)
-    for name, following in zip(names, names[1:], strict=False):
+    for name, following in pairwise(names):
         graph.add_edge(name, following)
     graph.set_entry_point(names[0])
     graph.set_exit_point(names[-1])
@@ -145,26 +154,47 @@ async def run_chain(calls, checkpoint, store):
 RUNS = {"graph": run_graph, "fan_out": run_fan_out, "chain": run_chain}
 
 
-async def acknowledged(path):
-    """Return how many results the store has, the steps of pattern nodes among them."""
-    if not path.exists():
-        return 0
-    async with SqliteStore(path) as store:
-        runs = await store.list_runs()
-        return sum(run.items if run.kind == "parallel" else run.step for run in runs)
+@asynccontextmanager
+async def opened(path):
+    store = SqliteStore(path)
+    try:
+        yield store
+    finally:
+        # SQLite closes silently when the disk is full; a VFS in Python makes it raise.
+        with suppress(CheckpointStoreError):
+            await store.aclose()
 
 
-async def run_on(path, what, calls, preserve):
-    async with SqliteStore(path) as store:
-        checkpoint = CheckpointConfig(interval=1, flush_interval=0.01, preserve=preserve)
-        return await RUNS[what](calls, checkpoint, store)
+async def run_on(path, what, calls, preserve, count=lambda: 0):
+    """Return the run's result, and the writes that it took."""
+    checkpoint = CheckpointConfig(interval=1, flush_interval=0.01, preserve=preserve)
+    async with opened(path) as store:
+        return await RUNS[what](calls, checkpoint, store), count()
 
 
 def spread(count):
-    """Return the numbers of writes to fail at: all of the last ten, which are the run's end, and some before."""
+    """Return the numbers of the writes to fail at: the last ones, which are the run's end, and some before."""
     if not FAILURES:
         return range(1, count + 1)
     return sorted({*range(max(1, count - 3), count + 1), *range(1, count, max(1, count // FAILURES))})
+
+
+def store_error_of(error):
+    """Return what the store said; where it said that to a run inside a node, the node failed of it."""
+    error = error if isinstance(error, CheckpointStoreError) else error.__cause__
+    return store_error_of(error) if isinstance(error, ExecutionError) else error
+
+
+def check_paid(what, error, calls, kept):
+    """Each result is in the store, or in the error."""
+    if what == "fan_out":
+        paid = {("run", index) for index in error.value.indices} if error.value else set()
+        assert set(calls) <= kept | paid
+    elif what == "chain" and set(calls) - kept:
+        state = State(value=1)
+        for item in range(len(calls)):
+            state = state.set("value", state["value"] * 3 + item)
+        assert error.value == state
 
 
 @pytest.mark.slow
@@ -172,53 +202,74 @@ def spread(count):
 @pytest.mark.parametrize("preserve", [True, False], ids=["kept", "forgotten"])
 @pytest.mark.parametrize("stays", [True, False], ids=["full", "once"])
 @pytest.mark.parametrize("what", RUNS)
-async def test_a_disk_that_fails_at_any_write_costs_nothing_that_was_kept(what, stays, preserve, disk, tmp_path):
-    whole = Calls()
-    expected = await run_on(tmp_path / "whole.db", what, whole, preserve)
-    ends = Counter()
-    for failing_at in spread(disk.count):
-        path, calls = tmp_path / f"{failing_at}.db", Calls()
-        disk.heal()
-        disk.failing_at, disk.stays = failing_at, stays
-        try:
-            assert await run_on(path, what, calls, preserve) == expected
-            ends["result"] += 1
-            disk.heal()
+async def test_a_disk_that_fails_at_any_write_costs_nothing_paid(
+    what, stays, preserve, disk, acknowledged, tmp_path
+):
+    whole, ends, lost = Calls(), Counter(), 0
+    with disk.failing(0, stays=stays):
+        expected, count = await run_on(tmp_path / "whole.db", what, whole, preserve, lambda: disk.count)
+    for failing_at in spread(count):
+        path, calls, again, error = tmp_path / f"{failing_at}.db", Calls(), Calls(), None
+        with disk.failing(failing_at, stays=stays):
+            try:
+                assert (await run_on(path, what, calls, preserve))[0] == expected
+            except (CheckpointStoreError, ExecutionError) as caught:
+                error = store_error_of(caught)
+        ends["with its result" if error is None else "with a CheckpointStoreError"] += 1
+        if error is None:
             continue
-        except CheckpointStoreError:
-            ends["error"] += 1
-        disk.heal()
-        kept, returned = await acknowledged(path), calls.total()
-        again = Calls()
-        assert await run_on(path, what, again, preserve) == expected
-        for key in again & calls:
-            assert kept < returned, "a call was made again whose result was written"
-            assert key in whole
+        kept = await acknowledged(path)
+        check_paid(what, error, calls, kept)
+        assert (await run_on(path, what, again, preserve))[0] == expected
+        assert not kept & set(again), "a call was made again whose result was written"
         assert set(calls) | set(again) == set(whole)
-    print(f"{what}: the disk failed at {ends.total()} of {disk.count} writes: {dict(ends)}")
-    assert ends["error"]
+        lost += (calls & again).total()
+    print(f"{what}: the disk failed at {ends.total()} of {count} writes, and the run ended {dict(ends)}; {lost} again")
+    assert ends["with a CheckpointStoreError"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounting a small disk needs Linux")
 @pytest.mark.parametrize("preserve", [True, False], ids=["kept", "forgotten"])
 @pytest.mark.parametrize("what", RUNS)
-async def test_a_disk_that_is_full_at_the_end_costs_nothing(what, preserve, tmp_path):
+async def test_a_disk_that_is_full_at_the_end_costs_nothing_paid(what, preserve, small_disk, acknowledged, tmp_path):
+    whole = Calls()
+    expected, _ = await run_on(tmp_path / "whole.db", what, whole, preserve)
+    calls, again = FillingCalls(small_disk, whole.total()), Calls()
+    with pytest.raises((CheckpointStoreError, ExecutionError), match="the disk is full|failed") as caught:
+        await run_on(small_disk / "runs.db", what, calls, preserve)
+    (small_disk / "ballast").unlink()
+    kept = await acknowledged(small_disk / "runs.db")
+    check_paid(what, store_error_of(caught.value), calls, kept)
+    assert (await run_on(small_disk / "runs.db", what, again, preserve))[0] == expected
+    assert not kept & set(again)
+    # What a fan-out of two workers has in hand; a graph or chain has one call in hand.
+    assert (calls & again).total() <= 2
+
+
+class FillingCalls(Calls):
+    """Fills the disk in the last call."""
+
+    def __init__(self, disk, last):
+        super().__init__()
+        self.disk, self.last = disk, last
+
+    async def note(self):
+        await super().note()
+        # Whatever was made before is written.
+        await trio.sleep(0.03)
+        if self.total() >= self.last:
+            with suppress(OSError), (self.disk / "ballast").open("wb", buffering=0) as ballast:
+                while True:
+                    ballast.write(bytes(1024))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
     mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     if mounted.returncode:
         pytest.skip(f"cannot mount a small disk here: {mounted.stderr.strip()}")
-    try:
-        calls = FillingCalls(disk, {"graph": 24, "fan_out": ITEMS, "chain": 3}[what])
-        with suppress(CheckpointStoreError):
-            await run_on(disk / "runs.db", what, calls, preserve)
-            assert calls.total()
-        made = calls.total()
-        (disk / "ballast").unlink()
-        again = Calls()
-        await run_on(disk / "runs.db", what, again, preserve)
-        assert set(calls) | set(again)
-        assert made
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)

@@ -33,9 +33,8 @@ _ENTERED = "entered"
 _LONGEST_ID = 512
 
 
-@final
 class ChildStore:
-    """The store of a host, as a run inside it sees it: what it claims belongs to the host.
+    """The store of a host, as a run inside it sees it: what it claims belongs to the host. `child_store` makes it.
 
     Args:
         store: the store.
@@ -80,7 +79,7 @@ class ChildStore:
 
     def inside(self) -> "ChildStore":
         """Return the store as it is seen by a run inside the one that was claimed here."""
-        return ChildStore(self._store, self._claimed, None, self.rebase)
+        return child_store(self._store, self._claimed, None, self.rebase)
 
     async def save(self, checkpoint: Checkpoint, epoch: int) -> None:
         """See `CheckpointStore.save`.
@@ -136,6 +135,26 @@ class ChildStore:
 
         Cancellation: not a checkpoint.
         """
+
+
+@final
+class _BoundedChildStore(ChildStore):
+    """One whose store bounds its own waiting."""
+
+    __slots__ = ()
+
+    bounds_waiting = True
+
+
+def child_store(
+    store: CheckpointStore,
+    parent: tuple[str, int] | None,
+    flush: Callable[[], Awaitable[None]] | None,
+    rebase: Rebase,
+) -> ChildStore:
+    """Return the store as a run inside `parent` sees it; the arguments are those of `ChildStore`."""
+    bounded = getattr(type(store), "bounds_waiting", False)
+    return (_BoundedChildStore if bounded else ChildStore)(store, parent, flush, rebase)
 
 
 class Child(msgspec.Struct, frozen=True):

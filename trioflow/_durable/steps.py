@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar, final
 import msgspec
 import trio
 
-from trioflow._durable.children import ChildStore, Rebase, note_entered
+from trioflow._durable.children import ChildStore, Rebase, child_store, note_entered
 from trioflow._runtime.signals import Paused
 from trioflow._text import describe_error, quote
 from trioflow.checkpoint.codec import Codec, is_large
@@ -87,8 +87,15 @@ class Steps(Protocol[S_contra]):
         """
         ...
 
-    async def end(self, error: BaseException | None, position: Position[Any]) -> BaseException | None:
+    async def end(
+        self, error: BaseException | None, position: Position[Any], *, forget: bool = True
+    ) -> BaseException | None:
         """Take note of how the run ended, and return what it ends with now.
+
+        Args:
+            error: what it ended with.
+            position: where it stands.
+            forget: whether one that completed may be forgotten: its caller has its result.
 
         Cancellation: shielded, for as long as `shielded_save` waits.
         """
@@ -121,11 +128,14 @@ class UnkeptSteps:
     ) -> Awaitable[None] | None:
         """Return None: nothing is to be written."""
 
-    async def end(self, error: BaseException | None, position: Position[Any]) -> BaseException | None:
+    async def end(
+        self, error: BaseException | None, position: Position[Any], *, forget: bool = True
+    ) -> BaseException | None:
         """See `Steps.end`.
 
         Cancellation: not a checkpoint.
         """
+        del forget
         if self._on_end is not None:
             self._on_end(error, position)
         return error
@@ -164,6 +174,8 @@ class KeptSteps(Generic[S]):
         self._forked_from = forked_from
         self._iterations = 0
         self._unsaved = False
+        self._is_last = False
+        self._state: S | None = None
         self._on_save: Saved | None = None
         self._written: tuple[int, str, str, int] | None = None
 
@@ -172,7 +184,7 @@ class KeptSteps(Generic[S]):
 
     def child_store(self, rebase: Rebase) -> ChildStore:
         """See `Steps.child_store`."""
-        return ChildStore(self.store, (self.session.run_id, self.session.epoch), self.flush, rebase)
+        return child_store(self.store, (self.session.run_id, self.session.epoch), self.flush, rebase)
 
     def start(self, on_save: Saved) -> None:
         """See `Steps.start`."""
@@ -217,8 +229,11 @@ class KeptSteps(Generic[S]):
 
         Raises:
             CheckpointEncodeError: the state cannot be kept, and is in the error; the step before it still is.
+            CheckpointConflictError: somebody else has claimed the run; the state is in the error.
+            CheckpointStoreError: the store cannot; likewise.
         """
         codec = self._keeping.codec
+        self._state = state
         try:
             plain = codec.plain(state)
             if is_large(plain):
@@ -247,11 +262,14 @@ class KeptSteps(Generic[S]):
         self._last = _Step(step, node, next_node, data)
         self._iterations = iterations
         self._unsaved = True
+        self._is_last = is_last
         if is_last:
             return self._save("completed")
         return self._save("running") if next_node and not step % self._keeping.interval else None
 
-    async def end(self, error: BaseException | None, position: Position[Any]) -> BaseException | None:
+    async def end(
+        self, error: BaseException | None, position: Position[Any], *, forget: bool = True
+    ) -> BaseException | None:
         """See `Steps.end`: save how the run ended, then forget one that completed and need not be kept.
 
         Cancellation: shielded, for as long as `shielded_save` waits.
@@ -260,22 +278,25 @@ class KeptSteps(Generic[S]):
             return error
         self._iterations = position.iterations
         try:
-            await shielded_save(self.store, lambda: self._end(error))
+            await shielded_save(self.store, lambda: self._end(error, forget=forget))
         except CheckpointError as problem:
             if isinstance(problem, CheckpointConflictError) or error is None or isinstance(error, Paused):
                 return problem
             error.add_note(f"how the run ended was not saved: {describe_error(problem)}")
         return error
 
-    async def _end(self, error: BaseException | None) -> None:
+    async def _end(self, error: BaseException | None, *, forget: bool) -> None:
         if isinstance(error, Paused):
             await self._save("paused", _payloads.encode(error.payload))
+        elif self._is_last and error is not None:
+            # It has reached its end, and was kept from saying so: whoever resumes it gets the result.
+            await self._save("completed")
         elif error is not None:
             await self._save("cancelled" if isinstance(error, trio.Cancelled) else "failed")
         else:
             if self._written is None or self._written[2] != "completed":
                 await self._save("completed")
-            if not self._keeping.preserve:
+            if forget and not self._keeping.preserve:
                 # Where it fails the run is there still, as completed, and says so to whoever asks.
                 await self.session.forget()
 
@@ -295,7 +316,11 @@ class KeptSteps(Generic[S]):
             created_at=time.time(),
             forked_from=self._forked_from,
         )
-        await self.session.save(checkpoint)
+        try:
+            await self.session.save(checkpoint)
+        except CheckpointError as error:
+            error.value = self._state  # it was paid for
+            raise
         self._unsaved = False
         self._written = (last.step, last.node, status, len(last.state))
         if self._on_save is not None:

@@ -18,11 +18,14 @@ class CheckpointError(TrioflowError):
 
     Attributes:
         run_id: the run.
+        value: what was paid for and could not be kept: the result of a call, the state after a step, or the
+            `ParallelResult` of a fan-out; None where nothing was.
     """
 
-    def __init__(self, message: str, *, run_id: str | None = None) -> None:
+    def __init__(self, message: str, *, run_id: str | None = None, value: object = None) -> None:
         super().__init__(message)
         self.run_id = run_id
+        self.value = value
 
 
 class CheckpointNotFoundError(CheckpointError):
@@ -38,15 +41,7 @@ class CheckpointMismatchError(CheckpointError):
 
 
 class CheckpointEncodeError(CheckpointError):
-    """A value cannot be kept: it would not come back equal and of the same types. What was kept before stays.
-
-    Attributes:
-        value: the result that could not be kept, where a call had made one; it was paid for.
-    """
-
-    def __init__(self, message: str, *, run_id: str | None = None, value: object = None) -> None:
-        super().__init__(message, run_id=run_id)
-        self.value = value
+    """A value cannot be kept: it would not come back equal and of the same types. What was kept before stays."""
 
 
 class CheckpointCorruptError(CheckpointError):

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
-from trioflow._durable.children import Child, ChildStore, host
+from trioflow._durable.children import Child, ChildStore, child_store, host
 from trioflow._runtime.signals import JournalError
 from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.checkpoint.session import open_store
@@ -59,7 +59,7 @@ async def run_kept(
     if child.run_id is None or own_store is None:
         return await run(msgspec.structs.replace(config, checkpoint=None), None)
     async with open_store(own_store) as opened:
-        return await run(config, ChildStore(opened, None, None, rebased))
+        return await run(config, child_store(opened, None, None, rebased))
 
 
 async def no_failure_of_the_node(run: Callable[[], Awaitable[V]]) -> V:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from trioflow._runtime.block import Block
 from trioflow._text import quote
 from trioflow.config import HubConfig
-from trioflow.config.checks import check_async, check_instance, check_seconds, check_text
+from trioflow.config.checks import check_async, check_in_trio, check_instance, check_seconds, check_text
 from trioflow.errors import RequestTimeoutError, TrioflowError
 from trioflow.events import EventType, Observer
 from trioflow.hub._agent import Agent
@@ -152,6 +152,7 @@ class Hub:
 
         Cancellation: the agent goes all the same when it has handled everything.
         """
+        check_in_trio()
         await trio.lowlevel.checkpoint()
         self._check_open()
         agent = self._directory.find(name)
@@ -229,6 +230,7 @@ class Hub:
 
         Cancellation: nothing was delivered.
         """
+        check_in_trio()
         await trio.lowlevel.checkpoint()
         self._check_open()
         agent = self._directory.find_accepting(recipient)
@@ -269,6 +271,7 @@ class Hub:
 
         Cancellation: the message is withdrawn; a handler that has it is not cancelled, and its answer dropped.
         """
+        check_in_trio()
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             if timeout is None:
@@ -308,6 +311,7 @@ class Hub:
 
         Cancellation: nothing was delivered; once it has begun it goes on to the last.
         """
+        check_in_trio()
         await trio.lowlevel.checkpoint()
         self._check_open()
         first = self._compose(sender, "", MessageType.BROADCAST, data, priority=priority, headers=headers)
@@ -331,6 +335,7 @@ class Hub:
 
         Cancellation: nothing was delivered; once it has begun it goes on to the last.
         """
+        check_in_trio()
         await trio.lowlevel.checkpoint()
         self._check_open()
         subscribers = self._directory.subscribers(topic)

@@ -147,6 +147,11 @@ class Ledger(Generic[T, R]):
         """Whether somebody waits for an outcome."""
         return self._awaited > 0
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether somebody waits for the next outcome, or for the end."""
+        return not self._streamed or self.is_awaited
+
     def wake_for(self, room: int) -> None:
         """Have `on_room` called once there is this much room."""
         self._wake_at = self.pulled - self._window + room

@@ -2,10 +2,9 @@
 
     items -> feeder -> [work] -> workers -> [results] -> collector -> [done] -> the caller or a stream
 
-The channels carry batches (`_channel`), the ledger counts and bounds what is on them (`_ledger`). A worker
-records an outcome by one plain call, so no cancellation can lose what was returned. A worker that finds no work
-may pull from a plain source itself, because `next()` never blocks: it first enters what the collector has not,
-and the two tasks between it and its next item need not wake up.
+The channels carry batches (`_channel`), the ledger counts and bounds what is on them (`_ledger`). A worker that
+finds no work pulls a plain source itself (`_feeder`), and records an outcome by one plain call, so that no
+cancellation can lose what was returned.
 
 Every decision is one plain method; the `await`s stand around them. Tasks raise nothing but a `Cancelled` that
 passes: whatever else goes wrong is collected, the scope is cancelled, and `conclude` weighs all of it once no
@@ -13,7 +12,6 @@ task is left. `docs/design/engine.md` has the reasons and the figures.
 """
 
 import math
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, final
 
@@ -33,20 +31,17 @@ from trioflow.config import ParallelConfig
 from trioflow.errors import CheckpointError, ConfigError, ParallelError, TrioflowError
 from trioflow.outcomes import TaskOutcome
 from trioflow.policies import RateLimiter
-from trioflow.workflows._channel import BatchChannel
 from trioflow.workflows._events import ParallelEvents
+from trioflow.workflows._feeder import Feeder
 from trioflow.workflows._ledger import Ledger, Status
 from trioflow.workflows._queue import QueueSource
-from trioflow.workflows._sources import END, AsyncSource, Source, open_pool_source
+from trioflow.workflows._sources import Source, open_pool_source
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 IDLE = -1
 """The index of a worker that has no item in hand."""
-
-BURST = 16
-"""Items that are pulled from a plain source in a row."""
 
 _SEVERITY: tuple[Status, ...] = ("complete", "drained", "cancelled", "timeout", "failed")
 
@@ -115,9 +110,8 @@ class Pool(Generic[T, R]):
 
     Attributes:
         errors: what went wrong, until `conclude` has weighed it.
+        feeder: where the items come from.
         on_abort: called when something that is no `Exception` stops the run.
-        in_bodies: loops over a stream that have taken an outcome and not come back for another; they may put
-            items into a queue.
     """
 
     def __init__(
@@ -129,8 +123,9 @@ class Pool(Generic[T, R]):
     ) -> None:
         config = setup.config
         self.ledger = ledger
-        self.source: Source[T] = open_pool_source(setup.items)
-        self.work: BatchChannel[tuple[int, T]] = BatchChannel()
+        buffer = config.buffer or setup.worker_count
+        source: Source[T] = open_pool_source(setup.items)
+        self.feeder: Feeder[T] = Feeder(source, ledger, min(buffer - 1, setup.worker_count))
         self.errors = ErrorCollector()
         self.on_abort: Callable[[], object] = lambda: None
         self._setup = setup
@@ -143,16 +138,12 @@ class Pool(Generic[T, R]):
         self._timed = emitter.active or setup.streamed or ledger.reports
         self._reports = emitter.active or ledger.reports
         self._clock: Callable[[], float]
-        self._room = trio.lowlevel.ParkingLot()
-        ledger.on_room = self._room.unpark
-        buffer = config.buffer or setup.worker_count
-        self._enough = max(1, min(buffer - 1, setup.worker_count, BURST))
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery
         self._token: trio.lowlevel.TrioToken | None = None
         self._cut: Status = "complete"
         self._stopping = self._cancelled = self._ending = self._awaited = False
-        self._failures = self.in_bodies = 0
+        self._failures = 0
         self._left = trio.Event()
         self._left_in_peace = True
         self._started = 0.0
@@ -174,8 +165,7 @@ class Pool(Generic[T, R]):
             self._events.run_started(
                 workers, fail_fast=config.fail_fast, has_progress=self._setup.has_progress
             )
-            if isinstance(self.source, QueueSource):
-                self.source.open()
+            self.feeder.open()
             await trio.lowlevel.checkpoint_if_cancelled()
             if self._journal is None:
                 await self._run_tasks()
@@ -203,22 +193,14 @@ class Pool(Generic[T, R]):
         if not self._stopping and not self.ledger.ended:
             self._check_thread()
             self._cut_short("drained")
-            self._stop_feeding()
-            if isinstance(self.source, AsyncSource):
-                self.source.stop_pulling()
-
-    def nudge(self) -> None:
-        """Have whatever room there is used: the consumer has nothing left to take."""
-        if self.ledger.room > 0:
-            self._room.unpark()
-        self._end_if_over()
+            self.feeder.drain()
 
     @trio.lowlevel.enable_ki_protection
     def leave_body(self) -> None:
         """Note that a loop over the stream is over whose body had an outcome; others may wait for the end."""
-        self.in_bodies -= 1
+        self.feeder.in_bodies -= 1
         if self.ledger.is_awaited and self._is_here():
-            self._end_if_over()
+            self.feeder.end_if_over()
 
     @trio.lowlevel.enable_ki_protection
     def conclude(self) -> None:
@@ -227,6 +209,8 @@ class Pool(Generic[T, R]):
         who = "an observer or the body of the stream"
         self.errors.replace_foreign(lambda cancelled: foreign_cancelled(cancelled, who))
         worst = self.errors.worst()
+        if isinstance(worst, CheckpointError) and worst.value is None:
+            worst.value = self.ledger.result()  # it was paid for, and what of it is kept cannot be said
         if worst is None or isinstance(worst, trio.Cancelled):
             self.errors.replace(self._failure(cancelled=worst is not None) or worst)
         elif isinstance(worst, Exception) and not isinstance(worst, TrioflowError):
@@ -265,49 +249,10 @@ class Pool(Generic[T, R]):
     @trio.lowlevel.enable_ki_protection
     async def _feed(self) -> None:
         try:
-            if isinstance(self.source, AsyncSource):
-                await self._feed_async(self.source)
-            else:
-                if isinstance(self.source, QueueSource):
-                    self.source.on_put = self._on_put
-                while not self.work.closed:
-                    self._refill(1)
-                    await self._wait_for_room()
+            await self.feeder.feed()
         except BaseException as error:  # noqa: ASYNC103 - a Cancelled that belongs here is raised again
             if not self._on_crash(None, error):
                 raise
-        finally:
-            self.work.close()
-
-    async def _feed_async(self, source: AsyncSource[T]) -> None:
-        with source.scope:
-            try:
-                while not self.work.closed:
-                    item = await source.pull()
-                    if item is END:
-                        self.ledger.exhausted = True
-                        break
-                    self._hand_out([item])
-                    if self.ledger.room < 1:
-                        await self._wait_for_one()
-            finally:
-                await source.aclose()
-
-    async def _wait_for_room(self) -> None:
-        # Where a queue is empty it is `put` that has room looked for.
-        if not isinstance(self.source, QueueSource) or self.source.waiting:
-            self.ledger.wake_for(self._enough)
-        if not self.work.closed:
-            await self._room.park()
-
-    async def _wait_for_one(self) -> None:
-        ledger = self.ledger
-        while not self.work.closed:
-            ledger.take_in()
-            if ledger.room > 0:
-                return
-            with ledger.waited_for():
-                await self._wait_for_room()
 
     def _start_worker(self, number: int) -> None:
         worker: Worker[T] = Worker(number, self._emitter)
@@ -315,12 +260,12 @@ class Pool(Generic[T, R]):
 
     @trio.lowlevel.enable_ki_protection
     async def _work(self, worker: Worker[T]) -> None:
-        attempt, batch, claimed, result, turn = self._equipped(worker), self.work.batch, None, None, 0
+        attempt, batch, claimed, result, turn = self._equipped(worker), self.feeder.work.batch, None, None, 0
         working.set(worker)
         try:
             while True:
-                has_work = turn and (batch or self._refill(self._enough))
-                claimed = batch.popleft() if has_work else await self._wait_for_work()
+                has_work = turn and (batch or self.feeder.refill())
+                claimed = batch.popleft() if has_work else await self.feeder.wait()
                 if claimed is None:
                     return
                 worker.index, worker.item = claimed
@@ -371,87 +316,11 @@ class Pool(Generic[T, R]):
             if not self._stopping:
                 # What came first counts: a deadline that passes during clean-up is no timeout of the run.
                 self._cut_short("timeout" if self._scope.cancel_called else "cancelled")
-                self._awaited = isinstance(self.source, AsyncSource) and self.source.pulling
+                self._awaited = self.feeder.is_pulling
                 self._stopping = True
                 self._scope.deadline = math.inf
-            self._stop_feeding()
+            self.feeder.stop()
         return trio.lowlevel.Abort.SUCCEEDED
-
-    # Where items come from: plain methods, but for the wait.
-
-    async def _wait_for_work(self) -> tuple[int, T] | None:
-        """Return the next item after at least a turn of the scheduler; None is the end.
-
-        Cancellation: nothing was taken.
-        """
-        work, batch = self.work, self.work.batch
-        if batch or self._refill(self._enough):
-            await trio.lowlevel.checkpoint()
-        while not batch and not work.closed:
-            if self._is_asked():
-                self._end_if_over()
-            await work.wait()
-            if not batch:
-                # Who called for help may have done all that there was, and be held up by the last of it.
-                self._refill(self._enough)
-        if not batch:
-            return None
-        claimed = batch.popleft()
-        if batch or self._refill(self._enough):
-            work.call()  # the next one: this one may be held up by what it takes
-        return claimed
-
-    def _refill(self, enough: int) -> bool:
-        """Pull what there is room for from a plain source, if that is `enough`; return whether something came."""
-        source, ledger = self.source, self.ledger
-        if self.work.closed or isinstance(source, AsyncSource):
-            return False
-        if ledger.room < enough:
-            ledger.take_in()
-            if ledger.room < enough:
-                return False
-        fresh: deque[T] = deque()
-        try:
-            source.pull(min(ledger.room, BURST), fresh)
-        finally:
-            self._hand_out(fresh)
-        if source.exhausted:
-            self._end_feeding()
-        return bool(self.work.batch)
-
-    def _end_feeding(self) -> None:
-        self.ledger.exhausted = True
-        self.work.close()
-        self._room.unpark_all()
-
-    def _hand_out(self, items: "deque[T] | list[T]") -> None:
-        numbered = self.ledger.begin(items)
-        # What comes in the very tick of a stop was pulled, and stays unfinished.
-        if numbered and not self.work.closed:
-            self.work.batch.extend(numbered)
-            self.work.call()
-
-    # Where the source is a queue.
-
-    def _on_put(self) -> None:
-        if not self._refill(1):
-            self.ledger.wake_for(self._enough)
-
-    def _is_asked(self) -> bool:
-        """Whether somebody waits for the next outcome, or for the end."""
-        return not self._setup.streamed or self.ledger.is_awaited
-
-    def _end_if_over(self) -> None:
-        """Decide that a queue is at its end: nothing waits, and nobody has anything in hand.
-
-        Of a stream it is asked by who wants another outcome, and by workers while somebody does.
-        """
-        source = self.source
-        if isinstance(source, QueueSource) and source.is_open and not self.work.closed:
-            self.ledger.take_in()
-            if self.ledger.idle and not source.waiting and not self.in_bodies:
-                source.finish()
-                self._end_feeding()
 
     # What a worker decides: plain methods, each leaves the run's state consistent.
 
@@ -473,8 +342,8 @@ class Pool(Generic[T, R]):
         )
         if self._journal is None:
             return attempt
-        if isinstance(self.source, QueueSource):
-            self.source.refuse_puts_here()
+        if isinstance(self.feeder.source, QueueSource):
+            self.feeder.source.refuse_puts_here()
         return self._journal.around(attempt, worker)
 
     def _item_started(self, worker: Worker[T]) -> None:
@@ -567,13 +436,8 @@ class Pool(Generic[T, R]):
         if not self._stopping:
             self._cut_short(why)
             self._stopping = self._cancelled = True
-            self._stop_feeding()
+            self.feeder.stop()
             self._scope.cancel()
-
-    def _stop_feeding(self) -> None:
-        self.work.batch.clear()
-        self.work.close()
-        self._room.unpark_all()
 
     def _cut_short(self, why: Status) -> None:
         self._cut = max(self._cut, why, key=_SEVERITY.index)
@@ -606,20 +470,11 @@ class Pool(Generic[T, R]):
         Cancellation: what closing the source says of it is collected.
         """
         with self.errors.collecting():
-            await self._close_source()
+            await self.feeder.aclose()
         if self._cut == "timeout":
             with self.errors.collecting():
                 self.ledger.expire(self._too_slow(), self._setup.items, awaited=self._awaited)
         self.ledger.end(self._status())
-        self.work.dispose()
-
-    async def _close_source(self) -> None:
-        if not isinstance(self.source, AsyncSource):
-            self.source.close()
-        elif not self.source.closed:
-            # The feeder never ran.
-            with self.source.scope:
-                await self.source.aclose()
 
     def _check_thread(self) -> None:
         """Refuse a call from another thread, or another `trio.run`, before it changes anything."""

@@ -13,7 +13,7 @@ from trioflow._runtime.errors import foreign_cancelled, run_in_child_task
 from trioflow._runtime.signals import NotAsyncError
 from trioflow._text import list_known, quote, show
 from trioflow.config import ConditionalConfig
-from trioflow.config.checks import check_async, check_instance
+from trioflow.config.checks import check_async, check_in_trio, check_instance
 from trioflow.errors import ConditionalError, ConfigError
 from trioflow.events import EventType, Observer
 from trioflow.workflows._arguments import choose_observer
@@ -91,6 +91,7 @@ async def process_conditional(
 
     Cancellation: passes through; nothing is kept. A failure that happened before comes out instead.
     """
+    check_in_trio()
     check_instance("config", config, ConditionalConfig)
     emitter = Emitter(choose_observer(observer, config.observer), "conditional")
     return await route_with(emitter, state, predicate, routes)

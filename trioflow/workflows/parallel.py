@@ -21,6 +21,7 @@ from trioflow.config.checks import (
     check_async,
     check_callable,
     check_flag,
+    check_in_trio,
     check_instance,
 )
 from trioflow.errors import ConfigError
@@ -88,6 +89,7 @@ async def process_parallel(
     Cancellation: passes through, and what completed is lost to the caller; use `open_parallel` to keep it. An
     item that failed before under `fail_fast` comes out instead.
     """
+    check_in_trio()
     check_callable("progress", progress, optional=True)
     check_callable("on_outcome", on_outcome, optional=True)
     pool = _open_pool(
@@ -199,7 +201,7 @@ class ParallelRun(Generic[T, R]):
         return f"<ParallelRun: {self._pool.ledger!r}, {len(self._pool.ledger.done.batch)} to be taken>"
 
     def __aiter__(self) -> AsyncIterator[TaskOutcome[T, R]]:
-        return _Loop(self, self._pool) if isinstance(self._pool.source, QueueSource) else self
+        return _Loop(self, self._pool) if isinstance(self._pool.feeder.source, QueueSource) else self
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> TaskOutcome[T, R]:
@@ -218,7 +220,7 @@ class ParallelRun(Generic[T, R]):
             if not batch:
                 if done.closed:
                     raise StopAsyncIteration
-                self._pool.nudge()
+                self._pool.feeder.nudge()
                 with ledger.waited_for():
                     await done.wait()
         outcome = batch.popleft()
@@ -281,10 +283,10 @@ class _Loop(Generic[T, R]):
         """
         if self._holds:
             self._holds = False
-            self._pool.in_bodies -= 1
+            self._pool.feeder.in_bodies -= 1
         outcome = await self._run.__anext__()
         self._holds = True
-        self._pool.in_bodies += 1
+        self._pool.feeder.in_bodies += 1
         return outcome
 
     @trio.lowlevel.enable_ki_protection
