@@ -180,8 +180,9 @@ class ProgressObserver:
             else:
                 self._write(run, event.timestamp)
         if not self._open:
-            if self._draws:
-                self._show(event.timestamp)
+            if self._live is not None:
+                # Stopping draws it.
+                self._live.update(self._picture(event.timestamp))
             self._ended.clear()
             self._stop()
 
