@@ -23,9 +23,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Literal
 
-import h11
 import msgspec
 import trio
+
+try:
+    import h11
+except ImportError as missing:
+    raise SystemExit(f"this example needs {missing.name}: pip install h11") from None
 
 __all__ = ("FaultRates", "open_chat_server", "summarise")
 

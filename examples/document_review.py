@@ -23,7 +23,6 @@ from contextlib import asynccontextmanager
 from pydoc_data.topics import topics
 
 import msgspec
-import openai
 import trio
 from chat_server import FaultRates, open_chat_server
 from msgspec.structs import replace
@@ -38,6 +37,11 @@ from trioflow import (
     StateGraph,
     parallel_node,
 )
+
+try:
+    import openai
+except ImportError as missing:
+    raise SystemExit(f"this example needs {missing.name}: pip install h11 'openai>=1.63'") from None
 
 TOPIC = "import"
 TEXT_LENGTH = 5_000

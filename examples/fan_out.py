@@ -20,13 +20,8 @@ from contextlib import asynccontextmanager
 from pydoc_data.topics import topics
 
 import msgspec
-import openai
 import trio
 from chat_server import open_chat_server
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from trioflow import (
     ParallelConfig,
@@ -39,6 +34,16 @@ from trioflow import (
     with_retry,
     with_timeout,
 )
+
+try:
+    import openai
+    from rich import box
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Table
+except ImportError as missing:
+    package = (missing.name or "a package").partition(".")[0]
+    raise SystemExit(f"this example needs {package}: pip install h11 'openai>=1.63' rich") from None
 
 CHUNK_LENGTH = 3_000
 LONGEST_WAIT = 60.0

@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import os
 import subprocess
 import sys
 
@@ -19,9 +20,14 @@ from trioflow import (
     CheckpointStoreError,
     GraphConfig,
     ParallelConfig,
+    RetryConfig,
+    Routes,
     State,
     StateGraph,
+    TraceObserver,
     pause,
+    process_chain,
+    process_conditional,
     process_parallel,
 )
 from trioflow.checkpoint.codec import sealed
@@ -101,6 +107,16 @@ def test_history_shows_the_steps(url, capsys):
     assert json.loads(capsys.readouterr().out)[0]["step"] == 0
     assert main(["runs", "history", "fan-1", "--store", url, "--json"]) == 0
     assert [step["status"] for step in json.loads(capsys.readouterr().out)] == ["running", "completed"]
+
+
+def test_a_long_name_is_whole_where_no_terminal_is(tmp_path, capsys):
+    name = "n" * 150
+
+    async def use(store):
+        await store.save(checkpoint(name), await store.claim(name))
+
+    assert main(["runs", "list", "--store", make(tmp_path / "runs.db", use)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_delete_deletes_one_run(url, capsys):
@@ -378,3 +394,220 @@ def test_vacuum_gives_space_back(tmp_path, capsys):
     before = (tmp_path / "runs.db").stat().st_size
     assert main(["runs", "vacuum", "--store", url]) == 0
     assert (tmp_path / "runs.db").stat().st_size < before / 10
+
+
+# Graphs in modules of the user's.
+
+
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    """A folder to be in, with modules that no other test has imported."""
+    monkeypatch.chdir(tmp_path)
+    names = set(sys.modules)
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows" / "good.py").write_text(
+        "from trioflow import GraphConfig, StateGraph\n"
+        "print('importing')\n"
+        "graph = StateGraph(GraphConfig(name='letter'))\n"
+        "async def ask(state): return state\n"
+        "graph.add_node('ask', ask)\n"
+        "graph.set_entry_point('ask')\n"
+        "graph.set_exit_point('ask')\n"
+        "class Flows: letter = graph\n"
+        "number = 3\n"
+    )
+    (tmp_path / "flows" / "bad.py").write_text(
+        "from trioflow import GraphConfig, StateGraph\n"
+        "graph = StateGraph(GraphConfig(name='broken'))\n"
+        "async def ask(state): return state\n"
+        "graph.add_node('ask', ask)\n"
+        "graph.add_edge('ask', 'nowhere')\n"
+    )
+    (tmp_path / "flows" / "raising.py").write_text("raise RuntimeError('two\\nlines')\n")
+    (tmp_path / "flows" / "leaving.py").write_text("import sys\nsys.exit(0)\n")
+    (tmp_path / "flows" / "needing.py").write_text("import no_such_package_of_ours\n")
+    (tmp_path / "flows" / "spelled.py").write_text("def (\n")
+    yield tmp_path
+    for name in set(sys.modules) - names:
+        if name.startswith("flows"):
+            del sys.modules[name]
+
+
+def test_a_graph_is_drawn(modules, capsys):
+    path = list(sys.path)
+    for target in ("flows.good:graph", "flows.good:Flows.letter"):
+        assert main(["graph", "mermaid", target]) == 0
+        assert capsys.readouterr().out.startswith("flowchart TD\n")
+    assert main(["graph", "mermaid", "flows.bad:graph"]) == 0
+    assert "nowhere" in capsys.readouterr().out
+    assert sys.path == path
+
+
+def test_a_graph_without_faults_is_valid(modules, capsys):
+    assert main(["graph", "validate", "flows.good:graph"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "the graph 'letter' has no faults\n"
+    assert "importing" in captured.err
+    assert main(["graph", "validate", "flows.good:graph", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"graph": "letter", "faults": []}
+
+
+def test_every_fault_of_a_graph_is_printed(modules, capsys):
+    assert main(["graph", "validate", "flows.bad:graph"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "the graph 'broken' has 3 faults:"
+    assert len(lines) == 4
+    assert any("no entry point" in line for line in lines)
+    assert main(["graph", "validate", "flows.bad:graph", "--json"]) == 1
+    assert len(json.loads(capsys.readouterr().out)["faults"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "message"),
+    [
+        ("flows.good", 2, "graph must be"),
+        (":graph", 2, "graph must be"),
+        ("flows.good:", 2, "graph must be"),
+        ("../flows/good:graph", 2, "graph must be"),
+        ("flows.good:number", 2, "'flows.good:number' must be a StateGraph, got 3"),
+        ("flows.god:graph", 1, "there is no module 'flows.god'"),
+        ("nowhere_at_all:graph", 1, "there is no module 'nowhere_at_all'"),
+        ("flows.good:grpah", 1, "has no 'grpah' (did you mean 'graph'?"),
+        ("flows.raising:graph", 1, "importing 'flows.raising' failed: RuntimeError: two\\nlines"),
+        ("flows.leaving:graph", 1, "importing 'flows.leaving' failed: SystemExit: 0"),
+        ("flows.needing:graph", 1, "importing 'flows.needing' failed: ModuleNotFoundError: No module named"),
+        ("flows.spelled:graph", 1, "importing 'flows.spelled' failed: SyntaxError:"),
+    ],
+)
+@pytest.mark.parametrize("command", ["mermaid", "validate"])
+def test_a_graph_that_is_not_there_is_said_in_a_line(modules, capsys, command, target, status, message):
+    assert main(["graph", command, target]) == status
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.removeprefix("importing\n").splitlines()) == 1
+    assert captured.out == ""
+
+
+# Traces.
+
+
+@pytest.fixture
+def trace(tmp_path):
+    async def work(item):
+        await trio.sleep((item + 1) / 1000)
+        if item == 3:
+            raise ValueError("bad\n<b>")
+        return item
+
+    async def step(state):
+        return state
+
+    async def add(item, state):
+        return item + state
+
+    async def fill():
+        retry = RetryConfig(max_attempts=2, initial_delay=0.001)
+        config = ParallelConfig(fail_fast=False, max_workers=2, retry=retry)
+        graph = StateGraph(GraphConfig(name="letter"))
+        graph.add_node("attempt 1", step)
+        graph.set_entry_point("attempt 1")
+        graph.set_exit_point("attempt 1")
+        with TraceObserver(tmp_path / "run.json") as observer:
+            await process_parallel(range(6), work, config=config, observer=observer, run_id="fan")
+            await process_chain([1, 2], 0, add, observer=observer, run_id="chain")
+            await graph.execute(State(), observer=observer, run_id="letter-1")
+            await process_conditional("Ada", lambda _: "greet", Routes({"greet": step}), observer=observer)
+
+    trio.run(fill)
+    return tmp_path / "run.json"
+
+
+def summary(path, capsys, status=0):
+    assert main(["trace", "summary", str(path), "--json"]) == status
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_trace_is_summed_up(trace, capsys):
+    found = summary(trace, capsys)
+    assert found["whole"] is True
+    fan, chain, letter, routing = found["runs"]
+    assert (fan["name"], fan["status"], fan["calls"], fan["failed"], fan["retries"]) == ("parallel fan", "ok", 6, 1, 1)
+    lanes = fan["groups"]
+    assert [lane["name"] for lane in lanes] == ["worker 0", "worker 1"]
+    assert sum(lane["calls"] for lane in lanes) == 6
+    assert all(0 < lane["p50"] <= lane["p95"] <= lane["p99"] == lane["longest"] < 5 for lane in lanes)
+    assert all(0 < lane["busy"] <= 1 for lane in lanes)
+    assert fan["duration"] >= max(lane["longest"] for lane in lanes)
+    assert [group["name"] for group in chain["groups"]] == ["step 0", "step 1"]
+    assert [(group["name"], group["calls"]) for group in letter["groups"]] == [("attempt 1", 1)]
+    assert routing["name"] == "conditional"
+    assert len(found["slowest"]) == 10
+    assert found["slowest"][0]["duration"] >= found["slowest"][1]["duration"]
+    (failure,) = found["failures"]
+    assert (failure["error_type"], failure["count"], failure["run"]) == ("ValueError", 1, "parallel fan")
+    assert (failure["name"], failure["error_message"]) == ("item 3", "bad\\n<b>")
+
+
+def test_a_trace_is_summed_up_for_people(trace, capsys):
+    assert main(["trace", "summary", str(trace)]) == 0
+    out = capsys.readouterr().out
+    assert "parallel fan" in out
+    assert "worker 1" in out
+    assert "ValueError" in out
+    assert "█" in out
+
+
+def test_a_trace_cut_off_anywhere_is_summed_up(trace, tmp_path, capsys):
+    data = trace.read_bytes()
+    cut = tmp_path / "cut.json"
+    first = data.index(b"parallel.start") + 200
+    for end in (first, len(data) // 2, len(data) // 2 + 1, len(data) - 2, len(data) - 3, len(data) - 4):
+        cut.write_bytes(data[:end])
+        found = summary(cut, capsys)
+        assert found["whole"] is False, end
+    cut.write_bytes(data[:first])
+    assert summary(cut, capsys)["runs"][0]["status"] == "unfinished"
+    assert main(["trace", "summary", str(cut)]) == 0
+    assert "unfinished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"hello\n", "line 1"),
+        (b'{"a": 1}\n', "line 1"),
+        (b'[\n{"ph":"X","pid":1,"tid":0},\n,,\n]\n', "line 3"),
+        (b'[\n{"ph":"X","pid":"one","tid":0},\n{}\n]\n', "line 2"),
+        (b'[\n{"ph":"X","pid":1,"tid":0,"ts":1e999,"dur":1},\n{}\n]\n', "line 2"),
+        (b'[\n{"ph":"M","pid":1,"tid":0},\n\xff\xfe\n]\n', "line 3"),
+        (b"[\n" + b" " * 2_000_000 + b"\n]\n", "line 2"),
+        (None, "No such file"),
+    ],
+)
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_damaged_trace_is_said_in_a_line(tmp_path, capsys, content, message, flags):
+    path = tmp_path / "run.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert main(["trace", "summary", str(path), *flags]) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+
+
+def test_a_folder_is_no_trace(tmp_path, capsys):
+    assert main(["trace", "summary", str(tmp_path)]) == 1
+    assert "directory" in capsys.readouterr().err
+    assert main(["trace", "summary"]) == 2
+    capsys.readouterr()
+
+
+def test_what_reads_no_further_is_no_error(trace):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-W", "error", "-m", "trioflow", "trace", "summary", str(trace), "--json"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -10,6 +10,7 @@ import trioflow
 from trioflow.workflows._pool import Worker
 
 ROOT = Path(trioflow.__file__).parent
+CLONE = Path(__file__).parents[1]
 
 
 def test_the_layout_comment_names_every_room():
@@ -24,12 +25,22 @@ def test_the_layout_comment_names_every_room():
 
 
 def test_the_guarantees_name_tests_that_are_there():
-    page = (ROOT.parent / "docs" / "reference" / "guarantees.md").read_text()
+    page = (CLONE / "docs" / "reference" / "guarantees.md").read_text()
     named = re.findall(r"`(tests/[^`]*)`", page)
     assert named
-    assert [name for name in named if not (ROOT.parent / name).exists()] == []
+    assert [name for name in named if not (CLONE / name).exists()] == []
     paragraphs = [part for part in re.split(r"(?m)^(?=\*\*)", page) if part.startswith("**")]
     assert [part.splitlines()[0] for part in paragraphs if "`tests/" not in part] == []
+
+
+def test_contributors_know_how_to_make_tests_longer():
+    read = re.compile(r'environ\.get\("(TRIOFLOW_\w+)", "(\d+)"\)')
+    page = (CLONE / "CONTRIBUTING.md").read_text()
+    for file in (CLONE / "tests").rglob("*.py"):
+        for name, default in read.findall(file.read_text()):
+            row = next((line for line in page.splitlines() if line.startswith(f"| `{name}` |")), "")
+            assert row, f"CONTRIBUTING.md does not name {name}"
+            assert default in row.split("|")[3].replace(",", ""), name
 
 
 async def test_every_live_object_says_how_it_stands():

@@ -14,8 +14,9 @@
 #   hub/           agents that talk: messages, mailboxes, handlers
 #   workflows/     many calls: parallel, chain, conditional
 #   graph/         calls that decide what comes next: state, edges, graph, nodes of patterns
-#   testing/       what users test with: a conformance suite for stores
-#   cli/           the command line: `trioflow runs`, `python -m trioflow`
+#   testing/       what users test with: scripted processors, faulty stores, a conformance suite for stores
+#   ui/            the page of runs, in a browser on this machine
+#   cli/           the command line: `trioflow runs`, `graph`, `trace`, `ui`; `python -m trioflow`
 #   __main__       the same
 """Structured workflows for agent services on Trio, with an exact account of what succeeded, failed and why."""
 
@@ -92,6 +93,7 @@ from trioflow.observers import (
     MetricsSnapshot,
     MultiObserver,
     NoopObserver,
+    OtelObserver,
     RecordingObserver,
     SourceMetrics,
     TraceObserver,
@@ -185,6 +187,7 @@ __all__ = (
     "MultiObserver",
     "NoopObserver",
     "Observer",
+    "OtelObserver",
     "ParallelConfig",
     "ParallelError",
     "ParallelResult",

@@ -7,7 +7,15 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 import pytest
 import trio
 
-from trioflow import ParallelConfig, RetryConfig, open_parallel, with_concurrency_limit, with_retry
+from trioflow import (
+    CheckpointConfig,
+    ParallelConfig,
+    RetryConfig,
+    WorkQueue,
+    open_parallel,
+    with_concurrency_limit,
+    with_retry,
+)
 
 httpx = pytest.importorskip("httpx", reason="a program with the httpx package: tests group")
 pytest.importorskip("starlette", reason="its server is a Starlette app: tests group")
@@ -26,8 +34,11 @@ def worth_another_attempt(error: Exception) -> bool:
     return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
 
 
-async def crawl(client, start: str, *, per_host: int = 2) -> tuple[dict[str, str], dict[str, Exception]]:
-    """Return the pages that can be reached from `start`, and what went wrong, by URL."""
+async def crawl(client, start: str, store: str, *, per_host: int = 2) -> tuple[dict[str, str], dict[str, Exception]]:
+    """Return the pages that can be reached from `start`, and what went wrong, by URL.
+
+    A crawl that was cut short goes on: pages that were fetched come from the store, and lead to the others again.
+    """
     hosts: dict[str, trio.CapacityLimiter] = defaultdict(lambda: trio.CapacityLimiter(per_host))
 
     async def fetch(url: str) -> str:
@@ -40,25 +51,18 @@ async def crawl(client, start: str, *, per_host: int = 2) -> tuple[dict[str, str
 
     pages: dict[str, str] = {}
     errors: dict[str, Exception] = {}
-    seen = {start}
-    queue, urls = trio.open_memory_channel[str](10_000)
-    queue.send_nowait(start)
-    config = ParallelConfig(max_workers=8, fail_fast=False, observer="noop")
-    async with urls, open_parallel(urls, patient, config=config, keep_results=False) as run:
-        waiting = 1
+    queue = WorkQueue([start], dedupe=str)
+    config = ParallelConfig(
+        max_workers=8, fail_fast=False, checkpoint=CheckpointConfig(store=store), observer="noop"
+    )
+    async with open_parallel(queue, patient, config=config, keep_results=False, run_id="crawl", key=str) as run:
         async for outcome in run:
-            waiting -= 1
             if outcome.ok:
                 pages[outcome.item] = outcome.unwrap()
                 for url in links(outcome.item, pages[outcome.item]):
-                    if url not in seen:
-                        seen.add(url)
-                        queue.send_nowait(url)
-                        waiting += 1
+                    queue.put(url)
             else:
                 errors[outcome.item] = outcome.error
-            if not waiting:
-                queue.close()  # nothing is left, and nothing in hand that could find more
     return pages, errors
 
 
@@ -73,6 +77,7 @@ class Site:
     def __init__(self, pages: dict[str, list[str]], broken: dict[str, list[int]]) -> None:
         self.asked: Counter[str] = Counter()
         self.most_at_once = 0
+        self.reached = trio.Event()
         self._at_once = 0
         self._pages = pages
         self._broken = broken
@@ -81,6 +86,8 @@ class Site:
     async def page(self, request: Request) -> Response:
         path = request.url.path
         self.asked[path] += 1
+        if path == "/10":
+            self.reached.set()
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:
@@ -94,14 +101,19 @@ class Site:
         return HTMLResponse("".join(f'<a href="{link}">{link}</a>' for link in self._pages[path]))
 
 
-async def test_each_page_is_fetched_once_and_each_host_is_spared():
+@pytest.fixture
+def store(tmp_path):
+    return f"sqlite:///{tmp_path}/runs.db"
+
+
+async def test_each_page_is_fetched_once_and_each_host_is_spared(store):
     first = Site({"/": [f"/{number}" for number in range(10)]} | {f"/{number}": ["/", f"/{(number + 1) % 10}#top"] for number in range(10)}, {})
     second = Site({"/": ["/lost", "/busy", "mailto:nobody@example.com"], "/busy": ["deep"]}, {"/busy": [503, 429], "/deep": [500] * 9})
     with trio.fail_after(20):
         async with open_server(first.app) as here, open_server(second.app) as there:
             first._pages["/3"].append(f"{there}/")
             async with httpx.AsyncClient(trust_env=False) as client:
-                pages, errors = await crawl(client, f"{here}/")
+                pages, errors = await crawl(client, f"{here}/", store)
 
     assert set(pages) == {f"{here}/", *(f"{here}/{number}" for number in range(10)), f"{there}/", f"{there}/busy"}
     assert {url: error.response.status_code for url, error in errors.items()} == {f"{there}/lost": 404, f"{there}/deep": 500}
@@ -109,3 +121,22 @@ async def test_each_page_is_fetched_once_and_each_host_is_spared():
     assert second.asked == {"/": 1, "/lost": 1, "/busy": 3, "/deep": 3}
     assert 0 < first.most_at_once <= 2
     assert 0 < second.most_at_once <= 2
+
+
+async def test_a_crawl_that_was_cut_short_goes_on(store):
+    site = Site({f"/{number}": [f"/{number + 1}", f"/leaf{number}"] for number in range(20)} | {f"/leaf{number}": [] for number in range(20)}, {})
+    with trio.fail_after(20):
+        async with open_server(site.app) as here, httpx.AsyncClient(trust_env=False) as client:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(crawl, client, f"{here}/0", store)
+                await site.reached.wait()
+                nursery.cancel_scope.cancel()
+            fetched = dict(site.asked)
+            pages, errors = await crawl(client, f"{here}/0", store)
+
+    assert len(pages) == 40
+    assert list(errors) == [f"{here}/20"]
+    again = [path for path in fetched if site.asked[path] > 1]
+    # what was in hand, two at a time, and no more
+    assert len(fetched) >= 10
+    assert len(again) <= 2

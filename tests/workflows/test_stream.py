@@ -1,7 +1,10 @@
 """The stream: outcomes as they complete or in item order, and the handle that watches and ends the run."""
 
 import gc
+import subprocess
+import sys
 import weakref
+from contextlib import aclosing
 
 import pytest
 import trio
@@ -587,3 +590,88 @@ async def test_an_error_that_is_kept_does_not_keep_the_run_alive(autojump_clock)
     gc.collect()
     assert alive() is None
     assert kept[0].__traceback__ is not None
+
+
+# --- a stream inside an async generator
+
+
+LEFT_EARLY = """
+import sys
+import trio
+from trioflow import ParallelConfig, open_parallel
+
+
+async def same(item):
+    await trio.lowlevel.checkpoint()
+    return item
+
+
+async def outcomes():
+    async with open_parallel(range(100), same, config=ParallelConfig(max_workers=3, observer="noop")) as run:
+        async for outcome in run:
+            yield outcome.result
+
+
+async def bare():
+    async for _ in outcomes():
+        break
+    await trio.sleep(60)
+
+
+async def scoped():
+    with trio.move_on_after(60):
+        await bare()
+
+
+async def in_a_task():
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bare)
+
+
+trio.run(globals()[sys.argv[1]])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["bare", "scoped", "in_a_task"])
+def test_a_block_in_an_async_generator_that_is_left_early_ends_with_an_error_that_says_what_to_use(where):
+    code = [sys.executable, "-W", "ignore", "-c", LEFT_EARLY, where]
+    done = subprocess.run(code, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert "put @trio.as_safe_channel on that generator" in done.stderr
+
+
+async def test_a_block_in_an_async_generator_that_is_closed_where_it_was_begun_is_left_as_any():
+    async def outcomes():
+        async with open_parallel(range(100), nap_not, config=FAIL_FAST) as run:
+            async for outcome in run:
+                yield outcome.result
+
+    seen = []
+    async with aclosing(outcomes()) as results:
+        async for result in results:
+            seen.append(result)
+            if len(seen) == 3:
+                break
+    assert len([result async for result in outcomes()]) == 100
+
+
+async def nap_not(item):
+    await trio.lowlevel.checkpoint()
+    return item
+
+
+async def test_a_stream_on_a_safe_channel_can_be_left_early():
+    @trio.as_safe_channel
+    async def outcomes():
+        async with open_parallel(range(100), nap_not, config=FAIL_FAST, ordered=True) as run:
+            async for outcome in run:
+                yield outcome.result
+
+    seen = []
+    async with outcomes() as results:
+        async for result in results:
+            seen.append(result)
+            if len(seen) == 3:
+                break
+    assert seen == [0, 1, 2]

@@ -9,13 +9,19 @@ instruction to their last. Whatever goes wrong in the body, in the tasks or at t
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 import trio
 
 from trioflow._runtime.errors import ErrorCollector, foreign_cancelled
+from trioflow.config.checks import check_in_trio
 
 V = TypeVar("V")
+
+_LEFT_ELSEWHERE = (
+    "a block of a run was left in another task than it was entered in, as happens where an async generator that "
+    "yields inside it is not exhausted: put @trio.as_safe_channel on that generator"
+)
 
 
 class Block(ABC, Generic[V]):
@@ -28,19 +34,24 @@ class Block(ABC, Generic[V]):
     def __init__(self, errors: ErrorCollector) -> None:
         self._errors = errors
         self._manager: AbstractAsyncContextManager[trio.Nursery] | None = None
+        self._nursery: trio.Nursery
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> V:
+        check_in_trio()
         if self._manager is not None:
             raise RuntimeError("this block was entered before: open another one")
         self._manager = trio.open_nursery()
-        return self._open(await self._manager.__aenter__())
+        self._nursery = await self._manager.__aenter__()
+        return self._open(self._nursery)
 
     @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         del kind, traceback
+        if self._nursery.parent_task is not trio.lowlevel.current_task():
+            self._refuse_other_task()
         errors, manager = self._errors, self._manager
         errors.add(error)
         with errors.collecting():
@@ -57,6 +68,14 @@ class Block(ABC, Generic[V]):
         finally:
             del self, error, errors, manager
         return True
+
+    def _refuse_other_task(self) -> NoReturn:
+        """End the tasks, and say why: a nursery that is left in another task than it was opened in hangs.
+
+        It stays open in the task that it was opened in. So that task is cancelled by it too, and says the same.
+        """
+        self._nursery.cancel_scope.cancel(reason=_LEFT_ELSEWHERE)
+        raise RuntimeError(_LEFT_ELSEWHERE)
 
     @abstractmethod
     def _open(self, nursery: trio.Nursery) -> V:

@@ -9,6 +9,8 @@ from typing import final
 
 import trio
 
+from trioflow.config.checks import check_in_trio
+
 __all__ = ("OneRunAtATime",)
 
 
@@ -29,8 +31,9 @@ class OneRunAtATime:
         """Make the running `trio.run` the user of `store`.
 
         Raises:
-            RuntimeError: another one is, and has not ended.
+            RuntimeError: another one is, and has not ended; or there is none.
         """
+        check_in_trio()
         token = trio.lowlevel.current_trio_token()
         if token is self._token:
             return

@@ -20,6 +20,7 @@ from trioflow.checkpoint._schema import open_to_look, prepare
 from trioflow.checkpoint._users import OneRunAtATime
 from trioflow.checkpoint.memory import check_page
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo
+from trioflow.config.checks import check_in_trio
 from trioflow.errors import (
     CheckpointCorruptError,
     CheckpointError,
@@ -78,6 +79,7 @@ class SqliteStore:
         return f"<SqliteStore {self._path}{'' if self._db is None else ', open'}>"
 
     async def __aenter__(self) -> Self:
+        check_in_trio()
         await trio.lowlevel.checkpoint()
         return self
 

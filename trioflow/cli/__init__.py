@@ -1,24 +1,43 @@
 """The command line: `trioflow runs list --store sqlite:///runs.db`, or `python -m trioflow`.
 
-It needs the extra `cli` (cyclopts and rich), which is imported when it is used.
+Each group of commands is one file. What cannot be done is said in one line on the standard error. It needs the
+extra `cli` (cyclopts and rich), which is imported when it is used.
 """
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from trioflow.cli._runs import delete, history, list_runs, prune, show, vacuum
+from trioflow.cli import _graphs, _page, _runs, _traces
 from trioflow.errors import ConfigError, TrioflowError
 
 __all__ = ("main", "program")
+
+_GROUPS: dict[str, tuple[str, Sequence[Callable[..., int]]]] = {
+    "runs": (
+        "The runs in a checkpoint store.",
+        (_runs.list_runs, _runs.show, _runs.history, _runs.delete, _runs.prune, _runs.vacuum),
+    ),
+    "graph": ("A graph in a module.", (_graphs.mermaid, _graphs.validate)),
+    "trace": ("What TraceObserver wrote.", (_traces.summary,)),
+}
 
 
 def program() -> int:
     """Run the command that the process was started with, and return the exit status; see `main`."""
     try:
-        return main()
+        status = main()
+        sys.stdout.flush()
     except ImportError as error:
         _complain(str(error))
         return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Who read the output has enough. Python would complain of it once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,11 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         message = "the command line needs the extra `cli`: pip install 'trioflow[cli]'"
         raise ImportError(message) from error
-    app = cyclopts.App(name="trioflow", help="Look at the runs that a store keeps, and clear them away.")
-    runs = cyclopts.App(name="runs", help="The runs in a checkpoint store.")
-    app.command(runs)
-    for command in (list_runs, show, history, delete, prune, vacuum):
-        runs.command(command, name=command.__name__.removesuffix("_runs"))
+    app = cyclopts.App(name="trioflow", help="Look at runs, graphs and traces, and clear runs away.")
+    for name, (description, commands) in _GROUPS.items():
+        group = cyclopts.App(name=name, help=description)
+        app.command(group)
+        for command in commands:
+            group.command(command, name=command.__name__.removesuffix("_runs"))
+    app.command(_page.ui)
     try:
         status = app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
     except cyclopts.CycloptsError:

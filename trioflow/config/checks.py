@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from types import FunctionType
 from typing import Literal
 
+import trio
+
 from trioflow.errors import ConfigError
 
 __all__ = (
@@ -19,6 +21,7 @@ __all__ = (
     "check_choice",
     "check_count",
     "check_flag",
+    "check_in_trio",
     "check_instance",
     "check_number",
     "check_seconds",
@@ -62,6 +65,17 @@ def check_flag(field: str, value: object) -> None:
     """Refuse what is not a bool."""
     if not isinstance(value, bool):
         raise ConfigError.refusing(field, value, "True or False")
+
+
+def check_in_trio() -> None:
+    """Refuse to go on where there is no Trio run, as under asyncio: what Trio says there does not tell what to do.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    if not trio.lowlevel.in_trio_run():
+        message = "trioflow needs a Trio run: start the program by trio.run(main), not by asyncio.run(main())"
+        raise RuntimeError(message)
 
 
 def check_text(field: str, value: object, allowed: str = "a non-empty string") -> None:

@@ -18,7 +18,7 @@ from trioflow._runtime.calls import call_plain
 from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.checkpoint.session import choose_store
 from trioflow.config import GraphConfig
-from trioflow.config.checks import check_callable, check_count, check_instance, check_text
+from trioflow.config.checks import check_callable, check_count, check_in_trio, check_instance, check_text
 from trioflow.errors import ConfigError
 from trioflow.events import Observer
 from trioflow.graph._builder import GraphBuilder
@@ -128,6 +128,7 @@ class StateGraph(GraphBuilder[S]):
         Cancellation: passes through, and the steps made are lost to the caller; use `open_run` to keep them. A
         failure that happened before comes out instead, and a run that reached its end returns.
         """
+        check_in_trio()
         return await self._begin(self._runner(state, run_id, observer))
 
     def open_run(
@@ -205,6 +206,7 @@ class StateGraph(GraphBuilder[S]):
 
         Cancellation: passes through; the run can be resumed again.
         """
+        check_in_trio()
         check_text("run_id", run_id)
         check_callable("update", update, optional=True)
         if step is not None:

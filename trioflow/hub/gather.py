@@ -6,7 +6,7 @@ from typing import Any
 import trio
 
 from trioflow._runtime.errors import ErrorCollector
-from trioflow.config.checks import check_instance, check_seconds, check_text
+from trioflow.config.checks import check_in_trio, check_instance, check_seconds, check_text
 from trioflow.errors import ConfigError, HubError
 from trioflow.hub.hub import Hub
 from trioflow.hub.message import Message
@@ -45,6 +45,7 @@ async def gather_requests(
 
     Cancellation: passes through; what was not answered is withdrawn.
     """
+    check_in_trio()
     await trio.lowlevel.checkpoint()
     check_instance("hub", hub, Hub)
     check_seconds("timeout", timeout)

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 from trioflow._runtime.block import Block
 from trioflow._text import quote
 from trioflow.config import HubConfig
-from trioflow.config.checks import check_async, check_instance, check_seconds, check_text
+from trioflow.config.checks import check_async, check_in_trio, check_instance, check_seconds, check_text
 from trioflow.errors import RequestTimeoutError, TrioflowError
-from trioflow.events import Observer
+from trioflow.events import EventType, Observer
 from trioflow.hub._agent import Agent
 from trioflow.hub._directory import Directory
 from trioflow.hub._handlers import Handler
@@ -152,6 +152,7 @@ class Hub:
 
         Cancellation: the agent goes all the same when it has handled everything.
         """
+        check_in_trio()
         await trio.lowlevel.checkpoint()
         self._check_open()
         agent = self._directory.find(name)
@@ -229,6 +230,7 @@ class Hub:
 
         Cancellation: nothing was delivered.
         """
+        check_in_trio()
         await trio.lowlevel.checkpoint()
         self._check_open()
         agent = self._directory.find_accepting(recipient)
@@ -269,6 +271,7 @@ class Hub:
 
         Cancellation: the message is withdrawn; a handler that has it is not cancelled, and its answer dropped.
         """
+        check_in_trio()
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             if timeout is None:
@@ -308,6 +311,7 @@ class Hub:
 
         Cancellation: nothing was delivered; once it has begun it goes on to the last.
         """
+        check_in_trio()
         await trio.lowlevel.checkpoint()
         self._check_open()
         first = self._compose(sender, "", MessageType.BROADCAST, data, priority=priority, headers=headers)
@@ -331,6 +335,7 @@ class Hub:
 
         Cancellation: nothing was delivered; once it has begun it goes on to the last.
         """
+        check_in_trio()
         await trio.lowlevel.checkpoint()
         self._check_open()
         subscribers = self._directory.subscribers(topic)
@@ -356,7 +361,7 @@ class Hub:
             check_instance("priority", priority, Priority)
         if headers is not None:
             check_headers(headers)
-        return Message(
+        message = Message(
             hub=self.name,
             sender=sender,
             recipient=recipient,
@@ -367,6 +372,8 @@ class Hub:
             headers=dict(headers) if headers else {},
             deadline=deadline,
         )
+        self._ledger.announce(EventType.MESSAGE_SENT, message)
+        return message
 
     def _check_open(self) -> None:
         if self._state.closed:

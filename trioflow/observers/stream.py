@@ -9,7 +9,7 @@ from typing import Self, final
 
 import trio
 
-from trioflow.config.checks import check_count, check_flag
+from trioflow.config.checks import check_count, check_flag, check_in_trio
 from trioflow.events import Event
 
 __all__ = ("EventStream",)
@@ -88,6 +88,7 @@ class EventStream:
 
         Cancellation: nothing was taken.
         """
+        check_in_trio()
         if self._reader is not None:
             raise trio.BusyResourceError("another task reads this EventStream")
         self._reader = trio.lowlevel.current_task()

@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar, final
 
 import trio
 
-from trioflow.config.checks import check_async, check_callable
+from trioflow.config.checks import check_async, check_callable, check_in_trio
 from trioflow.errors import ConfigError
 
 __all__ = ("with_concurrency_limit",)
@@ -46,6 +46,7 @@ def with_concurrency_limit(
 
     @wraps(fn)
     async def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_in_trio()
         chosen = find(*args, **kwargs)
         borrower = _Borrower()
         try:

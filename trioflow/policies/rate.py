@@ -19,7 +19,7 @@ from typing import ParamSpec, TypeVar, final
 
 import trio
 
-from trioflow.config.checks import check_async, check_instance, check_number
+from trioflow.config.checks import check_async, check_in_trio, check_instance, check_number
 
 __all__ = ("RateLimiter", "with_rate_limit")
 
@@ -76,6 +76,7 @@ class RateLimiter:
 
         Cancellation: a cancelled call has taken nothing.
         """
+        check_in_trio()
         check_number("cost", cost, allowed="0 or more", least="zero")
         self._follow_the_clock()
         asked_at = self._now()

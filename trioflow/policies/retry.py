@@ -20,7 +20,14 @@ from weakref import WeakKeyDictionary
 import msgspec
 import trio
 
-from trioflow.config.checks import check_async, check_callable, check_instance, check_number, is_async
+from trioflow.config.checks import (
+    check_async,
+    check_callable,
+    check_in_trio,
+    check_instance,
+    check_number,
+    is_async,
+)
 from trioflow.config.structs import RetryConfig
 from trioflow.errors import ConfigError
 
@@ -75,6 +82,7 @@ def with_retry(
 
     @wraps(fn)
     async def retried(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_in_trio()
         return await plan.run(lambda: fn(*args, **kwargs), None)
 
     _plans[retried] = plan

@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 
 import trio
 
-from trioflow.config.checks import check_async, check_seconds
+from trioflow.config.checks import check_async, check_in_trio, check_seconds
 
 __all__ = ("with_timeout",)
 
@@ -39,6 +39,7 @@ def with_timeout(fn: Callable[P, Awaitable[R]], seconds: float) -> Callable[P, A
 
     @wraps(fn)
     async def timed(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_in_trio()
         returned: list[R] = []
         try:
             with trio.move_on_after(seconds):

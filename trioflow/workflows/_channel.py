@@ -8,9 +8,9 @@ spreads to all, and a slow item holds back no other.
 
 The channel never blocks a sender: the ledger's window bounds how much can lie in a batch.
 
-No wake-up is lost as long as this holds: while a batch has something in it that nobody is about to look at, it
-is on the channel. `call` restores that, so it follows each change. One call too many costs a turn, one too few
-hangs the run.
+No wake-up is lost as long as this holds: while a batch has something in it that somebody waits for, and that
+nobody is about to look at, it is on the channel. `call` restores that after a change. One call too many costs a
+turn of the scheduler, one too few hangs the run.
 """
 
 from collections import deque

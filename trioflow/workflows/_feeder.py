@@ -1,11 +1,11 @@
-"""From the source to the workers: items are pulled while there is room, and somebody is called to them.
+"""From the source to the workers: items are pulled while there is room, and a worker is called to them.
 
-The feeder's task pulls an async source, which may block, and whatever nobody else would pull. A worker that
-finds nothing may pull from a plain source itself, by `refill`: `next` never blocks, and two tasks between it and
-its next item then need not wake up. It enters first what the collector has not, so that there is room.
+The feeder's task pulls an async source, which may block, and a plain one when nobody else would. A worker that
+finds nothing pulls from a plain source itself, by `refill`: `next()` never blocks, and the two tasks between the
+worker and its next item need not wake up. It first enters what the collector has not, so that there is room.
 
-Whoever waits for room is woken for a good part of the window, or when the consumer has nothing left to take; not
-for each item. How much may be pulled ahead is the ledger's to say.
+The feeder is woken for room for several items, or when the consumer has nothing left to take; not for each item.
+The ledger decides how much may be pulled ahead.
 """
 
 from collections import deque

@@ -2,10 +2,9 @@
 
     items -> feeder -> [work] -> workers -> [results] -> collector -> [done] -> the caller or a stream
 
-The channels carry batches (`_channel`), the ledger counts and bounds what is on them (`_ledger`). A worker
-records an outcome by one plain call, so no cancellation can lose what was returned. A worker that finds no work
-may pull from a plain source itself, because `next()` never blocks: it first enters what the collector has not,
-and the two tasks between it and its next item need not wake up.
+The channels carry batches (`_channel`), the ledger counts and bounds what is on them (`_ledger`). A worker that
+finds no work pulls a plain source itself (`_feeder`), and records an outcome by one plain call, so that no
+cancellation can lose what was returned.
 
 Every decision is one plain method; the `await`s stand around them. Tasks raise nothing but a `Cancelled` that
 passes: whatever else goes wrong is collected, the scope is cancelled, and `conclude` weighs all of it once no

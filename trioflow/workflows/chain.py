@@ -27,7 +27,7 @@ from trioflow._runtime.policies import with_policies
 from trioflow._runtime.signals import NotAsyncError
 from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.config import ChainConfig, CheckpointConfig
-from trioflow.config.checks import check_async, check_callable, check_instance
+from trioflow.config.checks import check_async, check_callable, check_in_trio, check_instance
 from trioflow.errors import ChainError, ConfigError
 from trioflow.events import EventType, Observer
 from trioflow.outcomes import ChainResult
@@ -87,6 +87,7 @@ async def process_chain(
     Cancellation: passes through; the steps made are lost to the caller. A step that failed before comes out
     instead.
     """
+    check_in_trio()
     check_items(items)
     check_async("processor", processor)
     check_instance("config", config, ChainConfig)
@@ -191,10 +192,12 @@ class _Chain(Generic[T, S]):
             state = await self._attempt(item, self._state)
         except Exception as error:
             raise ChainError(self._steps, item, self._state) from error
+        else:
+            # Before the look at the context, for an observer may take back at the end what it set at the start.
+            self._complete(state)
         finally:
             if is_changed(self._context):
-                await reset_context(self._context)
-        self._complete(state)
+                await reset_context(self._context)  # noqa: ASYNC102 - shielded in there
         saving = self._log.completed(self._steps, state)
         if saving is not None:
             await saving

@@ -13,7 +13,7 @@ from trioflow._runtime.errors import foreign_cancelled, run_in_child_task
 from trioflow._runtime.signals import NotAsyncError
 from trioflow._text import list_known, quote, show
 from trioflow.config import ConditionalConfig
-from trioflow.config.checks import check_async, check_instance
+from trioflow.config.checks import check_async, check_in_trio, check_instance
 from trioflow.errors import ConditionalError, ConfigError
 from trioflow.events import EventType, Observer
 from trioflow.workflows._arguments import choose_observer
@@ -91,6 +91,7 @@ async def process_conditional(
 
     Cancellation: passes through; nothing is kept. A failure that happened before comes out instead.
     """
+    check_in_trio()
     check_instance("config", config, ConditionalConfig)
     emitter = Emitter(choose_observer(observer, config.observer), "conditional")
     return await route_with(emitter, state, predicate, routes)
@@ -195,15 +196,19 @@ class _Routing(Generic[S]):
         self._part = part
         if self._emitter.active:
             self._started = trio.current_time()
+        if self._emitter.announces:
+            self._emitter.announce(part, {"route": self._route_name()}, {"state": self._state})
+
+    def _route_name(self) -> str | int | None:
+        return self._route if isinstance(self._route, str | int | None) else show(self._route)
 
     def _emit_end(self, error: BaseException | None) -> None:
         """Emit how the part in hand ended."""
         part, self._part = self._part, None
         if part is None or not self._emitter.active:
             return
-        route = self._route if isinstance(self._route, str | int | None) else show(self._route)
         cause = error.__cause__ if isinstance(error, ConditionalError) else error
-        data = {"route": route, **completion_fields(cause, self._started)}
+        data = {"route": self._route_name(), **completion_fields(cause, self._started)}
         if part is EventType.ROUTE_SELECT:
             data["default"] = error is None and self._route not in self._routes.handlers
         self._emitter.emit(part, data, {"state": self._state})

@@ -21,6 +21,7 @@ from trioflow.config.checks import (
     check_async,
     check_callable,
     check_flag,
+    check_in_trio,
     check_instance,
 )
 from trioflow.errors import ConfigError
@@ -88,6 +89,7 @@ async def process_parallel(
     Cancellation: passes through, and what completed is lost to the caller; use `open_parallel` to keep it. An
     item that failed before under `fail_fast` comes out instead.
     """
+    check_in_trio()
     check_callable("progress", progress, optional=True)
     check_callable("on_outcome", on_outcome, optional=True)
     pool = _open_pool(
