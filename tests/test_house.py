@@ -39,6 +39,7 @@ def test_contributors_know_how_to_make_tests_longer():
     for file in (CLONE / "tests").rglob("*.py"):
         for name, default in read.findall(file.read_text()):
             row = next((line for line in page.splitlines() if line.startswith(f"| `{name}` |")), "")
+            assert row, f"CONTRIBUTING.md does not name {name}"
             assert default in row.split("|")[3].replace(",", ""), name
 
 

@@ -15,7 +15,8 @@
 #   workflows/     many calls: parallel, chain, conditional
 #   graph/         calls that decide what comes next: state, edges, graph, nodes of patterns
 #   testing/       what users test with: scripted processors, faulty stores, a conformance suite for stores
-#   cli/           the command line: `trioflow runs`, `graph`, `trace`; `python -m trioflow`
+#   ui/            the page of runs, in a browser on this machine
+#   cli/           the command line: `trioflow runs`, `graph`, `trace`, `ui`; `python -m trioflow`
 #   __main__       the same
 """Structured workflows for agent services on Trio, with an exact account of what succeeded, failed and why."""
 
@@ -92,6 +93,8 @@ from trioflow.observers import (
     MetricsSnapshot,
     MultiObserver,
     NoopObserver,
+    OtelObserver,
+    ProgressObserver,
     RecordingObserver,
     SourceMetrics,
     TraceObserver,
@@ -185,6 +188,7 @@ __all__ = (
     "MultiObserver",
     "NoopObserver",
     "Observer",
+    "OtelObserver",
     "ParallelConfig",
     "ParallelError",
     "ParallelResult",
@@ -192,6 +196,7 @@ __all__ = (
     "Place",
     "Priority",
     "Progress",
+    "ProgressObserver",
     "RateLimiter",
     "RecordingObserver",
     "RequestTimeoutError",

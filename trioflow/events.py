@@ -82,6 +82,11 @@ class Observer(Protocol):
     An observer that often has no use for events can have a method `wants(type: EventType) -> bool`, which must be
     quick: where every observer of a run says no, a pattern may leave out an event of that type, and the one that
     would end what it starts. Events of a failure always come.
+
+    An observer can have a method `on_begin(event: Event) -> None` for what has an event at its end only: the parts
+    of a routing and the messages of a hub. The event says what is known of it, and has the type of the one at its
+    end. It comes in the task, or in the context, in which the user's code is called then: `message.sent` in the
+    sender's, before the message is on its way, and `message.handled` in the handler's.
     """
 
     def on_event(self, event: Event) -> None:

@@ -611,6 +611,37 @@ async def test_the_exit_step_is_handed_out_after_it_is_saved(store, calls):
             assert (kept.node, kept.status) == (step.node, "completed" if step.node == "b" else "running")
 
 
+async def test_a_run_is_forgotten_only_when_the_block_has_its_last_step(store, calls):
+    entered, go_on = trio.Event(), trio.Event()
+
+    async def slow(state):
+        entered.set()
+        await go_on.wait()
+        return state.set("slow", 1)
+
+    graph = make(calls, "ab", store, preserve=False)
+    graph._nodes["b"] = slow
+    observer = RecordingObserver()
+    with pytest.raises(KeyError):
+        async with graph.open_run(State(), run_id="r", observer=observer) as steps:
+            await anext(steps)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(anext, steps)
+                await entered.wait()
+                nursery.cancel_scope.cancel()
+            go_on.set()
+            while (await store.load("r")).status != "completed":
+                await trio.lowlevel.checkpoint()
+            raise KeyError
+    assert observer.events[-1].data["status"] == "ok"
+    assert (await store.load("r")).status == "completed"
+    assert (await graph.resume("r")).state["slow"] == 1
+    async with graph.open_run(State(), run_id="s") as steps:
+        async for _ in steps:
+            pass
+    assert [run.run_id for run in await store.list_runs()] == ["r"]
+
+
 async def test_step_0_can_be_forked_under_an_id_of_ones_own(store, calls):
     graph = make(calls, "ab", store)
     original = await graph.execute(State(n=1), run_id="r")

@@ -71,7 +71,7 @@ async def main():
 trio.run(main)
 """
 
-TIMES = int(os.environ.get("TRIOFLOW_SIGINTS", "4"))
+TIMES = int(os.environ.get("TRIOFLOW_SIGINTS", "2"))
 
 
 @pytest.mark.slow

@@ -87,8 +87,15 @@ class Steps(Protocol[S_contra]):
         """
         ...
 
-    async def end(self, error: BaseException | None, position: Position[Any]) -> BaseException | None:
+    async def end(
+        self, error: BaseException | None, position: Position[Any], *, forget: bool = True
+    ) -> BaseException | None:
         """Take note of how the run ended, and return what it ends with now.
+
+        Args:
+            error: what it ended with.
+            position: where it stands.
+            forget: whether one that completed may be forgotten: its caller has its result.
 
         Cancellation: shielded, for as long as `shielded_save` waits.
         """
@@ -121,11 +128,14 @@ class UnkeptSteps:
     ) -> Awaitable[None] | None:
         """Return None: nothing is to be written."""
 
-    async def end(self, error: BaseException | None, position: Position[Any]) -> BaseException | None:
+    async def end(
+        self, error: BaseException | None, position: Position[Any], *, forget: bool = True
+    ) -> BaseException | None:
         """See `Steps.end`.
 
         Cancellation: not a checkpoint.
         """
+        del forget
         if self._on_end is not None:
             self._on_end(error, position)
         return error
@@ -257,7 +267,9 @@ class KeptSteps(Generic[S]):
             return self._save("completed")
         return self._save("running") if next_node and not step % self._keeping.interval else None
 
-    async def end(self, error: BaseException | None, position: Position[Any]) -> BaseException | None:
+    async def end(
+        self, error: BaseException | None, position: Position[Any], *, forget: bool = True
+    ) -> BaseException | None:
         """See `Steps.end`: save how the run ended, then forget one that completed and need not be kept.
 
         Cancellation: shielded, for as long as `shielded_save` waits.
@@ -266,14 +278,14 @@ class KeptSteps(Generic[S]):
             return error
         self._iterations = position.iterations
         try:
-            await shielded_save(self.store, lambda: self._end(error))
+            await shielded_save(self.store, lambda: self._end(error, forget=forget))
         except CheckpointError as problem:
             if isinstance(problem, CheckpointConflictError) or error is None or isinstance(error, Paused):
                 return problem
             error.add_note(f"how the run ended was not saved: {describe_error(problem)}")
         return error
 
-    async def _end(self, error: BaseException | None) -> None:
+    async def _end(self, error: BaseException | None, *, forget: bool) -> None:
         if isinstance(error, Paused):
             await self._save("paused", _payloads.encode(error.payload))
         elif self._is_last and error is not None:
@@ -284,7 +296,7 @@ class KeptSteps(Generic[S]):
         else:
             if self._written is None or self._written[2] != "completed":
                 await self._save("completed")
-            if not self._keeping.preserve:
+            if forget and not self._keeping.preserve:
                 # Where it fails the run is there still, as completed, and says so to whoever asks.
                 await self.session.forget()
 

@@ -29,9 +29,16 @@ class Emitter:
         source: the pattern that the run is one of.
         run_id: the run's id; None makes one.
         parent: the id of the run that it was started in; None asks whether there is one.
+
+    Attributes:
+        active: whether there is an observer.
+        announces: whether one of them wants to know what begins without an event.
+        observer_failures: how often an observer raised.
+        run_id: the run's id; empty while nobody needs it.
     """
 
     __slots__ = (
+        "_announced_to",
         "_askers",
         "_observers",
         "_parent",
@@ -39,6 +46,7 @@ class Emitter:
         "_source",
         "_warned",
         "active",
+        "announces",
         "observer_failures",
         "run_id",
     )
@@ -51,6 +59,8 @@ class Emitter:
             for each in _single_observers(observer)
         ]
         self._askers = _askers([each for each, _ in self._observers])
+        self._announced_to = [each for each in self._observers if hasattr(each[0], "on_begin")]
+        self.announces = bool(self._announced_to)
         self._source = source
         self._warned: set[int] = set()
         self.active = bool(self._observers)
@@ -87,6 +97,22 @@ class Emitter:
                 each.on_event(
                     Event(type, timestamp, self._source, self.run_id, own, self._parent, self._place)
                 )
+            except Exception as error:  # noqa: BLE001 - an observer never changes a run's outcome
+                self._blame(each, error)
+
+    def announce(
+        self, type: EventType, data: dict[str, Any], private: Mapping[str, Any] | None = None
+    ) -> None:
+        """Hand what begins, and has an event of `type` at its end only, to the observers that want to know.
+
+        It is called in the task, or in the context, in which the user's code is called then.
+        """
+        timestamp = time.time()
+        for each, wants_data in self._announced_to:
+            own = {**data, **private} if wants_data and private else dict(data)
+            event = Event(type, timestamp, self._source, self.run_id, own, self._parent, self._place)
+            try:
+                each.on_begin(event)  # type: ignore[attr-defined]  # they are chosen by it
             except Exception as error:  # noqa: BLE001 - an observer never changes a run's outcome
                 self._blame(each, error)
 

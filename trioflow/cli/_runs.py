@@ -6,7 +6,7 @@ A run inside another is shown below it, and goes with it.
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -15,16 +15,14 @@ import msgspec
 import trio
 
 from trioflow._text import one_line, quote
+from trioflow.checkpoint.looking import all_runs, readable, tree
 from trioflow.checkpoint.protocol import CheckpointStore, RunInfo, RunStatus
 from trioflow.checkpoint.registry import get_checkpoint_store, is_url, open_to_look
 from trioflow.checkpoint.session import load_verified, name_known
-from trioflow.cli._printing import cell, cells, print_json, print_table, readable, say
+from trioflow.cli._printing import cell, cells, print_json, print_table, say
 from trioflow.errors import CheckpointCorruptError, CheckpointStoreError, ConfigError
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_PAGE = 1_000
-"""Runs that are asked for at a time."""
-
 _SHOWN = 2_000
 """Characters of a state that are shown."""
 
@@ -36,12 +34,12 @@ def list_runs(*, store: str, json: bool = False) -> int:
         store: the store's URL, such as sqlite:///runs.db.
         json: print JSON instead of a table.
     """
-    runs = _look(store, _all_runs)
+    runs = _look(store, all_runs)
     if json:
         print_json([msgspec.structs.asdict(run) for run in runs])
         return 0
     columns = ("run_id", "graph", "status", "step", "items", "updated_at")
-    rows = [[_branch(depth, run.run_id), *cells(run, columns[1:])] for depth, run in _tree(runs)]
+    rows = [[_branch(depth, run.run_id), *cells(run, columns[1:])] for depth, run in tree(runs)]
     print_table(columns, rows)
     return 0
 
@@ -62,7 +60,7 @@ def show(run_id: str, *, store: str, step: int | None = None, json: bool = False
         for name, value in found.items():
             if name != "children":
                 say(f"{name + ':':12} {cell(name, value, limit=_SHOWN)}")
-        for depth, child in _tree([msgspec.convert(child, RunInfo) for child in found["children"]]):
+        for depth, child in tree([msgspec.convert(child, RunInfo) for child in found["children"]]):
             say(f"{'child:':12} {_branch(depth, child.run_id)} ({child.status})")
     if problem is not None:
         raise problem
@@ -76,7 +74,7 @@ async def _ask_for_run(
 
     Cancellation: nothing is changed.
     """
-    runs = await _all_runs(store)
+    runs = await all_runs(store)
     run = await _find(store, run_id, runs)
     shown = msgspec.structs.asdict(run)
     problem = None
@@ -87,7 +85,7 @@ async def _ask_for_run(
             shown |= msgspec.structs.asdict(found) | {"state": readable(found.state), "pause": pause}
     except CheckpointCorruptError as error:
         shown["status"], problem = "corrupt", error
-    inside = [child for _, child in _tree(runs, run_id)]
+    inside = [child for _, child in tree(runs, run_id)]
     return {**shown, "children": [msgspec.structs.asdict(child) for child in inside]}, problem
 
 
@@ -101,7 +99,7 @@ def history(run_id: str, *, store: str, json: bool = False) -> int:
     """
 
     async def ask(opened: CheckpointStore) -> Sequence[Any]:
-        await _find(opened, run_id, await _all_runs(opened))
+        await _find(opened, run_id, await all_runs(opened))
         return await opened.history(run_id)
 
     steps = _look(store, ask)
@@ -122,10 +120,10 @@ def delete(run_id: str, *, store: str) -> int:
     """
 
     async def ask(opened: CheckpointStore) -> list[str]:
-        runs = await _all_runs(opened)
+        runs = await all_runs(opened)
         await _find(opened, run_id, runs)
         await opened.delete(run_id)
-        return [run_id, *(child.run_id for _, child in _tree(runs, run_id))]
+        return [run_id, *(child.run_id for _, child in tree(runs, run_id))]
 
     for gone in _change(store, ask):
         say(f"deleted {quote(gone)}")
@@ -147,7 +145,7 @@ def prune(*, store: str, older_than: str, status: str | None = None, dry_run: bo
 
     async def choose(opened: CheckpointStore) -> list[str]:
         # A run inside another is that one's: it goes with it, and not before.
-        alone = [run for run in await _all_runs(opened) if run.parent is None]
+        alone = [run for run in await all_runs(opened) if run.parent is None]
         return [run.run_id for run in alone if run.updated_at < oldest and status in {None, run.status}]
 
     async def ask(opened: CheckpointStore) -> list[str]:
@@ -180,13 +178,13 @@ def vacuum(*, store: str) -> int:
 
 def _look(store: str, question: Callable[[CheckpointStore], Awaitable[Any]]) -> Any:
     """Return what the store answers; nothing is changed, nor made beside it."""
-    _check_url(store)
+    check_url(store)
     return trio.run(_answer, open_to_look(store), question)
 
 
 def _change(store: str, question: Callable[[CheckpointStore], Awaitable[Any]]) -> Any:
     """Return what the store answers when it may change."""
-    _check_url(store)
+    check_url(store)
     return trio.run(_answer, get_checkpoint_store(store), question)
 
 
@@ -202,26 +200,13 @@ async def _answer(store: CheckpointStore, question: Callable[[CheckpointStore], 
             await store.aclose()
 
 
-def _check_url(store: str) -> None:
+def check_url(store: str) -> None:
     """Refuse what is no store that is there: a file that is not is not made."""
     if not is_url(store):
         raise ConfigError.refusing("store", store, "a URL such as sqlite:///runs.db")
     path = store.partition(":///")[2]
     if store.startswith("sqlite:///") and not Path(path).is_file():
         raise CheckpointStoreError(f"store must be the URL of a store that is there, got {quote(store)}")
-
-
-async def _all_runs(store: CheckpointStore) -> list[RunInfo]:
-    """Return the runs in the store, page by page.
-
-    Cancellation: nothing is changed.
-    """
-    runs: list[RunInfo] = []
-    page: Sequence[RunInfo] = await store.list_runs(limit=_PAGE)
-    while page:
-        runs.extend(page)
-        page = await store.list_runs(after=page[-1].run_id, limit=_PAGE) if len(page) == _PAGE else ()
-    return runs
 
 
 async def _find(store: CheckpointStore, run_id: str, runs: Iterable[RunInfo]) -> RunInfo:
@@ -236,20 +221,6 @@ async def _find(store: CheckpointStore, run_id: str, runs: Iterable[RunInfo]) ->
         if run.run_id == run_id:
             return run
     raise await name_known(store, run_id)
-
-
-def _tree(runs: Sequence[RunInfo], root: str | None = None) -> Iterator[tuple[int, RunInfo]]:
-    """Yield the runs inside `root`, or all, each before those inside it and with how deep it is."""
-    inside: dict[str | None, list[RunInfo]] = {}
-    listed = {run.run_id for run in runs}
-    for run in runs:
-        # A parent that nothing is kept of is not listed, and what is inside it is all the same.
-        inside.setdefault(run.parent if run.parent in listed or run.parent == root else None, []).append(run)
-    ahead = [(0, run) for run in reversed(inside.pop(root, []))]
-    while ahead:
-        depth, run = ahead.pop()
-        yield depth, run
-        ahead.extend((depth + 1, child) for child in reversed(inside.pop(run.run_id, [])))
 
 
 def _branch(depth: int, run_id: str) -> str:

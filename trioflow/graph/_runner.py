@@ -129,9 +129,12 @@ class GraphRunner(Generic[S]):
         errors.replace(self._in_words_of_the_graph(errors.worst()))
         if self._node_in_hand:
             self.events.node_completed(self._node.name, errors.worst())
-        errors.replace(await self.steps.end(errors.worst(), self.position))
-        exit_point = None if self._exit is None else self._exit.name
-        self.events.run_completed(errors.worst(), exit_point, self.attempts, self._entered)
+        # Reached, and cancelled before the block had taken the last step: it completed, and stays to be asked for.
+        untaken = self._exit is not None and isinstance(errors.worst(), trio.Cancelled)
+        if untaken:
+            await self._end(None, forget=False)
+            errors.raise_worst()
+        errors.replace(await self._end(errors.worst()))
         paused = errors.worst()
         status: Literal["completed", "paused"] = "completed"
         payload = None
@@ -140,8 +143,18 @@ class GraphRunner(Generic[S]):
             errors.replace(None)
         del paused
         errors.raise_worst()
-        path = list(self._path)
+        path, exit_point = list(self._path), None if self._exit is None else self._exit.name
         return GraphResult(self._state, self.run_id, status, exit_point, path, self.attempts, payload)
+
+    async def _end(self, error: BaseException | None, *, forget: bool = True) -> BaseException | None:
+        """Save and tell how the run ended; return what it ends with now.
+
+        Cancellation: shielded, where anything is to be saved.
+        """
+        error = await self.steps.end(error, self.position, forget=forget)
+        exit_point = None if self._exit is None else self._exit.name
+        self.events.run_completed(error, exit_point, self.attempts, self._entered)
+        return error
 
     @trio.lowlevel.enable_ki_protection
     async def _run_nodes(self) -> None:
@@ -159,7 +172,7 @@ class GraphRunner(Generic[S]):
                 self._take_error_edge(node, error)
             finally:
                 if is_changed(context):
-                    await reset_context(context)
+                    await reset_context(context)  # noqa: ASYNC102 - shielded in there
             following = self._leave(node)
             is_last = node is self._exit
             saving = self.steps.completed(node.name, following, self.attempts, self._state, is_last=is_last)

@@ -153,6 +153,7 @@ class _Relay(Generic[S]):
             self._asked.unpark_all()
             await self._arrived.park()
         step, self._step = self._step, None
+        self._asked.unpark_all()
         return step
 
     async def wait_until_wanted(self) -> None:
@@ -164,7 +165,9 @@ class _Relay(Generic[S]):
             await self._asked.park()
 
     async def hand_over(self, step: GraphStep[S], is_last: bool) -> None:  # noqa: FBT001 - called by position
-        """Hand out `step` and, unless it is the last, wait until the next one is wanted.
+        """Hand out `step`, and wait until the next one is wanted, or the last one was taken.
+
+        So a run is cleaned up only when the block has what it came to.
 
         Cancellation: passes through; the step can still be taken.
         """
@@ -173,6 +176,8 @@ class _Relay(Generic[S]):
         self._arrived.unpark()
         if not is_last:
             await self.wait_until_wanted()
+        while is_last and self._step is not None:
+            await self._asked.park()
 
     def end(self) -> None:
         """Tell whoever waits that no more steps will come."""

@@ -102,6 +102,11 @@ class MessageLedger:
             self._quiet = trio.Event()
             await self._quiet.wait()
 
+    def announce(self, type: EventType, message: Message) -> None:
+        """Tell that `message` will be sent, or handled: in the sender's task, or in the handler's context."""
+        if self.emitter.announces:
+            self.emitter.announce(type, self._describe(message), {"message": message})
+
     # The life of a message: accepted, or waiting and then admitted or not; then handled or discarded.
 
     def accepted(self, message: Message) -> None:
@@ -175,16 +180,19 @@ class MessageLedger:
     def _emit(
         self, type: EventType, message: Message, status: str, error: BaseException | None, seconds: float
     ) -> None:
-        data: dict[str, Any] = {
+        data = self._describe(message)
+        data["status"] = status
+        data["error"] = status == "error"
+        data.update(error_fields(error if status == "error" else None))
+        data["duration"] = seconds
+        self.emitter.emit(type, data, {"message": message})
+
+    def _describe(self, message: Message) -> dict[str, Any]:
+        return {
             "hub": self._hub,
             "message_id": message.id,
             "sender": message.sender,
             "recipient": message.recipient,
             "message_type": message.type.value,
             "topic": message.topic,
-            "status": status,
-            "error": status == "error",
-            **error_fields(error if status == "error" else None),
-            "duration": seconds,
         }
-        self.emitter.emit(type, data, {"message": message})

@@ -12,6 +12,7 @@ from trioflow._runtime.errors import ErrorCollector
 from trioflow._text import quote
 from trioflow.config import HubConfig
 from trioflow.errors import HubClosedError
+from trioflow.events import EventType
 from trioflow.hub._ledger import MessageLedger
 from trioflow.hub._reaper import IdleReaper
 from trioflow.hub._timer import Timer
@@ -111,6 +112,8 @@ class HubState:
         until = AWAITED.get(message.id)
         if until is not None:
             context.run(_deadline.set, (self._clock, until))
+        if self.ledger.emitter.announces:
+            context.run(self.ledger.announce, EventType.MESSAGE_HANDLED, message)
         return context
 
     def limit(self, until: float) -> float:

@@ -13,7 +13,7 @@ from trioflow._text import quote
 from trioflow.config import HubConfig
 from trioflow.config.checks import check_async, check_in_trio, check_instance, check_seconds, check_text
 from trioflow.errors import RequestTimeoutError, TrioflowError
-from trioflow.events import Observer
+from trioflow.events import EventType, Observer
 from trioflow.hub._agent import Agent
 from trioflow.hub._directory import Directory
 from trioflow.hub._handlers import Handler
@@ -361,7 +361,7 @@ class Hub:
             check_instance("priority", priority, Priority)
         if headers is not None:
             check_headers(headers)
-        return Message(
+        message = Message(
             hub=self.name,
             sender=sender,
             recipient=recipient,
@@ -372,6 +372,8 @@ class Hub:
             headers=dict(headers) if headers else {},
             deadline=deadline,
         )
+        self._ledger.announce(EventType.MESSAGE_SENT, message)
+        return message
 
     def _check_open(self) -> None:
         if self._state.closed:

@@ -5,6 +5,8 @@ from trioflow.observers.loguru import LoguruObserver
 from trioflow.observers.metrics import MetricsObserver, MetricsSnapshot, SourceMetrics
 from trioflow.observers.multi import MultiObserver
 from trioflow.observers.noop import NoopObserver
+from trioflow.observers.otel import OtelObserver
+from trioflow.observers.progress import ProgressObserver
 from trioflow.observers.recording import RecordingObserver
 from trioflow.observers.registry import get_observer, register_observer
 from trioflow.observers.stream import EventStream
@@ -18,6 +20,8 @@ __all__ = (
     "MetricsSnapshot",
     "MultiObserver",
     "NoopObserver",
+    "OtelObserver",
+    "ProgressObserver",
     "RecordingObserver",
     "SourceMetrics",
     "TraceObserver",

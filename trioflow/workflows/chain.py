@@ -192,10 +192,12 @@ class _Chain(Generic[T, S]):
             state = await self._attempt(item, self._state)
         except Exception as error:
             raise ChainError(self._steps, item, self._state) from error
+        else:
+            # Before the look at the context, for an observer may take back at the end what it set at the start.
+            self._complete(state)
         finally:
             if is_changed(self._context):
-                await reset_context(self._context)
-        self._complete(state)
+                await reset_context(self._context)  # noqa: ASYNC102 - shielded in there
         saving = self._log.completed(self._steps, state)
         if saving is not None:
             await saving

@@ -196,15 +196,19 @@ class _Routing(Generic[S]):
         self._part = part
         if self._emitter.active:
             self._started = trio.current_time()
+        if self._emitter.announces:
+            self._emitter.announce(part, {"route": self._route_name()}, {"state": self._state})
+
+    def _route_name(self) -> str | int | None:
+        return self._route if isinstance(self._route, str | int | None) else show(self._route)
 
     def _emit_end(self, error: BaseException | None) -> None:
         """Emit how the part in hand ended."""
         part, self._part = self._part, None
         if part is None or not self._emitter.active:
             return
-        route = self._route if isinstance(self._route, str | int | None) else show(self._route)
         cause = error.__cause__ if isinstance(error, ConditionalError) else error
-        data = {"route": route, **completion_fields(cause, self._started)}
+        data = {"route": self._route_name(), **completion_fields(cause, self._started)}
         if part is EventType.ROUTE_SELECT:
             data["default"] = error is None and self._route not in self._routes.handlers
         self._emitter.emit(part, data, {"state": self._state})

@@ -1,0 +1,214 @@
+"""What the page shows, as plain data: the list of runs, one run, and its items.
+
+Names go out as one safe line each, and as they are where they lead to something. States, results and what a pause
+asks for go out only where the page was started to show them.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import msgspec
+
+from trioflow._text import clip, describe_error, escape, one_line, quote
+from trioflow.checkpoint.looking import all_runs, as_json, readable, tree
+from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, CheckpointStore, RunInfo
+from trioflow.checkpoint.session import load_verified
+from trioflow.errors import CheckpointError, CheckpointNotFoundError
+from trioflow.graph import StateGraph
+from trioflow.ui._pictures import draw, durations
+from trioflow.ui._reader import Reader
+
+RUNS = 200
+"""Outermost runs on one page of the list."""
+
+STEPS = 500
+"""Steps that are shown of a run: the latest."""
+
+ITEMS = 200
+"""Items on one page."""
+
+INSIDE = 1_000
+"""Runs inside another that are listed with it."""
+
+SHOWN = 20_000
+"""Characters of a state or of results that are shown."""
+
+
+@final
+class Views:
+    """Answers what the page asks.
+
+    Args:
+        reader: reads the store.
+        graphs: the graphs that are known.
+        show_data: whether states, results and what pauses ask for are shown.
+    """
+
+    def __init__(self, reader: Reader, graphs: Sequence[StateGraph[Any]], *, show_data: bool) -> None:
+        self._reader = reader
+        self._graphs = {graph.name: graph for graph in graphs}
+        self._show_data = show_data
+
+    def __repr__(self) -> str:
+        return f"<Views of {self._reader!r}>"
+
+    async def runs(self, *, text: str = "", status: str = "", offset: int = 0) -> dict[str, Any]:
+        """Return a page of the outermost runs, the newest first, each followed by those inside it.
+
+        Args:
+            text: what their names, or that of their graph, have in them.
+            status: how they stand; empty is anyhow.
+            offset: how many come before.
+
+        Raises:
+            CheckpointError: the store cannot be read.
+
+        Cancellation: nothing is changed.
+        """
+        runs = await self._all_runs()
+        groups: list[list[tuple[int, RunInfo]]] = []
+        for depth, run in tree(runs):
+            if not depth:
+                groups.append([])
+            groups[-1].append((depth, run))
+        counts: dict[str, int] = {}
+        for run in runs:
+            counts[run.status] = counts.get(run.status, 0) + 1
+        wanted = [group for group in reversed(groups) if any(_fits(run, text, status) for _, run in group)]
+        shown = wanted[offset : offset + RUNS]
+        return {
+            "counts": counts,
+            "total": len(wanted),
+            "offset": offset,
+            "limit": RUNS,
+            "runs": [_run(run, depth) for group in shown for depth, run in group[:INSIDE]],
+        }
+
+    async def run(self, run_id: str) -> dict[str, Any]:
+        """Return what is known of one run.
+
+        Raises:
+            CheckpointNotFoundError: it is not there.
+            CheckpointError: the store cannot be read.
+
+        Cancellation: nothing is changed.
+        """
+        runs = await self._all_runs()
+        run = next((run for run in runs if run.run_id == run_id), None)
+        if run is None:
+            raise CheckpointNotFoundError(f"there is no run {quote(run_id)} in this store", run_id=run_id)
+        steps, latest, problem = await self._reader.ask(("run", run_id), lambda store: self._ask(store, run_id))
+        took = durations(run.created_at, steps)
+        shown = list(zip(steps, took, strict=True))[-STEPS:]
+        inside = list(tree(runs, run_id))
+        return {
+            "run": _run(run, 0) | {"parent": run.parent, "forked_from": run.forked_from},
+            "problem": problem,
+            "reason": one_line(getattr(run, "reason", None) or ""),
+            "steps": [_step(step, seconds) for step, seconds in reversed(shown)],
+            "step_count": len(steps),
+            "inside": [_run(each, depth) for depth, each in inside[:INSIDE]],
+            "inside_count": len(inside),
+            "picture": self._picture(run, steps),
+            "data": None if latest is None else _data(latest),
+            "show_data": self._show_data,
+        }
+
+    async def items(self, run_id: str, *, offset: int = 0) -> dict[str, Any]:
+        """Return a page of the items that are kept of a run.
+
+        Raises:
+            CheckpointError: the store cannot be read, or an item is damaged.
+
+        Cancellation: nothing is changed.
+        """
+        items = await self._reader.ask(("items", run_id), lambda store: self._ask_items(store, run_id))
+        names = list(items)[offset : offset + ITEMS]
+        shown = [{"key": one_line(name), "value": self._value(items[name])} for name in names]
+        return {"total": len(items), "offset": offset, "limit": ITEMS, "items": shown}
+
+    async def _all_runs(self) -> list[RunInfo]:
+        runs: list[RunInfo] = await self._reader.ask("runs", all_runs)
+        return runs
+
+    async def _ask(
+        self, store: CheckpointStore, run_id: str
+    ) -> tuple[Sequence[CheckpointInfo], Checkpoint | None, str | None]:
+        """Return the steps, the latest of them where its data is to be shown, and what is damaged.
+
+        Cancellation: nothing is changed.
+        """
+        steps: Sequence[CheckpointInfo] = ()
+        try:
+            steps = await store.history(run_id)
+            latest = await load_verified(store, run_id) if steps else None
+        except CheckpointError as error:
+            return steps, None, one_line(describe_error(error))
+        return steps, latest if self._show_data else None, None
+
+    async def _ask_items(self, store: CheckpointStore, run_id: str) -> Mapping[str, bytes]:
+        """Return the items by key, in order, without what is not to be shown.
+
+        Cancellation: nothing is changed.
+        """
+        items = await store.load_items(run_id)
+        ordered = sorted(items, key=lambda name: (len(name), name) if name.isdecimal() else (0, name))
+        return {name: items[name] if self._show_data else b"" for name in ordered}
+
+    def _value(self, data: bytes) -> str | None:
+        return _result(data) if self._show_data else None
+
+    def _picture(self, run: RunInfo, steps: Sequence[CheckpointInfo]) -> Any:
+        if run.kind != "graph" or not steps:
+            return None
+        return msgspec.to_builtins(draw(steps, self._graphs.get(run.graph)))
+
+
+def _fits(run: RunInfo, text: str, status: str) -> bool:
+    named = text.casefold() in f"{run.run_id}\n{run.graph}".casefold()
+    return named and status in {"", run.status}
+
+
+def _run(run: RunInfo, depth: int) -> dict[str, Any]:
+    return {
+        "id": run.run_id,
+        "label": one_line(run.run_id),
+        "depth": depth,
+        "graph": one_line(run.graph),
+        "kind": one_line(run.kind),
+        "status": run.status,
+        "step": run.step,
+        "items": run.items,
+        "created_at": run.created_at,
+        "updated_at": run.updated_at,
+    }
+
+
+def _step(step: CheckpointInfo, seconds: float) -> dict[str, Any]:
+    return {
+        "step": step.step,
+        "node": one_line(step.node),
+        "next_node": one_line(step.next_node),
+        "iterations": step.iterations,
+        "status": step.status,
+        "created_at": step.created_at,
+        "seconds": seconds,
+    }
+
+
+def _data(checkpoint: Checkpoint) -> dict[str, Any]:
+    pause = None if checkpoint.pause is None else _text(readable(checkpoint.pause))
+    return {"state": _text(readable(checkpoint.state)), "pause": pause}
+
+
+def _result(data: bytes) -> str:
+    """Return the result in what is kept of an item, which a fan-out keeps together with what the item was."""
+    kept = readable(data)
+    is_record = isinstance(kept, list) and len(kept) == 3 and isinstance(kept[2], bytes)
+    return _text(readable(kept[2]) if is_record else kept)
+
+
+def _text(value: Any) -> str:
+    lines = json.dumps(as_json(value), indent=2, ensure_ascii=False).splitlines()
+    return clip("\n".join(escape(line) for line in lines), SHOWN)

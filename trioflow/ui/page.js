@@ -1,0 +1,321 @@
+// The page of runs: asks three questions over and over, and changes what has changed.
+// Whatever comes from the store becomes text, never markup: there is no innerHTML here.
+"use strict";
+
+const PAUSE = 1000;
+const $ = (id) => document.getElementById(id);
+const view = { text: "", status: "", offset: 0, limit: 0, itemsOffset: 0, itemsLimit: 0, itemsOf: null, itemsStamp: null };
+let turn = 0;
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+function put(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+// Rows stay the elements that they are while their keys stay, so a selection and the focus live on.
+function rows(body, entries, key, cells) {
+  const old = new Map([...body.children].map((row) => [row.dataset.key, row]));
+  let place = body.firstElementChild;
+  for (const entry of entries) {
+    const name = key(entry);
+    let row = old.get(name);
+    old.delete(name);
+    if (row === undefined) {
+      row = make("tr", { "data-key": name }, ...cells(entry).map(() => make("td")));
+    }
+    cells(entry).forEach((cell, index) => fill(row.children[index], cell));
+    if (row === place) place = place.nextElementSibling;
+    else body.insertBefore(row, place);
+  }
+  for (const row of old.values()) row.remove();
+}
+
+function fill(element, cell) {
+  element.className = cell.class ?? "";
+  if (cell.label) element.dataset.label = cell.label;
+  if (cell.href !== undefined) {
+    const link = element.firstElementChild ?? element.appendChild(make("a"));
+    if (link.getAttribute("href") !== cell.href) link.setAttribute("href", cell.href);
+    element.style.paddingLeft = cell.depth ? `${cell.depth * 1.2}rem` : "";
+    put(link, (cell.depth ? "└ " : "") + cell.text);
+  } else put(element, cell.text);
+  if (cell.title) element.title = cell.title;
+}
+
+const link = (id) => `#run=${encodeURIComponent(id)}`;
+const clock = (seconds) => {
+  const date = new Date(seconds * 1000);
+  return Number.isNaN(date.getTime()) ? String(seconds) : date.toLocaleString();
+};
+
+function ago(seconds) {
+  const age = Math.max(0, Date.now() / 1000 - seconds);
+  if (!Number.isFinite(age)) return String(seconds);
+  for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
+    if (age >= size) return `${Math.floor(age / size)} ${unit} ago`;
+  }
+  return `${Math.floor(age)} s ago`;
+}
+
+function span(seconds) {
+  if (seconds >= 120) return `${(seconds / 60).toPrecision(3)} min`;
+  return seconds >= 1 ? `${seconds.toPrecision(3)} s` : `${(seconds * 1000).toPrecision(3)} ms`;
+}
+
+function runCells(run) {
+  return [
+    { text: run.label, href: link(run.id), depth: run.depth },
+    { text: run.status, class: `status ${run.status}` },
+    { text: run.kind },
+    { text: run.kind === "graph" ? run.graph : "" },
+    { text: run.step ? String(run.step) : "", class: "number", label: "step" },
+    { text: run.items ? String(run.items) : "", class: "number", label: "items" },
+    { text: ago(run.created_at), class: "time begun", title: clock(run.created_at) },
+    { text: ago(run.updated_at), class: "time", title: clock(run.updated_at) },
+  ];
+}
+
+function showList(found) {
+  document.title = "trioflow runs";
+  view.limit = found.limit;
+  rows($("runs"), found.runs, (run) => run.id, runCells);
+  $("nothing").hidden = found.runs.length > 0;
+  const names = Object.keys(found.counts).sort();
+  if (view.status && !names.includes(view.status)) names.push(view.status);
+  const body = $("counts");
+  const old = new Map([...body.children].map((button) => [button.dataset.status, button]));
+  for (const name of names) {
+    const button = old.get(name) ?? body.appendChild(make("button", { type: "button", "data-status": name, class: `status ${name}` }));
+    old.delete(name);
+    put(button, `${name} ${found.counts[name] ?? 0}`);
+    button.setAttribute("aria-pressed", String(view.status === name));
+  }
+  for (const button of old.values()) button.remove();
+  const last = Math.min(found.offset + found.limit, found.total);
+  $("pager").hidden = found.total <= found.limit && found.offset === 0;
+  $("newer").disabled = found.offset === 0;
+  $("older").disabled = last >= found.total;
+  put($("range"), found.total ? `${found.offset + 1} to ${last} of ${found.total}` : "");
+}
+
+function facts(found) {
+  const run = found.run;
+  const list = [["status", run.status, `status ${run.status}`]];
+  if (found.reason) list.push(["reason", found.reason]);
+  list.push(["kind", run.kind || "unknown"]);
+  if (run.kind === "graph") list.push(["graph", run.graph]);
+  list.push(["step", String(run.step)], ["items", String(run.items)]);
+  list.push(["begun", `${ago(run.created_at)}, ${clock(run.created_at)}`]);
+  list.push(["updated", `${ago(run.updated_at)}, ${clock(run.updated_at)}`]);
+  if (run.parent) list.push(["inside", run.parent, "", link(run.parent)]);
+  if (run.forked_from) list.push(["forked from", run.forked_from, "", link(run.forked_from)]);
+  const shape = list.map((fact) => fact[0]).join();
+  if ($("facts").dataset.shape !== shape) {
+    $("facts").replaceChildren(...list.flatMap(([name]) => [make("dt", {}, name), make("dd")]));
+    $("facts").dataset.shape = shape;
+  }
+  const values = $("facts").querySelectorAll("dd");
+  list.forEach(([, text, style, href], index) => fill(values[index], { text, class: style, href }));
+}
+
+function showRun(found) {
+  const run = found.run;
+  document.title = `${run.label} · ${run.status}`;
+  put($("name"), run.label);
+  facts(found);
+  $("damage").hidden = !found.problem;
+  put($("damage"), found.problem ?? "");
+  showPicture(found.picture, run.status);
+  $("inside").hidden = !found.inside.length;
+  rows($("children"), found.inside, (each) => each.id, runCells);
+  more("more-inside", found.inside.length, found.inside_count, "runs");
+  showData(found.data);
+  $("steps-section").hidden = !found.step_count;
+  const tries = new Map(found.steps.map((step, index) => [step.step, step.iterations - (found.steps[index + 1]?.iterations ?? 0)]));
+  rows($("steps"), found.steps, (step) => String(step.step), (step) => [
+    { text: String(step.step), class: "number" }, { text: step.node }, { text: step.next_node },
+    stood(step, run), { text: String(tries.get(step.step)), class: "number" },
+    { text: span(step.seconds), class: "number" }, { text: clock(step.created_at), class: "time" },
+  ]);
+  more("more-steps", found.steps.length, found.step_count, "steps");
+  $("items-section").hidden = !run.items;
+  put($("items").querySelector("summary"), `${run.items} kept`);
+}
+
+// How a run stood after a step says something only where it did not simply go on.
+function stood(step, run) {
+  if (step.status === "running" && step.step !== run.step) return { text: "" };
+  return { text: step.status, class: `status ${step.status}` };
+}
+
+function more(id, shown, all, what) {
+  $(id).hidden = shown >= all;
+  put($(id), `The latest ${shown} of ${all} ${what}.`);
+}
+
+function showData(data) {
+  $("data").hidden = !data;
+  if (!data) return;
+  $("pause").hidden = data.pause === null;
+  put($("pause").querySelector("pre"), data.pause ?? "");
+  put($("state").querySelector("pre"), data.state);
+}
+
+// The picture: boxes in a column, arrows between neighbours straight, all others as arcs beside it:
+// onward ones on the right, back ones on the left.
+function shape(tag, attributes, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+const WIDTH = 230, HEIGHT = 34, GAP = 38, ARC = 26;
+
+function showPicture(picture, status) {
+  $("picture").hidden = !picture;
+  const drawn = JSON.stringify([picture, status]);
+  if (!picture || $("drawing").dataset.drawn === drawn) return;
+  $("drawing").dataset.drawn = drawn;
+  const reach = (back) => Math.max(0, ...picture.ways.filter((way) => (way.target <= way.source) === back
+    && way.target !== way.source + 1).map((way) => Math.min(8, Math.abs(way.target - way.source)) + 1));
+  const beside = Math.max(0, ...picture.ways.filter((way) => way.target <= way.source).map((way) => wayLabel(way).length));
+  const left = 20 + reach(true) * ARC + beside * 6, right = 140 + reach(false) * ARC;
+  const height = picture.nodes.length * (HEIGHT + GAP);
+  const width = left + WIDTH + right;
+  const svg = shape("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "the steps of the run" });
+  for (const way of picture.ways) svg.append(drawWay(way, left));
+  picture.nodes.forEach((node, index) => svg.append(drawNode(node, index, left, picture.current === index ? `here ${status}` : "")));
+  $("drawing").replaceChildren(svg);
+  $("mermaid").hidden = picture.mermaid === null;
+  put($("mermaid").querySelector("pre"), picture.mermaid ?? "");
+}
+
+const top_ = (index) => 4 + index * (HEIGHT + GAP);
+
+function drawNode(node, index, left, where) {
+  const name = node.name.length > 28 ? `${node.name.slice(0, 27)}…` : node.name;
+  const classes = [node.visits ? "seen" : "", node.exit ? "exit" : "", where].join(" ");
+  const group = shape("g", { class: classes }, shape("title", {}, node.name));
+  group.append(shape("rect", { class: "box", x: left, y: top_(index), width: WIDTH, height: HEIGHT, rx: node.entry ? HEIGHT / 2 : 5 }));
+  group.append(shape("text", { x: left + 12, y: top_(index) + 22 }, name));
+  if (node.visits > 1) group.append(shape("text", { class: "small", x: left + WIDTH - 8, y: top_(index) + 22, "text-anchor": "end" }, `×${node.visits}`));
+  return group;
+}
+
+function wayLabel(way) {
+  const name = way.label.length > 20 ? `${way.label.slice(0, 19)}…` : way.label;
+  return [name, way.taken > 1 ? `×${way.taken}` : ""].filter(Boolean).join(" ");
+}
+
+function drawWay(way, left) {
+  const group = shape("g", { class: `${way.taken ? "taken" : ""} ${way.error ? "error" : ""}` });
+  const short = wayLabel(way);
+  if (way.label) group.append(shape("title", {}, way.label));
+  const text = (x, y, anchor) => shape("text", { class: "small", x, y, "text-anchor": anchor }, short);
+  if (way.target === way.source + 1) {
+    const x = left + WIDTH / 2, y = top_(way.source) + HEIGHT, end = top_(way.target) - 1;
+    group.append(shape("path", { class: "way", d: `M${x} ${y}V${end - 6}` }), head(x, end, 0, 1), text(x + 8, (y + end) / 2 + 3, "start"));
+    return group;
+  }
+  const back = way.target <= way.source;
+  const side = back ? left : left + WIDTH, out = back ? -1 : 1;
+  const far = side + out * (Math.min(8, Math.abs(way.target - way.source)) + 1) * ARC;
+  const from = top_(way.source) + HEIGHT * 0.65, to = top_(way.target) + HEIGHT * 0.35;
+  group.append(shape("path", { class: "way", d: `M${side} ${from}C${far} ${from} ${far} ${to} ${side + out * 7} ${to}` }));
+  group.append(head(side + out, to, -out, 0), text((side + far) / 2 + out * ARC / 2, (from + to) / 2 + 3, back ? "end" : "start"));
+  return group;
+}
+
+function head(x, y, dx, dy) {
+  const points = [[x, y], [x - 7 * dx - 4 * dy, y - 7 * dy - 4 * dx], [x - 7 * dx + 4 * dy, y - 7 * dy + 4 * dx]];
+  return shape("polygon", { class: "head", points: points.map((point) => point.join()).join(" ") });
+}
+
+async function ask(what, parameters) {
+  const answer = await fetch(`api/${what}?${new URLSearchParams(parameters)}`, { cache: "no-store" });
+  const found = await answer.json();
+  if (!answer.ok) throw new Error(found.error);
+  return found;
+}
+
+async function askItems(id, run) {
+  const stamp = JSON.stringify([id, view.itemsOffset, run.items, run.updated_at]);
+  if (!$("items").open || !run.items || view.itemsStamp === stamp) return;
+  try {
+    const found = await ask("items", { id, offset: view.itemsOffset });
+    rows($("keys"), found.items, (item) => item.key, (item) => [{ text: item.key }, { text: item.value ?? "" }]);
+    const last = Math.min(found.offset + found.limit, found.total);
+    put($("items-range"), found.total ? `${found.offset + 1} to ${last} of ${found.total}` : "");
+    $("items-before").disabled = found.offset === 0;
+    $("items-after").disabled = last >= found.total;
+    $("items-problem").hidden = true;
+    Object.assign(view, { itemsStamp: stamp, itemsLimit: found.limit });
+  } catch (error) {
+    $("items-problem").hidden = false;
+    put($("items-problem"), error.message);
+  }
+}
+
+function wanted() {
+  const hash = location.hash;
+  if (!hash.startsWith("#run=")) return null;
+  try { return decodeURIComponent(hash.slice(5)); } catch { return hash.slice(5); }
+}
+
+async function refresh() {
+  const mine = ++turn;
+  const id = wanted();
+  try {
+    const found = id === null ? await ask("runs", { text: view.text, status: view.status, offset: view.offset }) : await ask("run", { id });
+    if (mine !== turn) return;
+    $("list").hidden = id !== null;
+    $("one").hidden = id === null;
+    $("problem").hidden = true;
+    put($("store"), found.store);
+    if (id === null) showList(found);
+    else {
+      if (view.itemsOf !== id) Object.assign(view, { itemsOf: id, itemsOffset: 0, itemsStamp: null });
+      showRun(found);
+      await askItems(id, found.run);
+    }
+    put($("live"), "live");
+    $("live").className = "";
+  } catch (error) {
+    if (mine !== turn) return;
+    const away = error instanceof TypeError;
+    $("problem").hidden = false;
+    put($("problem"), away ? "The page is no longer served: start `trioflow ui` again." : error.message);
+    put($("live"), "not live");
+    $("live").className = "lost";
+  }
+  if (mine === turn) setTimeout(() => mine === turn && again(), PAUSE);
+}
+
+// A page that nobody sees asks nothing.
+function again() {
+  if (!document.hidden) refresh();
+}
+
+document.addEventListener("visibilitychange", again);
+window.addEventListener("hashchange", () => { $("list").hidden = $("one").hidden = true; refresh(); });
+$("filter").addEventListener("submit", (event) => event.preventDefault());
+$("text").addEventListener("input", () => { Object.assign(view, { text: $("text").value, offset: 0 }); refresh(); });
+$("counts").addEventListener("click", (event) => {
+  const status = event.target.dataset.status;
+  if (status === undefined) return;
+  Object.assign(view, { status: view.status === status ? "" : status, offset: 0 });
+  refresh();
+});
+$("newer").addEventListener("click", () => { view.offset = Math.max(0, view.offset - view.limit); refresh(); });
+$("older").addEventListener("click", () => { view.offset += view.limit; refresh(); });
+$("items").addEventListener("toggle", refresh);
+$("items-before").addEventListener("click", () => { view.itemsOffset = Math.max(0, view.itemsOffset - view.itemsLimit); refresh(); });
+$("items-after").addEventListener("click", () => { view.itemsOffset += view.itemsLimit; refresh(); });
+refresh();
