@@ -24,7 +24,7 @@ from trioflow._runtime.errors import strip_cancelled
 from trioflow.errors import leaves
 from trioflow.workflows import parallel
 
-CASES = int(os.environ.get("TRIOFLOW_FUZZ", "1500"))
+CASES = int(os.environ.get("TRIOFLOW_FUZZ", "1000"))
 
 ORDERS = 5
 """Orders in which each run that was drawn is played: drawing one takes longer than playing it."""
