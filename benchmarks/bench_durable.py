@@ -1,6 +1,6 @@
-"""What does it cost to keep a run: a step of a graph, an item of a fan-out, a state of 64 MiB and one of 1 MiB?
+"""What does it cost to keep a run: a step, an item, a state of 64 MiB or 1 MiB, a beginning, a run inside a run?
 
-    python benchmarks/bench_durable.py [--repeat 3] [--json FILE] [--check]
+    python benchmarks/bench_durable.py [--repeat 3] [--only abcdef] [--json FILE] [--check]
 
 Beside LangGraph with its savers, and beside the same run that is not kept. SQLite commits with
 `synchronous=FULL`, so its figures are this machine's disk as much as this library. With `--check` the exit status
@@ -11,7 +11,7 @@ import argparse
 import asyncio
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -28,8 +28,10 @@ from trioflow import (
     GraphConfig,
     MemoryStore,
     ParallelConfig,
+    ParallelResult,
     State,
     StateGraph,
+    parallel_node,
     process_parallel,
 )
 from trioflow.checkpoint.session import Session, load_verified
@@ -40,7 +42,9 @@ ITEMS = 20_000
 MEMORY_MARGIN = 15.0
 ITEM_BOUND = 60.0
 BLOCK_BOUND = 100.0
-LEGEND = "ratio: how much longer a peer or a variant takes than the first line of its table"
+LEGEND = (
+    "ratio: how much longer a peer or a variant takes than the first line of its table, or that line than a floor"
+)
 
 Folder = Path
 
@@ -74,6 +78,20 @@ async def walk(store: CheckpointStore | None) -> float:
 async def walk_sqlite(folder: Folder) -> float:
     async with SqliteStore(new_file(folder)) as store:
         return await walk(store)
+
+
+def commit(folder: Folder) -> float:
+    """Return the seconds that the disk alone takes: a row a step, in SQLite, in this thread."""
+    db = apsw.Connection(new_file(folder))
+    db.pragma("journal_mode", "wal")
+    db.pragma("synchronous", "full")
+    db.execute("CREATE TABLE steps(number INTEGER PRIMARY KEY, state BLOB)")
+    start = perf_counter()
+    for number in range(STEPS):
+        db.execute("INSERT INTO steps VALUES (?, ?)", (number, bytes(100)))
+    seconds = perf_counter() - start
+    db.close()
+    return seconds
 
 
 class Counted(TypedDict):
@@ -113,6 +131,7 @@ def ask_graph(folder: Folder, repeat: int) -> list[Row]:
     installed = is_installed("langgraph") and is_installed("langgraph-checkpoint-sqlite")
     contenders = [
         Contender("SQLite, each step", partial(trio.run, walk_sqlite, folder), Role.OURS),
+        Contender("a commit of one row", partial(commit, folder), Role.FLOOR),
         Contender("not kept", partial(trio.run, walk, None), Role.VARIANT),
         Contender("in memory", lambda: trio.run(walk, MemoryStore()), Role.VARIANT),
         Contender(
@@ -357,20 +376,74 @@ def ask_beginning(folder: Folder, repeat: int) -> list[Row]:
     return compare("e. beginning a run in SQLite", contenders, items=BEGINNINGS, repeat=repeat)
 
 
-def ask_all(folder: Folder, repeat: int) -> Iterable[list[Row]]:
-    yield ask_graph(folder, repeat)
-    yield ask_fan_out(folder, repeat)
-    yield ask_large(folder, repeat)
-    yield from ask_mib(folder, repeat)
-    yield ask_beginning(folder, repeat)
+CHILD_ITEMS = 100
+CHILD_RUNS = 20
+
+
+async def fan_out_alone(store: CheckpointStore, run_id: str) -> None:
+    config = ParallelConfig(observer="noop", max_workers=16)
+    await process_parallel(range(CHILD_ITEMS), work, config=config, store=store, run_id=run_id)
+
+
+async def fan_out_in_a_node(store: CheckpointStore, run_id: str) -> None:
+    graph = StateGraph(GraphConfig(name="fan", observer="noop"), store=store)
+    config = ParallelConfig(observer="noop", max_workers=16)
+
+    def add_up(state: State, result: ParallelResult[int, int]) -> State:
+        return state.set("sum", sum(result.results))
+
+    node = parallel_node(work, items=range(CHILD_ITEMS), aggregate=add_up, config=config)
+    graph.add_node("fan", node)
+    graph.set_entry_point("fan")
+    graph.set_exit_point("fan")
+    await graph.execute(State(), run_id=run_id)
+
+
+async def repeat_in_sqlite(folder: Folder, run: Callable[[CheckpointStore, str], Awaitable[None]]) -> float:
+    async with SqliteStore(new_file(folder)) as store:
+        await run(store, "before")
+        start = perf_counter()
+        for number in range(CHILD_RUNS):
+            await run(store, f"run {number}")
+        return perf_counter() - start
+
+
+def ask_child(folder: Folder, repeat: int) -> list[Row]:
+    contenders = [
+        Contender("by itself", lambda: trio.run(repeat_in_sqlite, folder, fan_out_alone), Role.OURS),
+        Contender(
+            "in a node of a graph",
+            lambda: trio.run(repeat_in_sqlite, folder, fan_out_in_a_node),
+            Role.VARIANT,
+            Limit(2),
+        ),
+    ]
+    question = f"f. a fan-out of {CHILD_ITEMS} items in SQLite: the whole run"
+    return compare(question, contenders, items=CHILD_RUNS, repeat=repeat)
+
+
+QUESTIONS: dict[str, Callable[[Folder, int], Iterable[list[Row]]]] = {
+    "a": lambda folder, repeat: [ask_graph(folder, repeat)],
+    "b": lambda folder, repeat: [ask_fan_out(folder, repeat)],
+    "c": lambda folder, repeat: [ask_large(folder, repeat)],
+    "d": ask_mib,
+    "e": lambda folder, repeat: [ask_beginning(folder, repeat)],
+    "f": lambda folder, repeat: [ask_child(folder, repeat)],
+}
+
+
+def ask_all(folder: Folder, repeat: int, questions: str) -> Iterable[list[Row]]:
+    for question in questions:
+        yield from QUESTIONS[question](folder, repeat)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
+    parser.add_argument("--only", default="".join(QUESTIONS), help="the letters of the questions to ask")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        return report(arguments, ask_all(Path(folder), arguments.repeat), LEGEND)
+        return report(arguments, ask_all(Path(folder), arguments.repeat, arguments.only), LEGEND)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import time
 import apsw
 import pytest
 
-STOPS = int(os.environ.get("TRIOFLOW_STOPS", "2"))
+STOPS = int(os.environ.get("TRIOFLOW_STOPS", "1"))
 SEED = int(os.environ.get("TRIOFLOW_SEED", "1"))
 
 pytestmark = [
@@ -78,9 +78,7 @@ def hear_of_conflict(process):
 @pytest.mark.parametrize("what", ["graph", "fan_out", "nested"])
 def test_of_a_stopped_owner_and_who_took_over_exactly_one_completes(what, options, start, workload, workloads, tmp_path):
     random_ = random.Random(f"{SEED} {what} {options}")
-    whole = workload(what, tmp_path / "whole")
-    start(whole).communicate(timeout=120)
-    count, stopped, drawn = len(whole.calls()), 0, 0
+    count, stopped, drawn = workloads.COUNTS[what], 0, 0
     while stopped < STOPS:
         run = workload(what, tmp_path / str(drawn), *options)
         drawn += 1

@@ -291,7 +291,7 @@ async def main():
         print(await store.claim(sys.argv[2]))
 trio.run(main)
 """
-OPENINGS = int(os.environ.get("TRIOFLOW_OPENINGS", "5"))
+OPENINGS = int(os.environ.get("TRIOFLOW_OPENINGS", "3"))
 
 
 @pytest.mark.timeout(600)

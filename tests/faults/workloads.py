@@ -72,6 +72,14 @@ def expected_nested(value=1, level="outer"):
     return value
 
 
+def count_nested(level="outer"):
+    inside = 0 if level == "deep" else count_nested("inner" if level == "outer" else "deep")
+    return ROUNDS * (2 + WIDTHS[level] + LENGTHS[level] + inside)
+
+
+COUNTS = {"graph": NODES, "fan_out": ITEMS, "nested": count_nested()}
+"""How many calls each makes."""
+
 EXPECTED = {"graph": expected_graph, "fan_out": expected_fan_out, "nested": expected_nested}
 
 
