@@ -34,8 +34,6 @@ _PUT_RUN = (
     "REPLACE INTO runs(number, run_id, epoch, last_step, items, created_at, updated_at, parent, seal)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-# Not a REPLACE, which would write the indexes again.
-_CHANGE_RUN = "UPDATE runs SET epoch = ?, last_step = ?, items = ?, updated_at = ?, seal = ? WHERE number = ?"
 _SELECT_PAGE = (
     "SELECT number, run_id, epoch, last_step, items, created_at, updated_at, parent, seal FROM runs"
     " WHERE number > ? ORDER BY number"
@@ -330,8 +328,4 @@ def _name_of(db: apsw.Connection, number: int | None) -> str | None:
 
 
 def _put_run(db: apsw.Connection, run: RunRow) -> None:
-    if run.number is None:
-        db.execute(_PUT_RUN, (*run, seal_run(run)))
-    else:
-        change = (run.epoch, run.last_step, run.items, run.updated_at, seal_run(run), run.number)
-        db.execute(_CHANGE_RUN, change)
+    db.execute(_PUT_RUN, (*run, seal_run(run)))
