@@ -121,3 +121,54 @@ def test_the_suite_works_where_sigint_was_ignored_before():
     done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
+
+
+LOOP = """
+import os, random, signal, sys, threading, time
+import trio
+from trioflow import ParallelConfig, open_parallel
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+config = ParallelConfig(max_workers=2, observer="noop")
+rng = random.Random(sys.argv[1])
+sent = 0.0
+
+
+def send_soon():
+    global sent
+    time.sleep(rng.uniform(0.001, 0.01))
+    sent = time.monotonic()
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+async def same(item):
+    return item
+
+
+async def loop():
+    threading.Thread(target=send_soon).start()
+    while not sent or time.monotonic() < sent + 1:
+        async with open_parallel(range(3), same, config=config) as run:
+            async for outcome in run:
+                if outcome.index == 1:
+                    break
+
+
+for _ in range(int(sys.argv[2])):
+    sent = 0.0
+    try:
+        trio.run(loop)
+    except KeyboardInterrupt:
+        continue
+    sys.exit("swallowed")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60 + TIMES)
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to itself")
+def test_no_ctrl_c_in_a_tight_loop_around_a_stream_is_swallowed():
+    code = [sys.executable, "-c", LOOP, "1", str(TIMES * 25)]
+    done = subprocess.run(code, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""

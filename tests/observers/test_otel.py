@@ -1,16 +1,24 @@
 """Runs beside the rest of a system: spans that nest, names that others know, context through messages, metrics."""
 
 import builtins
+import gzip
 import logging
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import trio
 from opentelemetry import baggage, context, propagate, trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode
 
 from trioflow import (
@@ -212,7 +220,7 @@ async def test_steps_of_a_chain(otel):
 
 async def test_a_step_costs_no_turn_of_the_scheduler_for_its_span(otel):
     async def step(item, state):
-        turns.append(trio.lowlevel.current_statistics().io_statistics and trio.lowlevel.current_clock() and item)
+        turns.append(item)
         return state
 
     async def count():
@@ -410,10 +418,6 @@ async def test_items_states_and_results_stay_out(otel):
 
 
 # Messages.
-
-
-def spoken(otel):
-    return {name: otel.one(name) for name in ("send bob", "process bob")}
 
 
 async def test_a_handler_continues_the_trace_of_its_sender(otel):
@@ -671,3 +675,138 @@ async def test_without_an_sdk_nothing_happens(named):
 
     assert (await process_chain([1], 0, step, config=ChainConfig(observer="otel"))).final == 1
     assert propagate.extract({}) == {}
+
+
+async def test_without_an_sdk_items_are_left_out_until_there_is_one(otel):
+    async def work(item):
+        await trio.lowlevel.checkpoint()
+        if item == 3:
+            raise ValueError("no")
+
+    bare = OtelObserver(NoOpTracerProvider(), NoOpMeterProvider())
+    assert bare.wants(EventType.WORKER_START)
+    await process_parallel(range(5), work, config=TWO, observer=bare)
+    assert not bare.wants(EventType.WORKER_START)
+    assert bare.wants(EventType.STEP_START)
+    with otel.tracer.start_as_current_span("request"):
+        seen = []
+
+        async def look(item):
+            seen.append(bare.wants(EventType.WORKER_START))
+
+        await process_parallel([1], look, observer=bare)
+    assert seen == [True]
+    await process_parallel(range(5), work, config=TWO, observer=otel.observer)
+    assert len(otel.named("task")) == 5
+
+
+async def test_a_trace_that_is_not_sampled_travels_on():
+    headers = []
+
+    async def work(item):
+        carrier = {}
+        propagate.inject(carrier)
+        headers.append(carrier["traceparent"])
+
+    provider = TracerProvider(sampler=ALWAYS_OFF)
+    try:
+        await process_parallel([1], work, observer=OtelObserver(provider, NoOpMeterProvider()))
+    finally:
+        provider.shutdown()
+    assert not int(headers[0].split("-")[3], 16) & 1
+
+
+# What begins without an event.
+
+
+async def test_parts_of_routings_and_messages_are_announced_to_who_asks():
+    class Asking:
+        def __init__(self):
+            self.seen = []
+
+        def on_begin(self, event):
+            self.seen.append(("begins", event.type, event.data))
+
+        def on_event(self, event):
+            self.seen.append(("ends", event.type, event.data))
+
+    async def greet(state):
+        return state
+
+    asking, heard = Asking(), RecordingObserver()
+    await process_conditional("Ada", lambda _: "greet", Routes({"greet": greet}), observer=MultiObserver(heard, asking))
+    parts = (EventType.ROUTE_EVALUATE, EventType.ROUTE_SELECT, EventType.ROUTE_EXECUTE)
+    assert [(what, type) for what, type, _ in asking.seen] == [(what, type) for type in parts for what in ("begins", "ends")]
+    assert [event.type for event in heard.events] == list(parts)
+    assert asking.seen[-2][2] == {"route": "greet"}
+
+    asking.seen.clear()
+    async with open_hub(observer=asking) as hub:
+        hub.register("bob", greet)
+        await hub.send("ada", "bob", "a secret")
+    order = [(what, type.value) for what, type, _ in asking.seen]
+    assert order[0] == ("begins", "message.sent")
+    assert sorted(order[1:]) == [("begins", "message.handled"), ("ends", "message.handled"), ("ends", "message.sent")]
+    assert "secret" not in str(asking.seen)
+
+
+async def test_an_on_begin_that_raises_is_warned_about_and_fails_nothing(log):
+    class Raising:
+        def on_begin(self, event):
+            raise ValueError("no")
+
+        def on_event(self, event):
+            pass
+
+    async def bob(message):
+        return message.data
+
+    async with open_hub(observer=Raising()) as hub:
+        hub.register("bob", bob)
+        assert (await hub.request("ada", "bob", 1)).data == 1
+        assert (await hub.request("ada", "bob", 2)).data == 2
+    assert len(log.at("WARNING")) == 1
+
+
+# Over the wire.
+
+
+async def test_a_collector_on_loopback_gets_the_spans():
+    bodies = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            bodies.append(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    async def work(item):
+        await trio.lowlevel.checkpoint()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    provider = TracerProvider(resource=Resource({"service.name": "nightly"}))
+    try:
+        exporter = OTLPSpanExporter(f"http://127.0.0.1:{server.server_port}/v1/traces", timeout=10)
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+        await process_parallel(range(3), work, observer=OtelObserver(provider, NoOpMeterProvider()))
+        await trio.to_thread.run_sync(provider.force_flush)
+    finally:
+        await trio.to_thread.run_sync(provider.shutdown)
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    spans = []
+    for body in bodies:
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            assert resource.resource.attributes[0].value.string_value == "nightly"
+            spans += [span for scope in resource.scope_spans for span in scope.spans]
+    (run,) = [span for span in spans if span.name == "parallel"]
+    items = [span for span in spans if span.name == "task"]
+    assert [span.parent_span_id for span in items] == [run.span_id] * 3

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -124,7 +126,7 @@ async def test_the_runs_are_listed_newest_first_with_those_inside_them(path):
 @pytest.mark.parametrize(
     ("query", "ids"),
     [
-        ("text=FAN", ["fan-1"]),
+        ("text=FAN-1", ["fan-1"]),
         ("text=inner", ["top", "top/inner"]),
         ("text=letter", ["letter-1"]),
         ("status=completed", ["chain-1", "<img>", "fan-1"]),
@@ -172,7 +174,7 @@ async def test_a_graph_that_is_known_is_drawn_whole(path):
     nodes = [(node["name"], node["visits"], node["entry"], node["exit"]) for node in picture["nodes"]]
     assert nodes == [("draft", 3, True, False), ("unused <b>", 0, False, True), ("ask", 0, False, True)]
     ways = {(way["source"], way["target"]): (way["label"], way["error"], way["taken"]) for way in picture["ways"]}
-    assert ways == {(0, 0): ("again", False, 2), (0, 1): ("never", False, 0), (0, 2): ("", False, 1), (2, 0): ("Exception", True, 0)}
+    assert ways == {(0, 0): ("again", False, 2), (0, 1): ("never", False, 0), (0, 2): ("", False, 1), (2, 0): ("on Exception", True, 0)}
     assert picture["current"] == 2
     assert picture["mermaid"].startswith("flowchart TD")
 
@@ -307,7 +309,7 @@ async def test_answers_that_are_kept_are_bounded(path):
 
     for number in range(100):
         await reader.ask(number, question)
-    assert repr(reader) == "<Reader with 32 answers>"
+    assert repr(reader) == "<Reader with 8 answers>"
 
 
 async def test_looking_changes_nothing(path):
@@ -382,24 +384,51 @@ async def test_without_the_extra_it_names_it(monkeypatch):
         await serve_page("sqlite:///x.db")
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_it_without_a_traceback(tmp_path, number, status):
-    async def fill():
-        async with SqliteStore(tmp_path / "runs.db") as store:
-            await store.save_items("r", await store.claim("r"), [("a", b"")])
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+_FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync --virtual-time-budget=3000 --dump-dom"
+)
 
-    trio.run(fill)
-    command = [sys.executable, "-W", "error", "-m", "trioflow", "ui", "--store", f"sqlite:///{tmp_path}/runs.db", "--port", "0"]
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+def test_a_browser_shows_it(path, tmp_path):
+    def look(address):
+        command = [CHROMIUM, *_FLAGS.split(), f"--user-data-dir={tmp_path}/profile", address]
+        return subprocess.run(command, capture_output=True, text=True, timeout=50, check=True).stdout
+
+    with open_command(path, "--show-data") as (_, address):
+        listed = look(address)
+        assert re.search(r">└ top/inner</a>", listed)
+        assert re.search(r"href=\"#run=%3Cimg%3E\">&lt;img&gt;</a>", listed)
+        assert "<img" not in listed
+        assert 'role="status" class="">live<' in listed
+        run = look(f"{address}#run=letter-1")
+        assert '<main id="one">' in run
+        assert "secret send?" in run
+        assert run.count('class="box"') == 2
+        missing = look(f"{address}#run=%3Cscript%3E")
+        assert "there is no run '&lt;script&gt;' in this store" in missing
+
+
+@contextmanager
+def open_command(path, *flags):
+    command = [sys.executable, "-W", "error", "-m", "trioflow", "ui", "--store", f"sqlite:///{path}", "--port", "0", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
-            line = process.stdout.readline()
-            address = re.search(r"http://127\.0\.0\.1:\d+/", line)[0]
-            with httpx.Client() as client:
-                assert client.get(f"{address}api/runs").json()["total"] == 1
-                process.send_signal(number)
-                out, error = process.communicate(timeout=30)
+            yield process, re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())[0]
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_without_a_traceback(path, number, status):
+    with open_command(path) as (process, address):
+        with httpx.Client() as client:
+            assert client.get(f"{address}api/runs").json()["total"] == 5
+            process.send_signal(number)
+            out, error = process.communicate(timeout=30)
     assert (process.returncode, out, error) == (status, "", "")
 
 

@@ -1,6 +1,8 @@
 """What cannot work is refused before anything starts, with the field, the value and what is allowed."""
 
 import functools
+from collections import abc
+from collections.abc import Awaitable
 
 import pytest
 
@@ -61,6 +63,26 @@ def async_around(fn):
     return wrapper
 
 
+def annotated(item) -> Awaitable[int]:
+    return work(item)
+
+
+def annotated_by_text(item) -> "abc.Coroutine[None, None, int]":
+    return work(item)
+
+
+def annotated_plainly(item) -> int:
+    return plain(item)
+
+
+class AnnotatedObject:
+    def __call__(self, item) -> Awaitable[int]:
+        return work(item)
+
+    def method(self, item) -> Awaitable[int]:
+        return work(item)
+
+
 async def async_progress(*args):
     pass
 
@@ -73,6 +95,8 @@ BAD = [
     ({"processor": CallableObject}, "processor", "async"),
     ({"processor": CallableObject().plain}, "processor", "async"),
     ({"processor": functools.partial(plain)}, "processor", "async"),
+    ({"processor": annotated_plainly}, "processor", "one that gives an awaitable says so"),
+    ({"processor": AnnotatedObject}, "processor", "async"),
     ({"processor": None}, "processor", "async"),
     ({"config": {"max_workers": 3}}, "config", "ParallelConfig"),
     ({"config": ParallelConfig(observer="nobody")}, "observer", "'loguru', 'noop'"),
@@ -81,6 +105,7 @@ BAD = [
     ({"observer": NoopObserver}, "observer", "on_event"),
     ({"observer": AsyncObserver()}, "observer", "plain method"),
     ({"progress": async_progress}, "progress", "plain function"),
+    ({"progress": annotated}, "progress", "plain function"),
     ({"progress": 3}, "progress", "plain function"),
     ({"on_outcome": async_progress}, "on_outcome", "plain function"),
     ({"on_outcome": 3}, "on_outcome", "plain function"),
@@ -137,6 +162,11 @@ def test_open_parallel_refuses_when_it_is_called(change, field, allowed):
         lambda item: work(item),
         with_timeout(lambda item: work(item), 5),
         async_around(plain),
+        annotated,
+        annotated_by_text,
+        functools.partial(annotated),
+        AnnotatedObject(),
+        AnnotatedObject().method,
     ],
 )
 async def test_every_form_of_an_async_function_is_a_processor(processor):
@@ -172,3 +202,15 @@ async def test_a_lambda_that_gives_no_awaitable_is_refused_at_its_first_call():
         "worker.start",
         "worker.complete",
     ]
+
+
+async def test_a_plain_function_whose_annotation_is_wrong_is_refused_at_its_first_call():
+    def plain_after_all(item) -> Awaitable[int]:
+        started.append(item)
+        return item
+
+    started = []
+    config = ParallelConfig(max_workers=1, fail_fast=False, observer="noop")
+    with pytest.raises(ConfigError, match="processor must be an async function"):
+        await process_parallel(range(5), plain_after_all, config=config)
+    assert started == [0]

@@ -435,3 +435,41 @@ async def test_a_timeout_before_the_first_item_of_an_async_source_fails_the_item
     assert [(failure.index, type(failure.error)) for failure in caught.value.errors] == [(0, trio.TooSlowError)]
     assert caught.value.result.status == "timeout"
     assert items.ag_frame is None
+
+
+@pytest.mark.parametrize("face", ["process", "stream"])
+async def test_an_async_generator_that_will_not_be_cancelled_is_pulled_no_further(face, autojump_clock):
+    pulled = []
+
+    async def stubborn():
+        for item in range(1000):
+            try:
+                await trio.sleep(1)
+            except trio.Cancelled:
+                pass
+            pulled.append(item)
+            yield item
+
+    items = stubborn()
+    with trio.move_on_after(3.5) as scope:
+        if face == "process":
+            await process_parallel(items, same, config=CONFIG)
+        else:
+            async with open_parallel(items, same, config=CONFIG) as run:
+                async for _ in run:
+                    pass
+            assert run.result().total == 4
+    assert scope.cancelled_caught
+    assert pulled == [0, 1, 2, 3]
+    assert items.ag_frame is None
+
+
+@pytest.mark.parametrize("length", [0, 1, 3, 10, 2**40])
+async def test_a_length_that_lies_is_not_believed(length):
+    class Lying(list):
+        def __len__(self):
+            return length
+
+    result = await process_parallel(Lying(range(5)), same, config=CONFIG)
+    assert (result.results, result.total, result.unfinished) == ([0, 1, 2, 3, 4], 5, [])
+    assert result.status == "complete"

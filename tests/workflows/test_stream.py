@@ -675,3 +675,23 @@ async def test_a_stream_on_a_safe_channel_can_be_left_early():
             if len(seen) == 3:
                 break
     assert seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("keep", [False, True])
+async def test_a_stream_can_be_left_at_every_item(ordered, keep):
+    for last in range(12):
+        taken = []
+        async with open_parallel(
+            iter(range(12)), nap_not, config=FAIL_FAST, ordered=ordered, keep_results=keep
+        ) as run:
+            async for outcome in run:
+                taken.append(outcome.index)
+                assert run.progress.value.done >= len(taken)
+                assert outcome.index not in run.result().unfinished
+                if len(taken) > last:
+                    break
+        result = run.result()
+        kept = set(result.indices) | set(taken)
+        assert kept | set(result.unfinished) == set(range(result.total))
+        assert (set(taken) <= set(result.indices)) is keep

@@ -9,6 +9,12 @@ from trioflow import ParallelConfig, ParallelError, open_parallel, process_paral
 
 pytestmark = pytest.mark.slow
 
+CONFIG = ParallelConfig(max_workers=3, observer="noop")
+
+
+async def same(item):
+    return item
+
 
 @pytest.mark.parametrize("fail_fast", [True, False])
 async def test_a_hundred_thousand_items(fail_fast):
@@ -77,3 +83,22 @@ async def test_a_long_stream_holds_no_more_than_its_window():
                 result = run.result()
                 assert len(result.results) + len(result.unfinished) <= 16
     assert count == 50_000
+
+
+async def test_far_more_workers_than_items():
+    config = ParallelConfig(max_workers=10_000, observer="noop")
+    result = await process_parallel(range(3), same, config=config)
+    assert result.results == [0, 1, 2]
+
+
+async def test_a_run_in_a_run_in_a_run():
+    async def innermost(item):
+        async with open_parallel(range(item), same, config=CONFIG, ordered=True) as run:
+            return [outcome.result async for outcome in run]
+
+    async def inner(item):
+        return (await process_parallel(range(item), innermost, config=CONFIG)).results
+
+    assert (await process_parallel(range(4), inner, config=CONFIG)).results == [
+        [], [[]], [[], [0]], [[], [0], [0, 1]]
+    ]

@@ -55,9 +55,9 @@ class Block(ABC, Generic[V]):
         errors, manager = self._errors, self._manager
         errors.add(error)
         with errors.collecting():
-            await self._leave(in_peace=error is None)
+            await self._leave(in_peace=error is None)  # noqa: ASYNC102 - as the tasks are: see `_leave`
         with errors.collecting(unwrap=True):
-            await manager.__aexit__(None, None, None)  # type: ignore[union-attr]  # it was entered
+            await manager.__aexit__(None, None, None)  # type: ignore[union-attr]  # noqa: ASYNC102 - a nursery's
         errors.replace_foreign(lambda foreign: foreign_cancelled(foreign, "an observer or the body of the block"))
         self._conclude()
         if errors.worst() is error:

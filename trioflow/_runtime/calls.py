@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar, TypeVarTuple, cast
 import trio
 
 from trioflow._runtime.signals import NotAsyncError
-from trioflow.config.checks import is_lambda
+from trioflow.config.checks import may_give_awaitable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,7 +42,7 @@ def call_user(
         counter: who counts.
         prepare: what each call makes of the argument first; None leaves it as it is.
     """
-    called = _awaiting(fn) if is_lambda(fn) else fn
+    called = _awaiting(fn) if may_give_awaitable(fn) else fn
 
     @trio.lowlevel.disable_ki_protection
     async def call(*args: *Ts) -> R:
@@ -58,13 +58,13 @@ def call_user(
 
 
 def _awaiting(fn: Callable[[*Ts], Awaitable[R]]) -> Callable[[*Ts], Awaitable[R]]:
-    async def call_lambda(*args: *Ts) -> R:
+    async def call_and_await(*args: *Ts) -> R:
         awaitable: object = fn(*args)
         if not isinstance(awaitable, Awaitable):
             raise NotAsyncError(type(awaitable).__name__)
         return cast("R", await awaitable)
 
-    return call_lambda
+    return call_and_await
 
 
 @trio.lowlevel.disable_ki_protection

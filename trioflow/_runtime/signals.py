@@ -16,7 +16,10 @@ class Paused(BaseException):
 
 
 class NotAsyncError(BaseException):
-    """A lambda turned out not to give an awaitable: no failure of an item, but of the call that was given it."""
+    """A call did not give the awaitable that it was to give: no failure of an item, but a wrong argument.
+
+    Of a lambda, which cannot say what it gives, or of a plain function whose annotation is wrong.
+    """
 
 
 class JournalError(BaseException):

@@ -7,7 +7,9 @@ serve function arguments too.
 import functools
 import inspect
 import math
-from collections.abc import Sequence
+import re
+import typing
+from collections.abc import Awaitable, Sequence
 from types import FunctionType
 from typing import Literal
 
@@ -27,8 +29,11 @@ __all__ = (
     "check_seconds",
     "check_text",
     "is_async",
-    "is_lambda",
+    "may_give_awaitable",
 )
+
+_AWAITABLE = re.compile(r"([\w.]+\.)?(Awaitable|Coroutine)\b")
+"""An annotation that is a string, as under `from __future__ import annotations`."""
 
 
 def check_count(field: str, value: object, *, minimum: int, allowed: str) -> None:
@@ -102,26 +107,33 @@ def check_instance(field: str, value: object, kind: type, *, optional: bool = Fa
 def check_async(field: str, value: object) -> None:
     """Refuse what is not an async function: calling it to find out would start the work.
 
-    A lambda cannot say what its call gives; it passes, and the first call shows it.
+    A plain function may say by its annotation that it gives an awaitable. A lambda cannot; it passes, and the
+    first call shows it.
     """
     if inspect.iscoroutine(value):
         raise ConfigError.refusing(field, value, "an async function itself, not what calling it gives")
-    if not is_async(value) and not is_lambda(value):
-        allowed = "an async function (async def; for a plain one, await trio.to_thread.run_sync in it)"
+    if not is_async(value) and not may_give_awaitable(value):
+        allowed = (
+            "an async function (async def; for a plain one, await trio.to_thread.run_sync in it; "
+            "one that gives an awaitable says so: -> Awaitable[...])"
+        )
         raise ConfigError.refusing(field, value, allowed)
 
 
 def check_callable(field: str, value: object, *, optional: bool = False) -> None:
     """Refuse what is not a plain function (`optional`: or None)."""
-    if (optional and value is None) or (callable(value) and not is_async(value)):
+    if (optional and value is None) or (callable(value) and not is_async(value) and not _says_awaitable(value)):
         return
     allowed = "a plain function (def, not async def)"
     raise ConfigError.refusing(field, value, f"{allowed} or None" if optional else allowed)
 
 
-def is_lambda(value: object) -> bool:
-    """Whether `value` is a lambda, whose call may give an awaitable though it is not an async function."""
-    return isinstance(value, FunctionType) and value.__code__.co_name == "<lambda>"
+def may_give_awaitable(value: object) -> bool:
+    """Whether calling `value`, which is not an async function, may give an awaitable.
+
+    The annotation of a plain function says so; of a lambda the first call shows it.
+    """
+    return _is_lambda(value) or _says_awaitable(value)
 
 
 def is_async(value: object) -> bool:
@@ -134,3 +146,23 @@ def is_async(value: object) -> bool:
     if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(inspect.unwrap(value)):
         return True
     return not isinstance(value, type) and inspect.iscoroutinefunction(type(value).__call__)
+
+
+def _is_lambda(value: object) -> bool:
+    return isinstance(value, FunctionType) and value.__code__.co_name == "<lambda>"
+
+
+def _says_awaitable(value: object) -> bool:
+    """Whether the annotation of a plain function says that it gives an awaitable."""
+    while isinstance(value, functools.partial):
+        value = value.func
+    if not callable(value) or isinstance(value, type):
+        return False
+    function = inspect.unwrap(value)
+    if not inspect.isroutine(function):
+        function = type(function).__call__
+    returned = getattr(function, "__annotations__", {}).get("return")
+    if isinstance(returned, str):
+        return _AWAITABLE.match(returned) is not None
+    kind = typing.get_origin(returned) or returned
+    return isinstance(kind, type) and issubclass(kind, Awaitable)

@@ -65,7 +65,7 @@ class Timer:
             self._scope = trio.CancelScope(deadline=self._next)
             with self._scope:
                 await trio.sleep_forever()
-            while self._expire_some():
+            while self._expire_some():  # noqa: ASYNC110 - it waits for nothing: others have their turn
                 await trio.lowlevel.checkpoint()
 
     def _expire_some(self) -> bool:

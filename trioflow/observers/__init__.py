@@ -6,6 +6,7 @@ from trioflow.observers.metrics import MetricsObserver, MetricsSnapshot, SourceM
 from trioflow.observers.multi import MultiObserver
 from trioflow.observers.noop import NoopObserver
 from trioflow.observers.otel import OtelObserver
+from trioflow.observers.progress import ProgressObserver
 from trioflow.observers.recording import RecordingObserver
 from trioflow.observers.registry import get_observer, register_observer
 from trioflow.observers.stream import EventStream
@@ -20,6 +21,7 @@ __all__ = (
     "MultiObserver",
     "NoopObserver",
     "OtelObserver",
+    "ProgressObserver",
     "RecordingObserver",
     "SourceMetrics",
     "TraceObserver",

@@ -14,7 +14,7 @@ from trioflow.graph import StateGraph
 __all__ = ("serve_page",)
 
 
-async def serve_page(
+async def serve_page(  # noqa: ASYNC114, ASYNC128 - what serves calls `started`
     store: str,
     *,
     port: int = 0,
@@ -46,4 +46,4 @@ async def serve_page(
             raise
         message = "the page of runs needs the extra `ui`: pip install 'trioflow[ui]'"
         raise ImportError(message) from error
-    await serve(store, port, tuple(graphs), show_data=show_data, task_status=task_status)
+    await serve(store, port, tuple(graphs), show_data=show_data, started=task_status.started)

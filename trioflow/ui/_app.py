@@ -45,14 +45,15 @@ def make_app(views: Views, store: str) -> Starlette:
         views: what is shown.
         store: the store's name, as it is shown.
     """
+    shown = one_line(store)
 
     async def runs(query: Mapping[str, str]) -> Any:
         text = query.get("text", "")[:_LONGEST_TEXT]
         found = await views.runs(text=text, status=query.get("status", ""), offset=_offset(query))
-        return {"store": one_line(store), **found}
+        return {"store": shown, **found}
 
     async def run(query: Mapping[str, str]) -> Any:
-        return await views.run(query.get("id", ""))
+        return {"store": shown, **await views.run(query.get("id", ""))}
 
     async def items(query: Mapping[str, str]) -> Any:
         return await views.items(query.get("id", ""), offset=_offset(query))

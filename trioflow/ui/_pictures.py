@@ -68,7 +68,7 @@ def draw(steps: Sequence[CheckpointInfo], graph: StateGraph[Any] | None) -> Pict
     for step in steps:
         if step.node in places:
             nodes[places[step.node]].visits += 1
-    for step in steps[:-1]:
+    for step in steps:
         _lead(ways, places, step.node, step.next_node, taken=1)
     going = steps[-1].next_node if steps and steps[-1].status != "completed" else ""
     return Picture(nodes, list(ways.values()), places.get(going), None if graph is None else graph.to_mermaid())

@@ -1,7 +1,7 @@
 """What is read of the store for the page: seldom enough to cost it little, and never long ago.
 
 A store that is opened only to look may show one moment of the file, so it is opened anew for each reading. However
-many ask, there is one reading at a time, and an answer serves all until it is ten times as old as reading it took.
+many ask, there is one reading at a time, and an answer serves all for four times as long as reading took.
 """
 
 from collections import OrderedDict
@@ -19,10 +19,10 @@ Question = Callable[[CheckpointStore], Awaitable[Any]]
 FRESH = 0.5
 """Seconds for which an answer serves at least."""
 
-_REST = 10
+_REST = 4
 """Times as long as reading took, for which the store is then left alone."""
 
-_MOST_KEPT = 32
+_MOST_KEPT = 8
 """Answers that are kept."""
 
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Callable
 from typing import Any, final
 from urllib.parse import urlsplit
 
@@ -27,7 +28,7 @@ async def serve(
     graphs: tuple[StateGraph[Any], ...],
     *,
     show_data: bool,
-    task_status: trio.TaskStatus[str],
+    started: Callable[[str], None],
 ) -> None:
     """Serve the page of the runs at `url`; see `trioflow.ui.serve_page`.
 
@@ -46,18 +47,18 @@ async def serve(
     config.include_server_header = False
     config.bind = [f"fd://{_bind(port)}"]
     # Without a trigger of its own hypercorn would end at the first signal by itself.
-    await serve_app(app, config, shutdown_trigger=trio.sleep_forever, task_status=_Address(task_status))
+    await serve_app(app, config, shutdown_trigger=trio.sleep_forever, task_status=_Address(started))
 
 
 @final
 class _Address:
     """Passes on where hypercorn serves."""
 
-    def __init__(self, task_status: trio.TaskStatus[str]) -> None:
-        self._task_status = task_status
+    def __init__(self, started: Callable[[str], None]) -> None:
+        self._started = started
 
     def started(self, value: Any = None) -> None:
-        self._task_status.started(f"{value[0]}/")
+        self._started(f"{value[0]}/")
 
 
 def _bind(port: int) -> int:

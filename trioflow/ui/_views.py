@@ -125,7 +125,7 @@ class Views:
         """
         items = await self._reader.ask(("items", run_id), lambda store: self._ask_items(store, run_id))
         names = list(items)[offset : offset + ITEMS]
-        shown = [{"key": one_line(name), "value": items[name]} for name in names]
+        shown = [{"key": one_line(name), "value": self._value(items[name])} for name in names]
         return {"total": len(items), "offset": offset, "limit": ITEMS, "items": shown}
 
     async def _all_runs(self) -> list[RunInfo]:
@@ -147,14 +147,17 @@ class Views:
             return steps, None, one_line(describe_error(error))
         return steps, latest if self._show_data else None, None
 
-    async def _ask_items(self, store: CheckpointStore, run_id: str) -> Mapping[str, str | None]:
+    async def _ask_items(self, store: CheckpointStore, run_id: str) -> Mapping[str, bytes]:
         """Return the items by key, in order, without what is not to be shown.
 
         Cancellation: nothing is changed.
         """
         items = await store.load_items(run_id)
         ordered = sorted(items, key=lambda name: (len(name), name) if name.isdecimal() else (0, name))
-        return {name: _result(items[name]) if self._show_data else None for name in ordered}
+        return {name: items[name] if self._show_data else b"" for name in ordered}
+
+    def _value(self, data: bytes) -> str | None:
+        return _result(data) if self._show_data else None
 
     def _picture(self, run: RunInfo, steps: Sequence[CheckpointInfo]) -> Any:
         if run.kind != "graph" or not steps:

@@ -4,7 +4,7 @@
 
 const PAUSE = 1000;
 const $ = (id) => document.getElementById(id);
-const view = { text: "", status: "", offset: 0, itemsOffset: 0, itemsOf: null, itemsStamp: null };
+const view = { text: "", status: "", offset: 0, limit: 0, itemsOffset: 0, itemsLimit: 0, itemsOf: null, itemsStamp: null };
 let turn = 0;
 
 function make(tag, attributes = {}, ...children) {
@@ -83,7 +83,7 @@ function runCells(run) {
 
 function showList(found) {
   document.title = "trioflow runs";
-  put($("store"), found.store);
+  view.limit = found.limit;
   rows($("runs"), found.runs, (run) => run.id, runCells);
   $("nothing").hidden = found.runs.length > 0;
   const names = Object.keys(found.counts).sort();
@@ -140,12 +140,18 @@ function showRun(found) {
   const tries = new Map(found.steps.map((step, index) => [step.step, step.iterations - (found.steps[index + 1]?.iterations ?? 0)]));
   rows($("steps"), found.steps, (step) => String(step.step), (step) => [
     { text: String(step.step), class: "number" }, { text: step.node }, { text: step.next_node },
-    { text: step.status, class: `status ${step.status}` }, { text: String(tries.get(step.step)), class: "number" },
+    stood(step, run), { text: String(tries.get(step.step)), class: "number" },
     { text: span(step.seconds), class: "number" }, { text: clock(step.created_at), class: "time" },
   ]);
   more("more-steps", found.steps.length, found.step_count, "steps");
   $("items-section").hidden = !run.items;
   put($("items").querySelector("summary"), `${run.items} kept`);
+}
+
+// How a run stood after a step says something only where it did not simply go on.
+function stood(step, run) {
+  if (step.status === "running" && step.step !== run.step) return { text: "" };
+  return { text: step.status, class: `status ${step.status}` };
 }
 
 function more(id, shown, all, what) {
@@ -179,7 +185,8 @@ function showPicture(picture, status) {
   $("drawing").dataset.drawn = drawn;
   const reach = (back) => Math.max(0, ...picture.ways.filter((way) => (way.target <= way.source) === back
     && way.target !== way.source + 1).map((way) => Math.min(8, Math.abs(way.target - way.source)) + 1));
-  const left = 20 + reach(true) * ARC, right = 70 + reach(false) * ARC;
+  const beside = Math.max(0, ...picture.ways.filter((way) => way.target <= way.source).map((way) => wayLabel(way).length));
+  const left = 20 + reach(true) * ARC + beside * 6, right = 140 + reach(false) * ARC;
   const height = picture.nodes.length * (HEIGHT + GAP);
   const width = left + WIDTH + right;
   const svg = shape("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "the steps of the run" });
@@ -202,11 +209,15 @@ function drawNode(node, index, left, where) {
   return group;
 }
 
+function wayLabel(way) {
+  const name = way.label.length > 20 ? `${way.label.slice(0, 19)}…` : way.label;
+  return [name, way.taken > 1 ? `×${way.taken}` : ""].filter(Boolean).join(" ");
+}
+
 function drawWay(way, left) {
   const group = shape("g", { class: `${way.taken ? "taken" : ""} ${way.error ? "error" : ""}` });
-  const label = [way.label, way.taken > 1 ? `×${way.taken}` : ""].filter(Boolean).join(" ");
-  const short = label.length > 24 ? `${label.slice(0, 23)}…` : label;
-  if (label) group.append(shape("title", {}, label));
+  const short = wayLabel(way);
+  if (way.label) group.append(shape("title", {}, way.label));
   const text = (x, y, anchor) => shape("text", { class: "small", x, y, "text-anchor": anchor }, short);
   if (way.target === way.source + 1) {
     const x = left + WIDTH / 2, y = top_(way.source) + HEIGHT, end = top_(way.target) - 1;
@@ -245,7 +256,7 @@ async function askItems(id, run) {
     $("items-before").disabled = found.offset === 0;
     $("items-after").disabled = last >= found.total;
     $("items-problem").hidden = true;
-    view.itemsStamp = stamp;
+    Object.assign(view, { itemsStamp: stamp, itemsLimit: found.limit });
   } catch (error) {
     $("items-problem").hidden = false;
     put($("items-problem"), error.message);
@@ -267,6 +278,7 @@ async function refresh() {
     $("list").hidden = id !== null;
     $("one").hidden = id === null;
     $("problem").hidden = true;
+    put($("store"), found.store);
     if (id === null) showList(found);
     else {
       if (view.itemsOf !== id) Object.assign(view, { itemsOf: id, itemsOffset: 0, itemsStamp: null });
@@ -301,9 +313,9 @@ $("counts").addEventListener("click", (event) => {
   Object.assign(view, { status: view.status === status ? "" : status, offset: 0 });
   refresh();
 });
-$("newer").addEventListener("click", () => { view.offset = Math.max(0, view.offset - 200); refresh(); });
-$("older").addEventListener("click", () => { view.offset += 200; refresh(); });
+$("newer").addEventListener("click", () => { view.offset = Math.max(0, view.offset - view.limit); refresh(); });
+$("older").addEventListener("click", () => { view.offset += view.limit; refresh(); });
 $("items").addEventListener("toggle", refresh);
-$("items-before").addEventListener("click", () => { view.itemsOffset = Math.max(0, view.itemsOffset - 200); refresh(); });
-$("items-after").addEventListener("click", () => { view.itemsOffset += 200; refresh(); });
+$("items-before").addEventListener("click", () => { view.itemsOffset = Math.max(0, view.itemsOffset - view.itemsLimit); refresh(); });
+$("items-after").addEventListener("click", () => { view.itemsOffset += view.itemsLimit; refresh(); });
 refresh();

@@ -271,8 +271,8 @@ class Ledger(Generic[T, R]):
             awaited: whether an item was being waited for; it fails too where the input has no length.
         """
         self.take_in()
-        late = [(index, item) for index, item in self.unsettled.items()]
-        never = [(index, _item_at(items, index)) for index in self._never_pulled()]
+        late: list[tuple[int, Any]] = list(self.unsettled.items())
+        never: list[tuple[int, Any]] = [(index, _item_at(items, index)) for index in self._never_pulled()]
         if awaited and not never and not self.exhausted:
             never = [(self.pulled, None)]
         self.expired = len(never)

@@ -240,7 +240,7 @@ class Pool(Generic[T, R]):
                 finally:
                     self._ending = True
                     self.ledger.results.close()
-                    outer.cancel_scope.cancel()
+                    outer.cancel_scope.cancel(reason="the run of the fan-out has ended")
         self.ledger.take_in()
         if self.ledger.finished:
             # Nothing was cut: let the caller have the result, and meet the cancellation at its next checkpoint.
@@ -437,10 +437,11 @@ class Pool(Generic[T, R]):
             self._cut_short(why)
             self._stopping = self._cancelled = True
             self.feeder.stop()
-            self._scope.cancel()
+            self._scope.cancel(reason=f"the fan-out stops: {why}")
 
     def _cut_short(self, why: Status) -> None:
-        self._cut = max(self._cut, why, key=_SEVERITY.index)
+        if _SEVERITY.index(why) > _SEVERITY.index(self._cut):
+            self._cut = why
 
     def _status(self) -> Status:
         if self.ledger.finished:

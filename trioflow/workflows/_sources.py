@@ -80,9 +80,10 @@ class SyncSource(Generic[T]):
         """Put up to `most` items into `into`, those too that came before an error."""
         before = len(into)
         try:
-            if self._iterator is None:
-                self._iterator = self._context.run(call_plain, iter, self._items)
-            self._context.run(extend, into, islice(self._iterator, most))
+            iterator = self._iterator
+            if iterator is None:
+                iterator = self._iterator = self._context.run(_iterate, self._items)
+            self._context.run(extend, into, islice(iterator, most))
         except BaseException as error:
             self.pulled += len(into) - before
             _note(error, self)
@@ -150,7 +151,7 @@ class AsyncSource(Generic[T]):
     def stop_pulling(self) -> None:
         """End a wait for the next item."""
         if self.pulling:
-            self.scope.cancel()
+            self.scope.cancel(reason="the fan-out is drained")
 
     async def aclose(self) -> None:
         """Close the iterator where it is a generator; to be called inside `scope`.
@@ -165,6 +166,10 @@ class AsyncSource(Generic[T]):
         except BaseException as error:
             _note(error, self)
             raise
+
+
+def _iterate(items: Iterable[T]) -> Iterator[T]:
+    return call_plain(iter, items)
 
 
 Source = SyncSource[T] | AsyncSource[T] | QueueSource[T]
