@@ -57,6 +57,10 @@ class Workload:
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         return [tuple(json.loads(line)[:2]) for line in lines]
 
+    def count(self):
+        """Return how many calls were made."""
+        return self.log.read_bytes().count(b"\n") if self.log.exists() else 0
+
     def keys(self):
         """Return the idempotency keys of the calls that were made, in their order."""
         return [json.loads(line)[2] for line in self.log.read_text().splitlines()]

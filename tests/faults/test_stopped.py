@@ -60,7 +60,7 @@ def stop_between_writes(process, path):
 
 
 def wait_for_calls(run, process, count):
-    while len(run.calls()) < count and process.poll() is None:
+    while run.count() < count and process.poll() is None:
         time.sleep(0.002)
 
 

@@ -34,11 +34,14 @@ _PUT_RUN = (
     "REPLACE INTO runs(number, run_id, epoch, last_step, items, created_at, updated_at, parent, seal)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-# Not a REPLACE, which would write the indexes again.
-_CHANGE_RUN = "UPDATE runs SET epoch = ?, last_step = ?, items = ?, updated_at = ?, seal = ? WHERE number = ?"
 _SELECT_PAGE = (
     "SELECT number, run_id, epoch, last_step, items, created_at, updated_at, parent, seal FROM runs"
     " WHERE number > ? ORDER BY number"
+)
+# From the index alone: what it says of the runs next to one that it does not have.
+_SELECT_NEIGHBOURS = (
+    "SELECT * FROM (SELECT run_id, number FROM runs WHERE run_id < ?1 ORDER BY run_id DESC LIMIT 1)"
+    " UNION ALL SELECT * FROM (SELECT run_id, number FROM runs WHERE run_id > ?1 ORDER BY run_id LIMIT 1)"
 )
 _SELECT_EPOCH = "SELECT number, epoch FROM runs WHERE run_id = ?"
 _SELECT_EPOCH_OF_DAMAGED = "SELECT number, epoch FROM runs WHERE CAST(run_id AS TEXT) = ?"
@@ -292,11 +295,24 @@ def _find(db: apsw.Connection, run_id: str) -> Any:
     """Return the row of the run, if there is one and it is whole."""
     row = db.execute(_SELECT_RUN, (run_id,)).fetchone()
     if row is None:
+        _check_index(db, run_id)
         return None
     run = RunRow(*cast("Any", row[:-1]))
     if row[-1] != seal_run(run):
         raise damaged(run_id, "its entry is not what was saved")
     return run
+
+
+def _check_index(db: apsw.Connection, run_id: str) -> None:
+    """Refuse to believe that there is no such run where the index of the runs is damaged.
+
+    Whoever believed it would begin the run again. To read all runs would be sure, and too slow for a beginning; an
+    index that was damaged where the run stood does not fit the runs beside it.
+    """
+    neighbours = list(db.execute(_SELECT_NEIGHBOURS, (run_id,)))
+    fits = all(name is not None and _name_of(db, number) == name for name, number in neighbours)
+    if not fits or (not neighbours and db.execute("SELECT 1 FROM runs NOT INDEXED LIMIT 1").get is not None):
+        raise damaged(run_id, "the index of the runs is not what was saved")
 
 
 def _claimed(db: apsw.Connection, run_id: str, epoch: int) -> RunRow:
@@ -312,8 +328,4 @@ def _name_of(db: apsw.Connection, number: int | None) -> str | None:
 
 
 def _put_run(db: apsw.Connection, run: RunRow) -> None:
-    if run.number is None:
-        db.execute(_PUT_RUN, (*run, seal_run(run)))
-    else:
-        change = (run.epoch, run.last_step, run.items, run.updated_at, seal_run(run), run.number)
-        db.execute(_CHANGE_RUN, change)
+    db.execute(_PUT_RUN, (*run, seal_run(run)))
