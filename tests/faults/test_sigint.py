@@ -146,7 +146,9 @@ async def same(item):
 
 
 async def loop():
-    threading.Thread(target=send_soon).start()
+    # Kept: what arrives while a thread is forgotten is swallowed by a callback of the standard library.
+    threads.append(threading.Thread(target=send_soon))
+    threads[-1].start()
     while not sent or time.monotonic() < sent + 1:
         async with open_parallel(range(3), same, config=config) as run:
             async for outcome in run:
@@ -154,6 +156,7 @@ async def loop():
                     break
 
 
+gaps, threads = 0, []
 for _ in range(int(sys.argv[2])):
     sent = 0.0
     try:
@@ -162,9 +165,13 @@ for _ in range(int(sys.argv[2])):
         continue
     except (RuntimeError, trio.TrioInternalError):
         # It came in the frame around the block, when `__aexit__` was called and did not run yet: Trio's own nurseries
-        # end so too, and nobody but CPython could change it. It ends the program all the same.
+        # end so too, and only CPython could change it. It ends the program all the same, and is rare.
+        gaps += 1
         continue
     sys.exit("swallowed")
+
+print(gaps, "between the frames")
+assert gaps <= 1 + int(sys.argv[2]) // 500
 """
 
 
