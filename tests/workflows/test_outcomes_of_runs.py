@@ -2,6 +2,7 @@
 
 import gc
 import math
+import random
 import re
 import weakref
 
@@ -653,3 +654,20 @@ async def test_a_slow_item_at_the_end_of_a_batch_holds_nobody_back(workers, auto
     with trio.move_on_after(50):
         await process_parallel(range(1000), slow_at_the_end_of_the_window, config=config)
     assert len(finished) == 999
+
+
+async def test_room_that_a_burst_leaves_is_not_forgotten(monkeypatch, autojump_clock):
+    async def nap_for_one_in_four(item):
+        begun.append(item)
+        if item % 4 == 0:
+            await trio.sleep(1)
+
+    config = ParallelConfig(max_workers=5, buffer=12, observer="noop")
+    for seed in range(10):
+        # Whether the consumer or the feeder is first is Trio's choice.
+        monkeypatch.setattr(trio._core._run, "_r", random.Random(seed))
+        begun = []
+        async with open_parallel(range(20), nap_for_one_in_four, config=config, ordered=True) as run:
+            with trio.move_on_after(0.5):
+                await anext(run)
+            assert len(begun) == 17
