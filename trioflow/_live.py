@@ -28,7 +28,7 @@ class Live(Generic[V]):
         self._compute = compute
         # Holds pairs of the value and whether it is the last, so that the end is a change like any other.
         self._shared: Any = None
-        self.ended = False
+        self.ended: bool = False
 
     def __repr__(self) -> str:
         return f"<Live {self.value!r}>"

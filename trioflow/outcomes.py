@@ -9,7 +9,7 @@ and private.
 """
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Generic, Literal, Protocol, TypeVar, cast, final, overload
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, cast, final, overload
 
 import msgspec
 
@@ -202,8 +202,8 @@ class FailedItems(Sequence[T]):
     __slots__ = ("_items", "indices")
 
     def __init__(self, items: Sequence[T], indices: Sequence[int]) -> None:
-        self._items = tuple(items)
-        self.indices = tuple(indices)
+        self._items: tuple[T, ...] = tuple(items)
+        self.indices: tuple[int, ...] = tuple(indices)
 
     def __repr__(self) -> str:
         return f"<FailedItems: {len(self)}>"
@@ -224,7 +224,7 @@ class FailedItems(Sequence[T]):
         """Whether `other` has the same items in the same order; a list may."""
         return list(self) == list(other) if isinstance(other, FailedItems | list | tuple) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]  # items need not be hashable
+    __hash__: ClassVar[None]  # type: ignore[assignment]  # items need not be hashable
 
 
 class ChainResult(_Brief, Generic[S], frozen=True):

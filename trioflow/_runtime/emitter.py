@@ -60,12 +60,12 @@ class Emitter:
         ]
         self._askers = _askers([each for each, _ in self._observers])
         self._announced_to = [each for each in self._observers if hasattr(each[0], "on_begin")]
-        self.announces = bool(self._announced_to)
+        self.announces: bool = bool(self._announced_to)
         self._source = source
         self._warned: set[int] = set()
-        self.active = bool(self._observers)
-        self.observer_failures = 0
-        self.run_id = run_id or (uuid.uuid4().hex if self.active else "")
+        self.active: bool = bool(self._observers)
+        self.observer_failures: int = 0
+        self.run_id: str = run_id or (uuid.uuid4().hex if self.active else "")
         self._parent = parent or (enclosing_run_id() if self.active else None)
         self._place = find_caller() if self.active else None
 

@@ -244,11 +244,11 @@ class _Account:
 
     def __init__(self, limits: Amounts, ancestors: "tuple[_Account, ...]") -> None:
         self.chain: tuple[_Account, ...] = (self, *ancestors)
-        self.limits = dict(limits)
-        self.ceilings = {unit: limit + limit * TOLERANCE for unit, limit in limits.items()}
+        self.limits: dict[str, float] = dict(limits)
+        self.ceilings: dict[str, float] = {unit: limit + limit * TOLERANCE for unit, limit in limits.items()}
         self.spent: dict[str, float] = dict.fromkeys(limits, 0.0)
         self.reserved: dict[str, float] = dict.fromkeys(limits, 0.0)
-        self.held = 0
+        self.held: int = 0
         self.live: Live[BudgetState] | None = None
 
     def remaining(self) -> dict[str, float]:
