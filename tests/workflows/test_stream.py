@@ -695,3 +695,24 @@ async def test_a_stream_can_be_left_at_every_item(ordered, keep):
         kept = set(result.indices) | set(taken)
         assert kept | set(result.unfinished) == set(range(result.total))
         assert (set(taken) <= set(result.indices)) is keep
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_all_the_room_is_used_while_the_consumer_waits(kind, autojump_clock):
+    async def generate():
+        for item in range(50):
+            yield item
+
+    async def slow_third(item):
+        begun.append(item)
+        await trio.sleep(100 if item == 3 else 0)
+
+    begun = []
+    config = ParallelConfig(max_workers=4, buffer=6, observer="noop")
+    source = range(50) if kind == "plain" else generate()
+    async with open_parallel(source, slow_third, config=config, ordered=True) as run:
+        with trio.move_on_after(10):
+            async for _ in run:
+                pass
+        # Three were taken, which is less than what the feeder is otherwise woken for.
+        assert begun == list(range(13))
