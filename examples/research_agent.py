@@ -26,10 +26,12 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 import msgspec
-import openai
 import trio
 from document_review import Ask, open_client, share, words
 from msgspec.structs import replace
+
+# isort: split
+import openai  # where it is missing, document_review has said so
 
 from trioflow import (
     CheckpointConfig,
@@ -91,8 +93,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.child:
         return trio.run(research, options)
-    # what shells expect of a program that Ctrl-C ended
-    status = 130
+    status = 130  # what shells expect of a program that Ctrl-C ended
     try:
         with tempfile.TemporaryDirectory() as folder:
             options.store = options.store or Path(folder) / "runs.db"
@@ -164,8 +165,7 @@ async def research(options: argparse.Namespace) -> int:
     async with open_client(options.seed, options.faults) as client, SqliteStore(options.store) as store:
         graph = build_graph(build_ask(client), store)
         begun = any(run.run_id == RUN_ID for run in await store.list_runs())
-        if not begun:
-            print(graph.to_mermaid(), flush=True)
+        print("" if begun else graph.to_mermaid(), flush=True)
         try:
             result = await (graph.resume(RUN_ID) if begun else graph.execute(Research(QUESTION), run_id=RUN_ID))
         except ExecutionError as error:
