@@ -24,7 +24,6 @@ from functools import partial
 from pathlib import Path
 from pydoc_data.topics import topics
 
-import openai
 import trio
 from fan_out import PROMPT, RETRIED, Chunk, cut, open_client, retry_after
 
@@ -42,6 +41,11 @@ from trioflow import (
     with_retry,
 )
 from trioflow.checkpoint.sqlite import SqliteStore
+
+try:
+    import openai
+except ImportError as missing:
+    raise SystemExit(f"this example needs {missing.name}: pip install h11 'openai>=1.63'") from None
 
 RUN_ID = "digest"
 

@@ -154,4 +154,4 @@ def test_an_extra_exists_only_while_library_code_imports_it():
         for requirement in requirements:
             name = re.match(r"[\w-]+", requirement)[0]
             module = imported.get(name, name)
-            assert re.search(rf"^\s+(?:import|from) {module}\b|import_module\(\"{module}\"\)|msgspec\.{module}\.", source, re.MULTILINE), f"{extra}: {name}"
+            assert re.search(rf"^\s*(?:import|from) {module}\b|import_module\(\"{module}\"\)|msgspec\.{module}\.", source, re.MULTILINE), f"{extra}: {name}"

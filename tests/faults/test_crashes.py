@@ -90,7 +90,7 @@ def test_of_processes_that_resume_one_run_at_once_the_run_ends_right(workload, w
     for count in (2, 4):
         run = workload("graph", tmp_path / str(count))
         first = run.start()
-        while len(run.calls()) < 20:
+        while run.count() < 20:
             time.sleep(0.005)
         first.kill()
         first.communicate()

@@ -393,3 +393,15 @@ def test_any_name_gives_lines_of_one_form(names, edge_name):
     line = re.compile(rf"flowchart TD|    n\d+(\(\[{safe}\]\)|\[{safe}\])|    n\d+ -->\|{safe}\| n\d+")
     for text in graph.to_mermaid().splitlines():
         assert line.fullmatch(text), text
+
+
+def test_a_node_may_be_named_by_keyword():
+    graph = StateGraph(GraphConfig(name="g", observer="noop"))
+
+    @graph.node(name="ask")
+    async def fn(state):
+        return state
+
+    graph.set_entry_point("ask")
+    graph.set_exit_point("ask")
+    graph.validate()

@@ -136,14 +136,13 @@ class GraphBuilder(Generic[S]):
     def node(
         self,
         name: str | None = None,
-        /,
         *,
         retry: RetryConfig | None = None,
         task_timeout: float | None = None,
     ) -> Callable[[F], F]: ...
 
     def node(
-        self, name: Any = None, /, *, retry: RetryConfig | None = None, task_timeout: float | None = None
+        self, name: Any = None, *, retry: RetryConfig | None = None, task_timeout: float | None = None
     ) -> Any:
         """Add the function below as a node: `@graph.node` under its own name, `@graph.node("name")` under another.
 

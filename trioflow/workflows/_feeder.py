@@ -20,7 +20,7 @@ from trioflow.workflows._sources import END, AsyncSource, Source
 
 T = TypeVar("T")
 
-BURST = 16
+BURST = 32
 """Items that are pulled from a plain source in a row; up to twice as many, rather than leave room for a few."""
 
 

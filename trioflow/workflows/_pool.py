@@ -33,7 +33,7 @@ from trioflow.outcomes import TaskOutcome
 from trioflow.policies import RateLimiter
 from trioflow.workflows._events import ParallelEvents
 from trioflow.workflows._feeder import Feeder
-from trioflow.workflows._ledger import Ledger, Status
+from trioflow.workflows._ledger import Ledger, Record, Status
 from trioflow.workflows._queue import QueueSource
 from trioflow.workflows._sources import Source, open_pool_source
 
@@ -354,13 +354,13 @@ class Pool(Generic[T, R]):
     def _settle(self, worker: Worker[T], result: R | None, error: Exception | None) -> None:
         """Record the outcome of the item in hand: from here on it cannot be lost."""
         duration = self._clock() - worker.started if self._timed else 0.0
-        outcome = TaskOutcome(worker.index, worker.item, result, error, worker.attempts, duration)
+        record = (worker.index, worker.item, result, error, worker.attempts, duration)
         worker.index = IDLE
-        self.ledger.record(outcome)
+        self.ledger.record(record)
         if error is not None:
             self._count_failure()
         if self._reports:
-            self._report(worker, outcome)
+            self._report(worker, record)
 
     def _count_failure(self) -> None:
         self._failures += 1
@@ -368,9 +368,9 @@ class Pool(Generic[T, R]):
         if limit is not None and self._failures > limit:
             self._stop("failed")
 
-    def _report(self, worker: Worker[T], outcome: TaskOutcome[T, R]) -> None:
-        if worker.observed or (self._events.active and not outcome.ok):
-            self._events.item_completed(worker.number, outcome)
+    def _report(self, worker: Worker[T], record: Record[T, R]) -> None:
+        if worker.observed or (self._events.active and record[3] is not None):
+            self._events.item_completed(worker.number, TaskOutcome(*record))
         if self.ledger.reports:
             try:
                 self.ledger.take_in()
