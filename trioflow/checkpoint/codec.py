@@ -190,7 +190,10 @@ _TEXTS = frozenset({str, bytes, bytearray})
 
 def is_large(value: Any) -> bool:
     """Whether encoding `value` takes so long that a thread should do it."""
-    if type(value) in _TEXTS:
+    kind = type(value)
+    if kind in _SMALL:
+        return False
+    if kind in _TEXTS:
         return len(value) > _LARGE_VALUE
     room = _LARGE_VALUE
     ahead: list[Any] = []
