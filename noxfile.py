@@ -29,9 +29,9 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the test suite with branch coverage."""
+    """Run the test suite with branch coverage, in two processes."""
     install(session, "tests", "demo")
-    session.run("pytest", "--cov", *session.posargs)
+    session.run("pytest", "-n", "2", "--dist", "worksteal", "--cov", *session.posargs)
 
 
 @nox.session
