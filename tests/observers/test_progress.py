@@ -270,27 +270,30 @@ def test_leaving_the_block_gives_the_terminal_back_and_nothing_is_taken_then(ter
 # What it leaves out.
 
 
-async def test_a_fast_run_gives_it_few_events_and_the_last_picture_is_exact(plain):
-    seen = []
+async def test_a_fast_run_gives_it_few_events_and_the_numbers_are_exact(plain):
+    handed, single = [], []
 
     class Counting:
-        def wants(self, type):
-            return plain.observer.wants(type)
+        def on_items(self, event):
+            handed.append(len(event.data["items"]))
+            plain.observer.on_items(event)
 
         def on_event(self, event):
-            seen.append(event)
+            single.append(event)
             plain.observer.on_event(event)
 
     await process_parallel(range(20_000), work, config=MANY, observer=Counting())
-    starts = [event for event in seen if event.type is EventType.WORKER_START]
-    assert len(starts) < 2_000
+    assert sum(handed) == 18_000
+    assert len(single) == 2 + 2 * 2_000
     assert plain.lines[-1].startswith("parallel")
     assert "20000/20000, 2000 failed" in plain.lines[-1]
 
 
-def test_what_was_left_out_is_seen_from_the_index(plain):
+async def test_items_that_are_handed_over_together_are_drawn(plain):
     plain.start(total=1000, workers=10)
-    plain.item(10.0, 499)
+    items = [(0, index, 10.0, 0.1) for index in range(491)]
+    at = 1010.0
+    plain.observer.on_items(Event(EventType.WORKER_COMPLETE, at, "parallel", "nightly", {"items": items}))
     assert plain.lines == ["parallel nightly: 491/1000, 49/s, 0:10 left"]
 
 

@@ -9,16 +9,20 @@ raises what `nothing_in_hand` gives. Tasks that the user's code starts inherit t
 """
 
 import hashlib
+import re
 import uuid
 from contextvars import Context, ContextVar, copy_context
+from functools import partial
 from typing import Any, Protocol, cast
 
 import msgspec
 import trio
 
+from trioflow._text import one_line
 from trioflow.config.checks import check_text
 from trioflow.events import EventType
 
+_MADE_UP = re.compile(r"[0-9a-f]{32}")
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -78,6 +82,11 @@ class Work(Protocol):
     @property
     def run_id(self) -> str:
         """The id of the run."""
+        ...
+
+    @property
+    def worker(self) -> int | None:
+        """The number of the worker that it is; None for what is none."""
         ...
 
     def context(self) -> RunContext:
@@ -153,10 +162,31 @@ def id_of(emitter: Emitting) -> str:
     return emitter.run_id
 
 
+def task_name(emitter: Emitting, kind: str, what: object = None) -> str:
+    """Return what the tasks of a run are called: by the id that it was given, if any, and what it calls.
+
+    In a tree of tasks, such as a debugger or a traceback shows, this is all that there is to be seen of a run.
+    """
+    given = emitter.run_id and not _MADE_UP.fullmatch(emitter.run_id)
+    run = one_line(emitter.run_id) if given else kind
+    if isinstance(what, str):
+        return f"trioflow {run}[{one_line(what)}]"
+    while isinstance(what, partial):
+        what = what.func
+    called = getattr(what, "__name__", None)
+    return f"trioflow {run}[{one_line(called)}]" if isinstance(called, str) else f"trioflow {run}"
+
+
 def enclosing_run_id() -> str | None:
     """Return the id of the run that this code is called for; None where there is none."""
     work = working.get(None)
     return None if work is None else work.run_id
+
+
+def enclosing_worker(run_id: str | None) -> int | None:
+    """Return the number of the worker of that run that this code is called by; None where there is none."""
+    work = working.get(None)
+    return None if work is None or run_id is None or work.run_id != run_id else work.worker
 
 
 def is_changed(context: Context) -> bool:

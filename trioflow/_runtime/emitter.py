@@ -12,7 +12,7 @@ from typing import Any, final
 
 import trio
 
-from trioflow._runtime.context import enclosing_run_id
+from trioflow._runtime.context import enclosing_run_id, enclosing_worker
 from trioflow._runtime.places import find_caller
 from trioflow._runtime.signals import Paused
 from trioflow._text import describe_error, one_line
@@ -33,6 +33,8 @@ class Emitter:
     Attributes:
         active: whether there is an observer.
         announces: whether one of them wants to know what begins without an event.
+        batches: whether one of them takes items that succeed many at a time.
+        singles: those that take them one by one, each with whether it wants data.
         observer_failures: how often an observer raised.
         run_id: the run's id; empty while nobody needs it.
     """
@@ -40,15 +42,19 @@ class Emitter:
     __slots__ = (
         "_announced_to",
         "_askers",
+        "_batchers",
         "_observers",
         "_parent",
+        "_parent_worker",
         "_place",
         "_source",
         "_warned",
         "active",
         "announces",
+        "batches",
         "observer_failures",
         "run_id",
+        "singles",
     )
 
     def __init__(
@@ -58,7 +64,10 @@ class Emitter:
             (each, bool(getattr(each, "include_data", False)))
             for each in _single_observers(observer)
         ]
-        self._askers = _askers([each for each, _ in self._observers])
+        self._batchers = [each for each in self._observers if callable(getattr(each[0], "on_items", None))]
+        self.singles = [each for each in self._observers if each not in self._batchers]
+        self.batches: bool = bool(self._batchers)
+        self._askers = _askers([each for each, _ in self.singles])
         self._announced_to = [each for each in self._observers if hasattr(each[0], "on_begin")]
         self.announces: bool = bool(self._announced_to)
         self._source = source
@@ -67,15 +76,16 @@ class Emitter:
         self.observer_failures: int = 0
         self.run_id: str = run_id or (uuid.uuid4().hex if self.active else "")
         self._parent = parent or (enclosing_run_id() if self.active else None)
+        self._parent_worker = enclosing_worker(self._parent) if self.active else None
         self._place = find_caller() if self.active else None
 
     def __repr__(self) -> str:
         return f"<Emitter {self._source} of run {self.run_id} to {len(self._observers)} observers>"
 
     def wants(self, type: EventType) -> bool:
-        """Return whether any observer has a use for an event of `type` that reports no failure."""
+        """Return whether any of `singles` has a use for an event of `type` that reports no failure."""
         if self._askers is None:
-            return self.active
+            return bool(self.singles)
         for each, asker in self._askers:
             try:
                 if asker(type):
@@ -86,19 +96,46 @@ class Emitter:
         return False
 
     def emit(
-        self, type: EventType, data: dict[str, Any], private: Mapping[str, Any] | None = None
+        self,
+        type: EventType,
+        data: dict[str, Any],
+        private: Mapping[str, Any] | None = None,
+        *,
+        to: "Sequence[Addressed] | None" = None,
     ) -> None:
-        """Hand an event to the observers; `private` goes only to those who ask for data."""
+        """Hand an event to the observers, or to some of them; `private` goes only to those who ask for data."""
         timestamp = time.time()
-        for each, wants_data in self._observers:
+        for each, wants_data in self._observers if to is None else to:
             # Each gets its own copy: what one does to it reaches no other.
             own = {**data, **private} if wants_data and private else dict(data)
             try:
-                each.on_event(
-                    Event(type, timestamp, self._source, self.run_id, own, self._parent, self._place)
-                )
+                each.on_event(self._event(type, timestamp, own))
             except Exception as error:  # noqa: BLE001 - an observer never changes a run's outcome
                 self._blame(each, error)
+
+    def emit_to_batchers(self, type: EventType, data: dict[str, Any], *, ago: float = 0.0) -> None:
+        """Hand an event to those of the observers that are not `singles`; it happened so many seconds ago."""
+        timestamp = time.time() - ago
+        for each, _ in self._batchers:
+            try:
+                each.on_event(self._event(type, timestamp, dict(data)))
+            except Exception as error:  # noqa: BLE001 - an observer never changes a run's outcome
+                self._blame(each, error)
+
+    def hand_over(self, items: list[tuple[int, int, float, float]], total: int | None) -> None:
+        """Hand items that succeeded to those who take them many at a time; they share the list."""
+        timestamp = time.time()
+        for each, _ in self._batchers:
+            event = self._event(EventType.WORKER_COMPLETE, timestamp, {"total_items": total, "items": items})
+            try:
+                each.on_items(event)  # type: ignore[attr-defined]  # they are chosen by it
+            except Exception as error:  # noqa: BLE001 - an observer never changes a run's outcome
+                self._blame(each, error)
+
+    def _event(self, type: EventType, timestamp: float, data: dict[str, Any]) -> Event:
+        return Event(
+            type, timestamp, self._source, self.run_id, data, self._parent, self._place, self._parent_worker
+        )
 
     def announce(
         self, type: EventType, data: dict[str, Any], private: Mapping[str, Any] | None = None
@@ -110,7 +147,7 @@ class Emitter:
         timestamp = time.time()
         for each, wants_data in self._announced_to:
             own = {**data, **private} if wants_data and private else dict(data)
-            event = Event(type, timestamp, self._source, self.run_id, own, self._parent, self._place)
+            event = self._event(type, timestamp, own)
             try:
                 each.on_begin(event)  # type: ignore[attr-defined]  # they are chosen by it
             except Exception as error:  # noqa: BLE001 - an observer never changes a run's outcome
@@ -154,6 +191,9 @@ def completion_fields(error: BaseException | None, started: float) -> dict[str, 
         "duration": trio.current_time() - started,
     }
 
+
+Addressed = tuple[Observer, bool]
+"""An observer, and whether it wants data."""
 
 _Asker = tuple[Observer, Callable[[EventType], object]]
 

@@ -23,6 +23,7 @@ from trioflow._runtime.context import (
     nothing_in_hand,
     reset_context,
     run_context,
+    task_name,
     working,
 )
 from trioflow._runtime.emitter import Emitter
@@ -98,6 +99,15 @@ class GraphRunner(Generic[S]):
         """Where the run stands: before the node in hand, or the next one."""
         return Position(self._node.name, self._state, self.attempts, step=self._step)
 
+    @property
+    def task_name(self) -> str:
+        """What its task is called."""
+        return task_name(self.events.emitter, "graph", self._config.name)
+
+    @property
+    def worker(self) -> None:
+        """It is no worker."""
+
     def context(self) -> RunContext:
         """Return what `current_run` says in the node in hand."""
         if not self._node_in_hand:
@@ -125,7 +135,7 @@ class GraphRunner(Generic[S]):
 
         Cancellation: passes through; a run that reached its end returns all the same.
         """
-        errors = await run_in_child_task(self._run_nodes, self._foreign, f"trioflow graph {self._config.name}")
+        errors = await run_in_child_task(self._run_nodes, self._foreign, self.task_name)
         errors.replace(self._in_words_of_the_graph(errors.worst()))
         if self._node_in_hand:
             self.events.node_completed(self._node.name, errors.worst())

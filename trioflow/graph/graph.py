@@ -165,7 +165,7 @@ class StateGraph(GraphBuilder[S]):
             runner.on_step = on_step
             return await self._begin(runner)
 
-        return RunBlock(run)
+        return RunBlock(run, f"{runner.task_name} run")
 
     async def resume(
         self,

@@ -78,17 +78,19 @@ class RunBlock(Block[GraphRun[S]]):
 
     Args:
         run: runs the graph, telling the relay that it is given of each step.
+        name: what its task is called.
     """
 
-    def __init__(self, run: "Callable[[OnStep[S]], Awaitable[GraphResult[S]]]") -> None:
+    def __init__(self, run: "Callable[[OnStep[S]], Awaitable[GraphResult[S]]]", name: str) -> None:
         super().__init__(ErrorCollector())
         self._run = run
+        self._name = name
         self._relay: _Relay[S] = _Relay()
         self._scope: trio.CancelScope
 
     def _open(self, nursery: trio.Nursery) -> GraphRun[S]:
         self._scope = nursery.cancel_scope
-        nursery.start_soon(self._run_graph, name="trioflow run")
+        nursery.start_soon(self._run_graph, name=self._name)
         return GraphRun._create(self._relay)  # noqa: SLF001 - only made here
 
     async def _leave(self, *, in_peace: bool) -> None:

@@ -157,6 +157,10 @@ class _Handling:
         """The id of the hub's run."""
         return id_of(self._emitter)
 
+    @property
+    def worker(self) -> None:
+        """It is no worker."""
+
     def context(self) -> RunContext:
         """Return the context of the message."""
         message = self._message

@@ -23,14 +23,16 @@ class GrowingArray:
 
     Attributes:
         broken: whether writing has failed; nothing should be added then.
+        encode: gives the JSON of an entry.
     """
 
     def __init__(self, path: str) -> None:
         self.broken = False
         self._path = path
         self._file: BinaryIO | None = None
-        self._encode = msgspec.json.Encoder().encode
+        self.encode = msgspec.json.Encoder().encode
         self._unwritten: list[bytes] = []
+        self._count = 0
         self._flushed = 0.0
         self._end = 0  # where the next piece goes: behind it is at most a closing bracket
 
@@ -39,15 +41,17 @@ class GrowingArray:
 
     def add(self, entry: dict[str, Any]) -> None:
         """Put `entry` at the end."""
-        self._unwritten.append(self._encode(entry))
+        self._unwritten.append(self.encode(entry))
+        self._count += 1
 
-    def add_text(self, entry: str) -> None:
-        """Put an entry at the end that is JSON already."""
-        self._unwritten.append(entry.encode())
+    def add_text(self, entries: str, count: int) -> None:
+        """Put so many entries at the end that are JSON already, joined as those of the file are."""
+        self._unwritten.append(entries.encode())
+        self._count += count
 
     def flush_old(self, now: float) -> None:
         """Write what is there, if that is much or some of it old."""
-        if len(self._unwritten) >= _MOST_UNWRITTEN or abs(now - self._flushed) >= _LONGEST_UNWRITTEN:
+        if self._count >= _MOST_UNWRITTEN or abs(now - self._flushed) >= _LONGEST_UNWRITTEN:
             self._flushed = now
             self._write(b"")
 
@@ -69,6 +73,7 @@ class GrowingArray:
         lead = b",\n" if self._end else b"[\n"
         piece = lead + b",\n".join(self._unwritten) if self._unwritten or not self._end else b""
         self._unwritten.clear()
+        self._count = 0
         try:
             if self._file is None:
                 self._file = open(self._path, "wb", buffering=0)  # noqa: SIM115, PTH123 - closed by `close`

@@ -6,7 +6,7 @@ not grow with the number of calls, and no sample has to be drawn: the same durat
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import final
 
 import msgspec
@@ -76,12 +76,14 @@ class MetricsObserver:
 
     def on_event(self, event: Event) -> None:
         """Count `event`."""
-        source = self._sources.get(event.source)
-        if source is None:
-            source = self._sources[event.source] = _Source()
+        source = self._source(event)
         source.events[event.type] += 1
         if event.type in _CALLS:
             source.count(event.data["status"], event.data["duration"])
+
+    def on_items(self, event: Event) -> None:
+        """Count items that succeeded, as if each had had its two events."""
+        self._source(event).count_items([duration for _, _, _, duration in event.data["items"]])
 
     def snapshot(self) -> MetricsSnapshot:
         """Return the numbers as they stand; later events do not change them."""
@@ -90,6 +92,12 @@ class MetricsObserver:
     def clear(self) -> None:
         """Begin anew."""
         self._sources.clear()
+
+    def _source(self, event: Event) -> "_Source":
+        source = self._sources.get(event.source)
+        if source is None:
+            source = self._sources[event.source] = _Source()
+        return source
 
 
 @final
@@ -111,6 +119,16 @@ class _Source:
         bounded = min(max(duration, _SHORTEST), _LONGEST)
         self.timed[math.ceil(math.log(bounded) / _WIDTH)] += 1
         self.longest = max(self.longest, duration)
+
+    def count_items(self, durations: Sequence[float]) -> None:
+        for type in (EventType.WORKER_START, EventType.WORKER_COMPLETE):
+            self.events[type] += len(durations)
+        self.statuses["ok"] += len(durations)
+        buckets, logarithm, ceil, width = self.timed, math.log, math.ceil, _WIDTH
+        for duration in durations:
+            bounded = duration if _SHORTEST <= duration <= _LONGEST else min(max(duration, _SHORTEST), _LONGEST)
+            buckets[ceil(logarithm(bounded) / width)] += 1
+        self.longest = max(self.longest, *durations)
 
     def read(self) -> SourceMetrics:
         p50, p95, p99 = self._percentiles((0.50, 0.95, 0.99))

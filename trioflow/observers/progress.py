@@ -1,9 +1,7 @@
 """How far runs are: bars where there is a terminal, a plain line now and then where there is none.
 
 Events draw: there is no thread, and what comes sooner after the last picture than an interval changes only the
-numbers. A fast fan-out is asked for some of its items only. Items are handed out in the order of their index, so
-one that begins tells how many have begun, of which no more than there are workers are not done; failures always
-come, and the last event of a run has the exact numbers.
+numbers. Items that succeed are taken many at a time, and only their number counts; failures come one by one.
 """
 
 import re
@@ -29,10 +27,6 @@ _ROWS = 12
 """Runs that are shown at once; of more, their number."""
 _NAME = 40
 """Characters of a name."""
-_GAP = 0.02
-"""Seconds for one item that is asked for, on average."""
-_BURST = 1.0
-"""Seconds' worth of items that are asked for at once, so that all are where they are slow."""
 
 _SHORTEST_WAIT = 0.5
 """Seconds of a wait that is shown."""
@@ -87,10 +81,8 @@ class ProgressObserver:
         self._open: dict[tuple[str, str], list[_Run]] = {}
         self._ended: list[_Run] = []
         self._shown = 0.0
-        self._due = 0.0
         self._closed = False
         self._takers: dict[EventType, Callable[[_Run, Event], None]] = {
-            EventType.WORKER_START: _Run.item_began,
             EventType.WORKER_COMPLETE: _Run.item_ended,
             EventType.STEP_START: _Run.step_began,
             EventType.STEP_COMPLETE: _Run.step_ended,
@@ -116,15 +108,14 @@ class ProgressObserver:
         """How many runs are under way."""
         return sum(map(len, self._open.values()))
 
-    def wants(self, type: EventType) -> bool:
-        """Return whether one more item is of interest: some fifty a second are."""
-        if type is not EventType.WORKER_START:
-            return True
-        now = time.monotonic()
-        if self._due > now:
-            return False
-        self._due = max(self._due, now - _BURST) + _GAP
-        return True
+    def on_items(self, event: Event) -> None:
+        """Count items that succeeded, and draw if it is time."""
+        same = self._open.get((event.source, event.run_id))
+        if self._closed or not same:
+            return
+        same[-1].done += len(event.data["items"])
+        if abs(event.timestamp - self._shown) >= self._interval:
+            self._show(event.timestamp)
 
     def on_event(self, event: Event) -> None:
         """Take note of `event`, and draw if it is time; nothing is taken after `close`, or if drawing failed."""
@@ -236,7 +227,7 @@ class ProgressObserver:
 
 _STARTS = frozenset({EventType.PARALLEL_START, EventType.CHAIN_START, EventType.GRAPH_START})
 _ENDS = frozenset({EventType.PARALLEL_COMPLETE, EventType.CHAIN_COMPLETE, EventType.GRAPH_COMPLETE})
-_QUIET = frozenset({EventType.WORKER_START, EventType.STEP_START})
+_QUIET = frozenset({EventType.STEP_START})
 """What shows by its end."""
 
 
@@ -249,7 +240,6 @@ class _Run:
         "_seconds",
         "_wait",
         "_waits_for",
-        "_workers",
         "depth",
         "done",
         "failed",
@@ -274,17 +264,12 @@ class _Run:
         self.done = self._before = data.get("iterations", 0)
         self.failed = self.retries = 0
         self.node = self.status = self._waits_for = ""
-        self._workers = data.get("worker_count", 1)
         self._wait = self._seconds = 0.0
-
-    def item_began(self, event: Event) -> None:
-        self.done = max(self.done, event.data["item_index"] + 1 - self._workers)
 
     def item_ended(self, event: Event) -> None:
         status = event.data.get("status")
         self.failed += status == "error"
         self.done += status != "cancelled"
-        self.item_began(event)
 
     def step_began(self, event: Event) -> None:
         if not self.done:

@@ -1,14 +1,17 @@
 """A picture of where the time went: Chrome's Trace Event JSON, which Perfetto opens.
 
 A run is a process in the picture and a worker a lane in it; items, steps, nodes and attempts are slices, and a
-retry is an arrow to the attempt that follows. Messages of hubs and routings overlap, so they are async slices.
+retry is an arrow to the attempt that follows. A run inside a run is a slice in the lane of the call that started it,
+and an arrow to its own process. Messages of hubs and routings overlap, so they are async slices.
+
 The file is an array that grows: its closing bracket, which the format lets be missing, is written at the end of
 each run and is overwritten by what comes after it. So the file is valid JSON after every run, and loads after a
 crash. What is not written yet is bounded, by its number and by its age.
 """
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, final
@@ -26,12 +29,13 @@ _RUN_ENDS = frozenset({EventType.PARALLEL_COMPLETE, EventType.CHAIN_COMPLETE, Ev
 _CALL_STARTS = frozenset({EventType.WORKER_START, EventType.STEP_START, EventType.NODE_START})
 _CALL_ENDS = frozenset({EventType.WORKER_COMPLETE, EventType.STEP_COMPLETE, EventType.NODE_COMPLETE})
 _OVERLAPPING = frozenset({"hub", "conditional"})
-
-_ITEM = '{"ph":"X","pid":%d,"tid":%d,"ts":%.3f,"dur":%.3f,"name":"item %d","args":{"status":"%s","attempts":%d}}'
+_HOSTS = ("parallel", "chain", "graph")
 
 _RUN_LANE = 0
 _OWN_LANES = 1
 """The lane of worker 0."""
+_CLOCKS_DIFFER = 0.001
+"""Seconds by which the wall's clock may be away from Trio's for a duration to be told by its slice."""
 
 
 @final
@@ -69,7 +73,6 @@ class TraceObserver:
             **dict.fromkeys(_RUN_ENDS, self._end_run),
             **dict.fromkeys(_CALL_STARTS, self._begin_call),
             **dict.fromkeys(_CALL_ENDS, self._end_call),
-            EventType.WORKER_COMPLETE: self._end_item,
             EventType.TASK_RETRY: self._retry,
         }
         self._closed = False
@@ -93,18 +96,24 @@ class TraceObserver:
         """
         if self._closed or self._file.broken:
             return
-        if not self._processes:
-            self._began = event.timestamp
-        key = _process_key(event)
-        run = self._runs.get(key)
-        if run is None:
-            self._processes += 1
-            name = " ".join(one_line(word) for word in key if word)
-            run = self._runs[key] = _Run(self._processes, self._file, name)
+        run = self._run_of(event)
         if event.source in _OVERLAPPING:
             self._overlap(run, event)
         else:
             self._takers.get(event.type, self._mark)(run, event)
+        self._file.flush_old(event.timestamp)
+
+    def on_items(self, event: Event) -> None:
+        """Take items that succeeded into the picture.
+
+        Raises:
+            OSError: the file cannot be written; from then on nothing is written.
+        """
+        if self._closed or self._file.broken:
+            return
+        run = self._run_of(event)
+        texts = self._items(run, event.data["items"])
+        self._file.add_text(",\n".join(texts), len(texts))
         self._file.flush_old(event.timestamp)
 
     def close(self) -> None:
@@ -118,14 +127,28 @@ class TraceObserver:
 
     # Runs.
 
+    def _run_of(self, event: Event) -> "_Run":
+        if not self._processes:
+            self._began = event.timestamp
+        key = _process_key(event)
+        run = self._runs.get(key)
+        if run is None:
+            self._processes += 1
+            name = " ".join(one_line(word) for word in key if word)
+            run = self._runs[key] = _Run(self._processes, self._file, name)
+        return run
+
     def _begin_run(self, run: "_Run", event: Event) -> None:
         run.depth += 1
         around = {} if event.parent is None else {"parent": one_line(event.parent)}
         arguments = {"timestamp": event.timestamp, **_arguments(event), **around}
         self._write(event, run, "B", name=_name(event), args=arguments)
+        if event.parent is not None:
+            self._enter_host(run, event)
 
     def _end_run(self, run: "_Run", event: Event) -> None:
         self._write(event, run, "E", args=_arguments(event))
+        self._leave_host(run, event)
         run.depth -= 1
         if run.depth <= 0:
             del self._runs[_process_key(event)]
@@ -134,31 +157,84 @@ class TraceObserver:
     def _mark(self, run: "_Run", event: Event) -> None:
         self._write(event, run, "i", name=_name(event), s="t", args=_arguments(event))
 
+    # Runs inside runs.
+
+    def _enter_host(self, run: "_Run", event: Event) -> None:
+        """Lead an arrow from the lane of the call that starts `run`, and take the lane for it, if it is free."""
+        hosts = (self._runs.get((source, event.parent or "")) for source in _HOSTS)
+        host = next((each for each in hosts if each is not None and each is not run), None)
+        if host is None:
+            return
+        lane = host.lane(event.parent_worker, event.timestamp)
+        # The call and its attempt began before, whatever the clocks say.
+        lane.attempted = min(lane.attempted, event.timestamp)
+        lane.first_inside = min(lane.first_inside, event.timestamp)
+        self._flows += 1
+        arrow: dict[str, Any] = {"name": "run", "cat": "run", "id": self._flows}
+        self._write(event, host, "s", tid=lane.number, **arrow)
+        self._write(event, run, "f", bp="e", **arrow)
+        if lane.run is None and run.depth == 1:
+            lane.run, run.inside, run.began = run, (host, lane), event.timestamp
+
+    def _leave_host(self, run: "_Run", event: Event) -> None:
+        """Write the slice of `run` into the lane of the call that started it, if that goes on."""
+        if run.inside is None:
+            return
+        host, lane = run.inside
+        run.inside = None
+        if lane.run is run:
+            lane.run = None
+            name = one_line(event.data.get("graph") or run.name)
+            self._slice(host, lane, event, run.began, name=name, cat="run", args={"run": one_line(event.run_id)})
+
     # Calls.
 
     def _begin_call(self, run: "_Run", event: Event) -> None:
-        run.lane(event).begin(event)
+        lane = run.lane(event.data.get("worker_id"), event.timestamp)
+        # The start of an item may be told when it is over, as of a time that two clocks gave.
+        lane.begin(min(max(lane.free_at, event.timestamp), lane.first_inside))
 
-    def _end_item(self, run: "_Run", event: Event) -> None:
-        data, lane = event.data, run.lane(event)
-        if lane.attempts or data["error"]:
-            self._end_call(run, event)
-            return
-        # The common case, without what a general encoder costs: there are only numbers in it, and a word of ours.
-        began = self._at(lane.started)
-        duration = max(0, self._at(event.timestamp) - began)
-        numbers = (run.process, lane.number, began / 1000, duration / 1000, data["item_index"])
-        self._file.add_text(_ITEM % (*numbers, data["status"], data["attempts"]))
+    def _items(self, run: "_Run", items: Sequence[tuple[int, int, float, float]]) -> list[str]:
+        """Return the slices of items that succeeded at once, in order.
+
+        In one loop and without what a general encoder costs: there are only numbers in them.
+        """
+        texts: list[str] = []
+        lanes, origin, most = run.lanes, self._began, _CLOCKS_DIFFER
+        for worker, index, ended, duration in items:
+            lane = lanes.get(worker + _OWN_LANES) or run.lane(worker, ended)
+            started = ended - duration
+            if started < lane.free_at or lane.first_inside < math.inf:
+                started = min(max(lane.free_at, started), lane.first_inside)
+                lane.end(ended)
+            lane.free_at = ended
+            if not -most < ended - started - duration < most:
+                texts.append(self._item_of_another_clock(lane, index, started, ended, duration))
+                continue
+            at = max(0, int((started - origin) * 1e9))
+            length = int((ended - origin) * 1e9) - at
+            texts.append(
+                f'{lane.head}{at / 1000},"dur":{length / 1000},"name":"item {index}",'
+                '"args":{"status":"ok","attempts":1}}'
+            )
+        return texts
+
+    def _item_of_another_clock(
+        self, lane: "_Lane", index: int, started: float, ended: float, duration: float
+    ) -> str:
+        at, length = self._at(started) / 1000, max(0, self._at(ended) - self._at(started)) / 1000
+        arguments = self._file.encode({"status": "ok", "attempts": 1, "duration": duration}).decode()
+        return f'{lane.head}{at},"dur":{length},"name":"item {index}","args":{arguments}}}'
 
     def _end_call(self, run: "_Run", event: Event) -> None:
-        lane = run.lane(event)
+        lane = run.lane(event.data.get("worker_id"), event.timestamp)
         if lane.attempts:
             self._end_attempt(run, lane, event)
         self._slice(run, lane, event, lane.started, name=_name(event), args=_arguments(event))
-        lane.attempts = 0
+        lane.end(event.timestamp)
 
     def _retry(self, run: "_Run", event: Event) -> None:
-        lane = run.lane(event)
+        lane = run.lane(event.data.get("worker_id"), event.timestamp)
         self._end_attempt(run, lane, event)
         self._flows += 1
         lane.flow = self._flows
@@ -169,8 +245,8 @@ class TraceObserver:
         # Waits are given in Trio's time, which a test may make jump: no attempt begins after its end.
         lane.attempted = min(lane.attempted, event.timestamp)
         lane.attempts += 1
-        name = f"attempt {lane.attempts}"
-        self._slice(run, lane, event, lane.attempted, name=name, args=_arguments(event))
+        name, arguments = f"attempt {lane.attempts}", _arguments(event)
+        self._slice(run, lane, event, lane.attempted, name=name, cat="attempt", args=arguments)
         if lane.flow:
             self._arrow(run, lane, event, "f", bp="e")
             lane.flow = 0
@@ -205,23 +281,25 @@ class TraceObserver:
 class _Run:
     """One process in the picture."""
 
-    __slots__ = ("_file", "_lanes", "depth", "process")
+    __slots__ = ("_file", "began", "depth", "inside", "lanes", "process")
 
     def __init__(self, process: int, file: GrowingArray, name: str) -> None:
         self.process = process
         self.depth = 0
+        self.lanes: dict[int, _Lane] = {}
+        self.inside: tuple[_Run, _Lane] | None = None
+        """The lane of another run that it is a slice of, from `began` on."""
+        self.began = 0.0
         self._file = file
-        self._lanes: dict[int, _Lane] = {}
         self.label("process_name", _RUN_LANE, name)
         self.label("thread_name", _RUN_LANE, "run")
 
-    def lane(self, event: Event) -> "_Lane":
-        """Return the lane on which the call of `event` is: a worker's own, or that of the run."""
-        worker = event.data.get("worker_id")
+    def lane(self, worker: int | None, now: float) -> "_Lane":
+        """Return the lane of a worker, or, for None, that of the run."""
         number = _RUN_LANE if worker is None else worker + _OWN_LANES
-        lane = self._lanes.get(number)
+        lane = self.lanes.get(number)
         if lane is None:
-            lane = self._lanes[number] = _Lane(number, event.timestamp)
+            lane = self.lanes[number] = _Lane(self.process, number, now)
             if worker is not None:
                 self.label("thread_name", number, f"worker {worker}")
         return lane
@@ -233,21 +311,35 @@ class _Run:
 
 @final
 class _Lane:
-    """What goes on in one lane: the call in hand, and its attempts."""
+    """What goes on in one lane: the call in hand, its attempts, and the run that it has started."""
 
-    __slots__ = ("attempted", "attempts", "flow", "number", "started")
+    __slots__ = ("attempted", "attempts", "first_inside", "flow", "free_at", "head", "number", "run", "started")
 
-    def __init__(self, number: int, started: float) -> None:
+    def __init__(self, process: int, number: int, started: float) -> None:
         self.number = number
+        self.head = f'{{"ph":"X","pid":{process},"tid":{number},"ts":'
+        """How the text of a slice in it begins."""
         self.started = self.attempted = started
+        self.free_at = -math.inf
+        """When the last call ended."""
+        self.first_inside = math.inf
+        """When the first run was started in the call in hand."""
+        self.run: _Run | None = None
+        """The run that is the slice within the call in hand."""
         self.attempts = 0
         """Attempts that have ended and were followed by another."""
         self.flow = 0
         """The arrow that leads to the attempt under way; 0 is none."""
 
-    def begin(self, event: Event) -> None:
-        self.started = self.attempted = event.timestamp
+    def begin(self, at: float) -> None:
+        self.started = self.attempted = at
         self.attempts = self.flow = 0
+
+    def end(self, at: float) -> None:
+        self.free_at = at
+        self.first_inside = math.inf
+        self.run = None
+        self.attempts = 0
 
 
 def _process_key(event: Event) -> tuple[str, str]:

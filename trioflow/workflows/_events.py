@@ -7,6 +7,7 @@ import trio
 from trioflow._runtime.emitter import Emitter, error_fields, status_of
 from trioflow.events import EventType
 from trioflow.outcomes import TaskOutcome
+from trioflow.workflows._channel import BatchChannel
 from trioflow.workflows._ledger import Ledger
 
 T = TypeVar("T")
@@ -21,14 +22,23 @@ class ParallelEvents(Generic[T, R]):
 
     Attributes:
         active: whether there is an observer; without one, nothing else here need be called.
+        batches: whether an observer takes items that succeed many at a time.
+        has_singles: whether an observer takes them one by one.
+        passed: where items that succeeded at once wait to be handed over, if there is such an observer: worker,
+            index, when it ended, and duration.
     """
 
-    __slots__ = ("_emitter", "_total", "active")
+    __slots__ = ("_emitter", "_total", "active", "batches", "has_singles", "passed")
 
     def __init__(self, emitter: Emitter, total: int | None) -> None:
         self._emitter = emitter
         self._total = total
         self.active = emitter.active
+        self.batches = emitter.batches
+        self.has_singles = bool(emitter.singles)
+        self.passed: BatchChannel[tuple[int, int, float, float]] | None = None
+        if emitter.batches:
+            self.passed = BatchChannel()
 
     def __repr__(self) -> str:
         return f"<ParallelEvents: {self._emitter!r}>"
@@ -46,10 +56,23 @@ class ParallelEvents(Generic[T, R]):
 
     def item_started(self, worker: int, index: int, item: T) -> bool:
         """Emit `worker.start`, if any observer has a use for it; return whether one has."""
-        if not self._emitter.wants(EventType.WORKER_START):
+        emitter = self._emitter
+        if not emitter.wants(EventType.WORKER_START):
             return False
-        self._emitter.emit(EventType.WORKER_START, self._place(worker, index), {"item": item})
+        emitter.emit(EventType.WORKER_START, self._place(worker, index), {"item": item}, to=emitter.singles)
         return True
+
+    def hand_over(self) -> None:
+        """Hand the items that were noted to those observers."""
+        if self.passed is not None and self.passed.batch:
+            items = list(self.passed.batch)
+            self.passed.batch.clear()
+            self._emitter.hand_over(items, self._total)
+
+    def item_turned_out(self, worker: int, index: int, ago: float) -> None:
+        """Emit `worker.start` for those who take many items at a time, of one that is not like most."""
+        self.hand_over()
+        self._emitter.emit_to_batchers(EventType.WORKER_START, self._place(worker, index), ago=ago)
 
     def item_retried(
         self, worker: int, index: int, item: T, *, attempt: int, delay: float, error: Exception
@@ -59,22 +82,43 @@ class ParallelEvents(Generic[T, R]):
             data = self._place(worker, index) | {"attempt": attempt, "delay": delay} | error_fields(error)
             self._emitter.emit(EventType.TASK_RETRY, data, {"item": item})
 
-    def item_completed(self, worker: int, outcome: TaskOutcome[T, R]) -> None:
-        """Emit `worker.complete` for an item that has its outcome."""
+    def item_completed(
+        self, worker: int, outcome: TaskOutcome[T, R], *, observed: bool = True, batched: bool = False
+    ) -> None:
+        """Emit `worker.complete` for an item that has its outcome.
+
+        Args:
+            worker: who had it.
+            outcome: what became of it.
+            observed: whether its start was emitted.
+            batched: whether it was put into `passed`.
+        """
         private = {"item": outcome.item, "result": outcome.result} if outcome.ok else {"item": outcome.item}
         status = "ok" if outcome.ok else "error"
-        self._emit_complete(worker, outcome, status, outcome.error, private)
+        data = self._completion(worker, outcome, status, outcome.error)
+        if batched:
+            self._emitter.emit(EventType.WORKER_COMPLETE, data, private, to=self._emitter.singles)
+        else:
+            self._emit_complete(data, private, observed=observed)
 
     def item_abandoned(
-        self, worker: int, outcome: TaskOutcome[T, R], status: str, error: BaseException | None
+        self,
+        worker: int,
+        outcome: TaskOutcome[T, R],
+        status: str,
+        error: BaseException | None,
+        *,
+        observed: bool,
     ) -> None:
         """Emit `worker.complete` for an item that stays unfinished; `outcome` has no result."""
-        self._emit_complete(worker, outcome, status, error, {"item": outcome.item})
+        data = self._completion(worker, outcome, status, error)
+        self._emit_complete(data, {"item": outcome.item}, observed=observed)
 
     def run_completed(self, ledger: Ledger[T, R], error: BaseException | None, started: float) -> None:
         """Emit `parallel.complete`, for a run that began at `started` and ends with `error`."""
         if not self.active:
             return
+        self.hand_over()
         cut_short = error is None and not ledger.finished and ledger.status != "complete"
         status = "cancelled" if cut_short else status_of(error)
         self._emitter.emit(
@@ -91,21 +135,24 @@ class ParallelEvents(Generic[T, R]):
             },
         )
 
-    def _emit_complete(
-        self,
-        worker: int,
-        outcome: TaskOutcome[T, R],
-        status: str,
-        error: BaseException | None,
-        private: dict[str, Any],
-    ) -> None:
-        data = self._place(worker, outcome.index)
-        data["status"] = status
-        data["attempts"] = outcome.attempts
-        data["error"] = status == "error"
-        data.update(error_fields(error))
-        data["duration"] = outcome.duration
-        self._emitter.emit(EventType.WORKER_COMPLETE, data, private)
+    def _completion(
+        self, worker: int, outcome: TaskOutcome[T, R], status: str, error: BaseException | None
+    ) -> dict[str, Any]:
+        return {
+            **self._place(worker, outcome.index),
+            "status": status,
+            "attempts": outcome.attempts,
+            "error": status == "error",
+            **error_fields(error),
+            "duration": outcome.duration,
+        }
+
+    def _emit_complete(self, data: dict[str, Any], private: dict[str, Any], *, observed: bool) -> None:
+        """Emit the end of an item to all whom it concerns: failures to everybody, seen from the start or not."""
+        if observed or data["error_type"] is not None:
+            self._emitter.emit(EventType.WORKER_COMPLETE, data, private)
+        else:
+            self._emitter.emit_to_batchers(EventType.WORKER_COMPLETE, data)
 
     def _place(self, worker: int, index: int) -> dict[str, Any]:
         return {"worker_id": worker, "item_index": index, "total_items": self._total}

@@ -12,6 +12,7 @@ task is left. `docs/design/engine.md` has the reasons and the figures.
 """
 
 import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, final
 
@@ -20,7 +21,7 @@ import trio
 
 from trioflow._durable.items import Journal
 from trioflow._runtime.calls import TURN
-from trioflow._runtime.context import RunContext, id_of, nothing_in_hand, run_context, working
+from trioflow._runtime.context import RunContext, id_of, nothing_in_hand, run_context, task_name, working
 from trioflow._runtime.emitter import Emitter, status_of
 from trioflow._runtime.errors import ErrorCollector, foreign_cancelled, strip_cancelled
 from trioflow._runtime.policies import with_policies
@@ -31,6 +32,7 @@ from trioflow.config import ParallelConfig
 from trioflow.errors import CheckpointError, ConfigError, ParallelError, TrioflowError
 from trioflow.outcomes import TaskOutcome
 from trioflow.policies import RateLimiter
+from trioflow.workflows._channel import BatchChannel
 from trioflow.workflows._events import ParallelEvents
 from trioflow.workflows._feeder import Feeder
 from trioflow.workflows._ledger import Ledger, Record, Status
@@ -63,9 +65,10 @@ class Worker(Generic[T]):
 
     Attributes:
         observed: whether its start was an event; its end then is one too.
+        told: whether its start was an event for observers that take many items at a time.
     """
 
-    __slots__ = ("_emitter", "attempts", "identity", "index", "item", "number", "observed", "started")
+    __slots__ = ("_emitter", "attempts", "identity", "index", "item", "number", "observed", "started", "told")
 
     def __init__(self, number: int, emitter: Emitter) -> None:
         self.number = number
@@ -75,7 +78,7 @@ class Worker(Generic[T]):
         self.item: T = None  # type: ignore[assignment]  # set before it is read
         self.attempts = 0
         self.started = 0.0
-        self.observed = False
+        self.observed = self.told = False
 
     def __repr__(self) -> str:
         return f"<Worker {self.number} with item {self.index}, attempt {self.attempts}>"
@@ -84,6 +87,11 @@ class Worker(Generic[T]):
     def run_id(self) -> str:
         """The run's id."""
         return id_of(self._emitter)
+
+    @property
+    def worker(self) -> int:
+        """Its number."""
+        return self.number
 
     def context(self) -> RunContext:
         """Return what `current_run` says of the item in hand."""
@@ -111,6 +119,7 @@ class Pool(Generic[T, R]):
     Attributes:
         errors: what went wrong, until `conclude` has weighed it.
         feeder: where the items come from.
+        task_name: what its tasks' names begin with.
         on_abort: called when something that is no `Exception` stops the run.
     """
 
@@ -130,6 +139,7 @@ class Pool(Generic[T, R]):
         self.on_abort: Callable[[], object] = lambda: None
         self._setup = setup
         self._emitter = emitter
+        self.task_name = task_name(emitter, "parallel", setup.processor)
         self._events: ParallelEvents[T, R] = ParallelEvents(emitter, ledger.total)
         self._journal = journal
         rate = config.max_per_second
@@ -228,13 +238,15 @@ class Pool(Generic[T, R]):
             self._scope.deadline = self._started + self._setup.config.timeout
         with self.errors.collecting(unwrap=True), self._scope:
             async with trio.open_nursery() as outer:
-                outer.start_soon(self._collect, name="trioflow collector")
+                outer.start_soon(self._collect, name=f"{self.task_name} collector")
                 try:
-                    await outer.start(self._watch, name="trioflow watch")
+                    await outer.start(self._watch, name=f"{self.task_name} watch")
+                    if self._events.passed is not None:
+                        outer.start_soon(self._hand_over, self._events.passed, name=f"{self.task_name} observers")
                     if self._journal is not None:
-                        outer.start_soon(self._write_journal, self._journal, name="trioflow journal")
+                        outer.start_soon(self._write_journal, self._journal, name=f"{self.task_name} journal")
                     async with trio.open_nursery() as self._nursery:
-                        self._nursery.start_soon(self._feed, name="trioflow feeder")
+                        self._nursery.start_soon(self._feed, name=f"{self.task_name} feeder")
                         for number in range(self._setup.worker_count):
                             self._start_worker(number)
                 finally:
@@ -256,7 +268,7 @@ class Pool(Generic[T, R]):
 
     def _start_worker(self, number: int) -> None:
         worker: Worker[T] = Worker(number, self._emitter)
-        self._nursery.start_soon(self._work, worker, name=f"trioflow worker {number}")
+        self._nursery.start_soon(self._work, worker, name=f"{self.task_name} worker {number}")
 
     @trio.lowlevel.enable_ki_protection
     async def _work(self, worker: Worker[T]) -> None:
@@ -271,7 +283,9 @@ class Pool(Generic[T, R]):
                 worker.index, worker.item = claimed
                 worker.attempts = 0
                 if self._timed:
-                    self._item_started(worker)
+                    worker.started = self._clock()
+                    if self._events.has_singles:
+                        self._item_started(worker)
                 try:
                     result = await attempt(worker.item)
                 except Exception as error:  # noqa: BLE001 - the item's failure, reported as such
@@ -297,6 +311,18 @@ class Pool(Generic[T, R]):
                     self.ledger.take_in()
                     await results.wait()
         except BaseException as error:  # noqa: BLE001, ASYNC103 - shielded, so no Cancelled of ours comes here
+            self._break_off(error)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _hand_over(self, passed: BatchChannel[Any]) -> None:
+        """Hand items to observers that take many at a time; what comes after its end comes with the run's end."""
+        try:
+            while True:
+                await passed.wait()
+                self._events.hand_over()
+        except trio.Cancelled:
+            raise
+        except BaseException as error:  # noqa: BLE001, ASYNC103 - an observer's, and no Exception
             self._break_off(error)
 
     @trio.lowlevel.enable_ki_protection
@@ -328,6 +354,7 @@ class Pool(Generic[T, R]):
         config, events = self._setup.config, self._events
 
         def on_retry(attempt: int, delay: float, error: Exception) -> None:
+            _tell_start(events, worker, worker.index)
             place = worker.number, worker.index, worker.item
             events.item_retried(*place, attempt=attempt, delay=delay, error=error)
 
@@ -347,9 +374,7 @@ class Pool(Generic[T, R]):
         return self._journal.around(attempt, worker)
 
     def _item_started(self, worker: Worker[T]) -> None:
-        worker.started = self._clock()
-        if self._events.active:
-            worker.observed = self._events.item_started(worker.number, worker.index, worker.item)
+        worker.observed = self._events.item_started(worker.number, worker.index, worker.item)
 
     def _settle(self, worker: Worker[T], result: R | None, error: Exception | None) -> None:
         """Record the outcome of the item in hand: from here on it cannot be lost."""
@@ -369,8 +394,19 @@ class Pool(Generic[T, R]):
             self._stop("failed")
 
     def _report(self, worker: Worker[T], record: Record[T, R]) -> None:
-        if worker.observed or (self._events.active and record[3] is not None):
-            self._events.item_completed(worker.number, TaskOutcome(*record))
+        events = self._events
+        passed = events.passed
+        if passed is not None and record[3] is None and record[4] == 1:
+            # In place: it is done for each item, and a call would be a tenth of what an observer may cost.
+            if not passed.batch:
+                passed.call()
+            passed.batch.append((worker.number, record[0], time.time(), record[5]))
+            if worker.observed:
+                events.item_completed(worker.number, TaskOutcome(*record), batched=True)
+        elif worker.observed or events.batches or (events.active and record[3] is not None):
+            _tell_start(events, worker, record[0])
+            events.item_completed(worker.number, TaskOutcome(*record), observed=worker.observed)
+            worker.told = False
         if self.ledger.reports:
             try:
                 self.ledger.take_in()
@@ -419,10 +455,13 @@ class Pool(Generic[T, R]):
         if worker is None or worker.index == IDLE:
             return
         index, worker.index = worker.index, IDLE
-        if worker.observed or (self._events.active and error is not None):
+        events = self._events
+        if worker.observed or events.batches or (events.active and error is not None):
+            _tell_start(events, worker, index)
             duration = self._clock() - worker.started
             outcome: TaskOutcome[T, R] = TaskOutcome(index, worker.item, None, None, worker.attempts, duration)
-            self._events.item_abandoned(worker.number, outcome, status, error)
+            events.item_abandoned(worker.number, outcome, status, error, observed=worker.observed)
+            worker.told = False
 
     # How a run stops and ends.
 
@@ -518,3 +557,10 @@ class Pool(Generic[T, R]):
             await journal.write_until_cancelled()
         except CheckpointError as error:
             self._break_off(error)
+
+
+def _tell_start(events: ParallelEvents[Any, Any], worker: Worker[Any], index: int) -> None:
+    """Let observers that take many items at a time have the start of one that fails, is repeated or cut off."""
+    if events.batches and not worker.told:
+        worker.told = True
+        events.item_turned_out(worker.number, index, trio.current_time() - worker.started)

@@ -19,6 +19,7 @@ from trioflow._runtime.context import (
     nothing_in_hand,
     reset_context,
     run_context,
+    task_name,
     working,
 )
 from trioflow._runtime.emitter import Emitter, completion_fields, error_fields
@@ -154,7 +155,7 @@ class _Chain(Generic[T, S]):
         self._log = log
         self.stand_at(steps, state)
         self._started = trio.current_time()
-        errors = await run_in_child_task(self._make_steps, self._foreign, "trioflow chain")
+        errors = await run_in_child_task(self._make_steps, self._foreign, task_name(self._emitter, "chain", self._processor))
         if isinstance(errors.worst(), NotAsyncError):
             allowed = "an async function, or a lambda that gives an awaitable"
             errors.replace(ConfigError.refusing("processor", self._processor, allowed))
@@ -208,6 +209,10 @@ class _Chain(Generic[T, S]):
     def run_id(self) -> str:
         """The run's id."""
         return id_of(self._emitter)
+
+    @property
+    def worker(self) -> None:
+        """It is no worker."""
 
     def context(self) -> RunContext:
         """Return what `current_run` says in the step in hand."""

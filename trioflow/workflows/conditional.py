@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar, final
 import trio
 
 from trioflow._runtime.calls import call_either, call_user
-from trioflow._runtime.context import RunContext, id_of, run_context, working
+from trioflow._runtime.context import RunContext, id_of, run_context, task_name, working
 from trioflow._runtime.emitter import Emitter, completion_fields
 from trioflow._runtime.errors import foreign_cancelled, run_in_child_task
 from trioflow._runtime.signals import NotAsyncError
@@ -132,6 +132,10 @@ class _Routing(Generic[S]):
         """The run's id."""
         return id_of(self._emitter)
 
+    @property
+    def worker(self) -> None:
+        """It is no worker."""
+
     def context(self) -> RunContext:
         """Return what `current_run` says in the predicate and in the handler."""
         return run_context(self._emitter, "conditional", attempt=1)
@@ -142,7 +146,7 @@ class _Routing(Generic[S]):
 
         Cancellation: passes through.
         """
-        errors = await run_in_child_task(self._decide, self._foreign, "trioflow conditional")
+        errors = await run_in_child_task(self._decide, self._foreign, task_name(self._emitter, "conditional"))
         worst = errors.worst()
         if isinstance(worst, NotAsyncError):
             handler = f"the handler of route {quote(self._route)}"

@@ -305,7 +305,7 @@ class _Stream(Block[ParallelRun[T, R]], Generic[T, R]):
 
     def _open(self, nursery: trio.Nursery) -> ParallelRun[T, R]:
         self._pool.on_abort = nursery.cancel_scope.cancel
-        nursery.start_soon(self._pool.execute, name="trioflow run")
+        nursery.start_soon(self._pool.execute, name=f"{self._pool.task_name} run")
         return ParallelRun._create(self._pool)  # noqa: SLF001 - only made here
 
     async def _leave(self, *, in_peace: bool) -> None:
