@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from trioflow.cli import _graphs, _page, _runs, _traces
+from trioflow.cli import _graphs, _page, _runs, _traces, _whatif
 from trioflow.errors import ConfigError, TrioflowError
 
 __all__ = ("main", "program")
@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app.command(group)
         for command in commands:
             group.command(command, name=command.__name__.removesuffix("_runs"))
+    app.command(_whatif.whatif)
     app.command(_page.ui)
     try:
         status = app(arguments, exit_on_error=False, print_error=True, result_action="return_value")

@@ -52,3 +52,11 @@ def print_json(value: Any) -> None:
 
 def say(line: str) -> None:
     print(line)  # noqa: T201 - a command line prints
+
+
+def show_time(seconds: float) -> str:
+    """Return a duration in the unit that suits it."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}" if seconds < 1000 * size else f"{seconds:.0f} s"
+    return f"{seconds / 1e-6:.3g} µs"

@@ -1,26 +1,24 @@
 """`trioflow trace summary`: where the time went in a file that `TraceObserver` wrote.
 
-The file is read entry by entry, so a long one takes no more memory than its durations. An entry is one line; the
-last one may be cut off, which is what a crash leaves. Anything else that cannot be read is damage.
+A long file takes no more memory than its durations.
 """
 
 import heapq
 import math
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import count
-from typing import Any, BinaryIO, final
+from typing import final
 
 import msgspec
 
-from trioflow._text import describe_error, one_line, quote
-from trioflow.cli._printing import CommandError, print_json, print_table, say
+from trioflow._text import one_line
+from trioflow.cli._printing import print_json, print_table, say, show_time
+from trioflow.cli._tracefile import RUN_LANE, Entry, read_trace
 
-_LONGEST_LINE = 1 << 20
 _SLOWEST = 10
 _RUNS_SHOWN = 50
 _BAR = 10
-_RUN_LANE = 0
 
 
 def summary(file: str, *, json: bool = False) -> int:
@@ -30,25 +28,13 @@ def summary(file: str, *, json: bool = False) -> int:
         file: what `TraceObserver` wrote; one that a crash cut off serves too.
         json: print JSON instead of tables; durations are in seconds.
     """
-    found = _read(file)
-    shown = found.summary()
+    found = _Trace()
+    shown = found.summary(whole=read_trace(file, found.take))
     if json:
         print_json(msgspec.to_builtins(shown))
     else:
         _print(shown)
     return 0
-
-
-class _Entry(msgspec.Struct, frozen=True, gc=False):
-    """One line of the file; times are in microseconds."""
-
-    ph: str
-    pid: int
-    tid: int
-    ts: float = 0.0
-    dur: float = 0.0
-    name: str = ""
-    args: dict[str, Any] = {}
 
 
 class _Group(msgspec.Struct, frozen=True):
@@ -135,16 +121,16 @@ class _Process:
         self.began = math.inf
         self.ended = 0.0
 
-    def mark(self, entry: _Entry) -> None:
-        """Take what is no call: the run's begin and end, which may be nested, and the arrows of its retries."""
-        if entry.ph == "s":
+    def mark(self, entry: Entry) -> None:
+        """Take what is no call: the run's begin and end, which may be nested, runs in it, and the arrows of its retries."""
+        if entry.ph == "s" and entry.cat == "retry":
             self.retries += 1
         elif entry.ph == "B":
             self.depth += 1
         elif entry.ph == "E":
             self.depth -= 1
             if self.depth == 0:
-                self.status = _word(entry, "status", "ok")
+                self.status = entry.word("status", "ok")
 
     def summary(self) -> _Run:
         duration = max(0.0, self.ended - self.began)
@@ -164,13 +150,12 @@ class _Trace:
     """What was read of a file."""
 
     def __init__(self) -> None:
-        self.whole = False
         self._processes: dict[int, _Process] = {}
         self._slowest: list[tuple[float, int, _Call]] = []
         self._failures: dict[str, _Failure] = {}
         self._order = count()
 
-    def take(self, entry: _Entry) -> None:
+    def take(self, entry: Entry) -> None:
         """Count `entry`."""
         process = self._processes.get(entry.pid)
         if process is None:
@@ -180,40 +165,35 @@ class _Trace:
             return
         process.began = min(process.began, entry.ts / 1e6)
         process.ended = max(process.ended, (entry.ts + entry.dur) / 1e6)
-        if entry.ph == "X":
+        if entry.is_call:
             self._slice(process, entry)
         elif entry.ph == "b":
             self._overlapping(process, entry)
         else:
             process.mark(entry)
 
-    def _label(self, process: _Process, entry: _Entry) -> None:
-        name = _word(entry, "name", "")
+    def _label(self, process: _Process, entry: Entry) -> None:
+        name = entry.word("name")
         if entry.name == "process_name":
             process.name = name
         else:
             process.lanes[entry.tid] = name
 
-    def _slice(self, process: _Process, entry: _Entry) -> None:
-        # An attempt lies within the slice of its call; a node may have any name, and says so.
-        if entry.name.startswith("attempt ") and _word(entry, "node", "") != entry.name:
-            return
-        in_lane = entry.tid != _RUN_LANE
+    def _slice(self, process: _Process, entry: Entry) -> None:
+        in_lane = entry.tid != RUN_LANE
         name = process.lanes.get(entry.tid, f"lane {entry.tid}") if in_lane else entry.name
         self._count(process, entry, name, entry.dur / 1e6, in_lane=in_lane)
 
-    def _overlapping(self, process: _Process, entry: _Entry) -> None:
+    def _overlapping(self, process: _Process, entry: Entry) -> None:
         process.status = "ok"  # hubs and routings have no end
-        duration = entry.args.get("duration")
-        taken = duration if isinstance(duration, int | float) and math.isfinite(duration) else 0.0
-        self._count(process, entry, entry.name, float(taken), in_lane=False)
+        self._count(process, entry, entry.name, entry.number("duration", 0.0), in_lane=False)
 
-    def _count(self, process: _Process, entry: _Entry, name: str, duration: float, *, in_lane: bool) -> None:
+    def _count(self, process: _Process, entry: Entry, name: str, duration: float, *, in_lane: bool) -> None:
         group = process.groups.get(name)
         if group is None:
             group = process.groups[name] = _Durations(in_lane=in_lane)
         group.all.append(duration)
-        status = _word(entry, "status", "ok")
+        status = entry.word("status", "ok")
         if status == "error":
             group.failed += 1
             self._fail(process, entry)
@@ -223,77 +203,19 @@ class _Trace:
             if len(self._slowest) > _SLOWEST:
                 heapq.heappop(self._slowest)
 
-    def _fail(self, process: _Process, entry: _Entry) -> None:
-        kind = _word(entry, "error_type", "")
+    def _fail(self, process: _Process, entry: Entry) -> None:
+        kind = entry.word("error_type")
         failure = self._failures.get(kind)
         if failure is None:
-            message = _word(entry, "error_message", "")
+            message = entry.word("error_message")
             failure = self._failures[kind] = _Failure(kind, 0, process.name, entry.name, message)
         failure.count += 1
 
-    def summary(self) -> _Summary:
+    def summary(self, *, whole: bool) -> _Summary:
         """Return what is to be told."""
         failures = sorted(self._failures.values(), key=lambda failure: -failure.count)
         slowest = [call for *_, call in sorted(self._slowest, reverse=True)]
-        return _Summary(self.whole, [process.summary() for process in self._processes.values()], slowest, failures)
-
-
-def _word(entry: _Entry, name: str, otherwise: str) -> str:
-    value = entry.args.get(name)
-    return value if isinstance(value, str) else otherwise
-
-
-def _read(path: str) -> _Trace:
-    """Return what the file has.
-
-    Raises:
-        CommandError: it is not there, or is damaged.
-    """
-    trace = _Trace()
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123 - a name with a NUL is refused here too
-            _take_lines(trace, path, file)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else describe_error(error)
-        raise CommandError(f"the trace {quote(path)} cannot be read: {one_line(why)}") from error
-    return trace
-
-
-def _take_lines(trace: _Trace, path: str, file: BinaryIO) -> None:
-    decode = msgspec.json.Decoder(_Entry).decode
-    lines = _with_next(enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1))
-    begun = False
-    for (number, line), is_last in lines:
-        text = line.strip()
-        if not begun:
-            begun = text == b"["
-        elif text == b"]" and is_last:
-            trace.whole = True
-        else:
-            try:
-                trace.take(decode(text.removesuffix(b",")))
-            except (msgspec.MsgspecError, UnicodeError) as error:
-                if not is_last or line.endswith(b"\n"):
-                    raise _damaged(path, number, describe_error(error)) from error
-            continue
-        if not begun:
-            raise _damaged(path, number, "it is no trace that TraceObserver wrote")
-    if not begun:
-        raise CommandError(f"the trace {quote(path)} is empty")
-
-
-def _with_next(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[tuple[int, bytes], bool]]:
-    """Yield each line, and whether it is the last."""
-    rest = iter(lines)
-    line = next(rest, None)
-    while line is not None:
-        following = next(rest, None)
-        yield line, following is None
-        line = following
-
-
-def _damaged(path: str, number: int, why: str) -> CommandError:
-    return CommandError(f"the trace {quote(path)} is damaged in line {number}: {one_line(why)}")
+        return _Summary(whole, [process.summary() for process in self._processes.values()], slowest, failures)
 
 
 def _print(shown: _Summary) -> None:
@@ -304,7 +226,7 @@ def _print(shown: _Summary) -> None:
     if shown.slowest:
         say("\nslowest")
         slowest = (
-            [_time(each.duration), *map(one_line, (each.run, each.name, each.status))] for each in shown.slowest
+            [show_time(each.duration), *map(one_line, (each.run, each.name, each.status))] for each in shown.slowest
         )
         print_table(("duration", "run", "call", "status"), slowest)
     if shown.failures:
@@ -321,9 +243,9 @@ def _print(shown: _Summary) -> None:
 def _rows(run: _Run) -> Iterator[list[str]]:
     """Yield a row for the run, and one for each of its groups."""
     counts = [str(each) for each in (run.calls, run.failed, run.retries)]
-    yield [one_line(run.name), one_line(run.status), *counts, "", "", "", _time(run.duration), ""]
+    yield [one_line(run.name), one_line(run.status), *counts, "", "", "", show_time(run.duration), ""]
     for group in run.groups[:_RUNS_SHOWN]:
-        times = [_time(each) for each in (group.p50, group.p95, group.p99, group.longest)]
+        times = [show_time(each) for each in (group.p50, group.p95, group.p99, group.longest)]
         busy = "" if group.busy is None else _bar(group.busy)
         yield [f"  {one_line(group.name)}", "", str(group.calls), str(group.failed), "", *times, busy]
 
@@ -331,10 +253,3 @@ def _rows(run: _Run) -> Iterator[list[str]]:
 def _bar(share: float) -> str:
     full = round(share * _BAR)
     return f"{'█' * full}{'░' * (_BAR - full)} {share:4.0%}"
-
-
-def _time(seconds: float) -> str:
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}" if seconds < 1000 * size else f"{seconds:.0f} s"
-    return f"{seconds / 1e-6:.3g} µs"

@@ -1,0 +1,303 @@
+"""`trioflow whatif`: how long a recorded fan-out would have taken with other settings.
+
+The engine itself runs the items again, on a clock that jumps from one event to the next: each attempt takes as long
+as it took, and ends as it ended. Nothing is modelled but the user's code, so what the engine does at the end of a
+run, for retries or for a rate is right by construction.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
+from typing import Final, TypeVar
+
+import msgspec
+import trio
+import trio.testing
+
+from trioflow.cli._printing import print_json, print_table, say, show_time
+from trioflow.cli._recorded import Attempt, RecordedRun, read_recorded
+from trioflow.config import ParallelConfig, RetryConfig
+from trioflow.config.checks import check_number
+from trioflow.errors import ConfigError
+from trioflow.observers import NoopObserver
+from trioflow.policies import with_retry
+from trioflow.workflows import process_parallel
+
+V = TypeVar("V")
+
+NEAR_THE_BEST: Final = 1.05
+"""A setting is recommended that takes at most so many times the shortest time."""
+
+_MOST_SETTINGS = 500
+_MOST_WORKERS = 100_000
+_MOST_TRIED = 1_024
+"""Workers up to which a recommendation is looked for, where none are named."""
+_RETRY = re.compile(r"(\d{1,6})(?::([\d.]+))?")
+
+
+def whatif(
+    file: str,
+    *,
+    workers: str | None = None,
+    rate: str | None = None,
+    retry: str | None = None,
+    run: str | None = None,
+    recommend: bool = False,
+    json: bool = False,
+) -> int:
+    """Run the items of a trace again with other settings, on a clock that jumps, and print how long that takes.
+
+    Args:
+        file: what `TraceObserver` wrote.
+        workers: numbers of workers, such as 8,32,64; as recorded by default.
+        rate: attempts that may start in a second, such as 10,50; "none" is no limit, the default.
+        retry: attempts at an item, such as 1,3; 3:0.5 has a back-off that begins with half a second instead of the
+            delays that were recorded. As recorded by default.
+        run: the run, where the file has several fan-outs; the one with most to do by default.
+        recommend: name the fewest workers that take at most 5 % longer than the fastest.
+        json: print JSON instead of a table; times are in seconds.
+    """
+    asked_workers = None if workers is None else _parse(workers, _worker_count)
+    rates = [None] if rate is None else _parse(rate, _rate)
+    retries = [None] if retry is None else _parse(retry, _retry)
+    recorded = read_recorded(file, run)
+    counts = asked_workers or (_usual_counts(recorded) if recommend else [max(1, recorded.worker_count)])
+    settings = [Setting(*each) for each in product(counts, rates, retries)]
+    if len(settings) > _MOST_SETTINGS:
+        raise ConfigError(f"there are {len(settings)} settings to try, of at most {_MOST_SETTINGS}: name fewer")
+    predictions = [predict(recorded, setting) for setting in settings]
+    chosen = find_knee(predictions) if recommend else None
+    if json:
+        _print_json(recorded, predictions, chosen)
+    else:
+        _print(recorded, predictions, chosen)
+    return 0
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """How often a failed attempt is repeated, and after which delay."""
+
+    attempts: int
+    initial_delay: float | None = None
+    """Where a back-off begins; None is what was recorded."""
+
+    def __str__(self) -> str:
+        return f"{self.attempts}" if self.initial_delay is None else f"{self.attempts}:{self.initial_delay:g}"
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """What a fan-out is tried with; None is no limit of the rate, and retries as they were."""
+
+    workers: int
+    rate: float | None = None
+    retry: Retry | None = None
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """What would have come of a setting."""
+
+    setting: Setting
+    duration: float
+    """Seconds from the start to the end."""
+    peak: int
+    """The most attempts that were under way at once."""
+    failed: int
+    """Items that failed."""
+    attempts: int
+    """Attempts at all items."""
+
+
+def predict(recorded: RecordedRun, setting: Setting) -> Prediction:
+    """Run the recorded items with this setting, on a clock that jumps."""
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    return trio.run(partial(_replay, recorded, setting), clock=clock)
+
+
+def find_knee(predictions: Sequence[Prediction]) -> Prediction:
+    """Return the prediction with the fewest workers that is close to the best.
+
+    Of those with the fewest failures, the best is the shortest; close is at most `NEAR_THE_BEST` times that.
+    """
+    fewest = min(prediction.failed for prediction in predictions)
+    sound = [prediction for prediction in predictions if prediction.failed == fewest]
+    most = NEAR_THE_BEST * min(prediction.duration for prediction in sound)
+    near = [prediction for prediction in sound if prediction.duration <= most]
+    return min(near, key=lambda prediction: (prediction.setting.workers, prediction.duration))
+
+
+# The run.
+
+
+class _Failed(Exception):  # noqa: N818 - what the user's code failed with, which had a name of its own
+    """An attempt failed, as it had when it was recorded."""
+
+    def __init__(self, attempt: Attempt, *, repeated: bool) -> None:
+        super().__init__(attempt.error_type)
+        self.delay = attempt.delay
+        self.repeated = repeated
+
+
+class _Item:
+    """An item of the recorded run, and how often it was tried in this one."""
+
+    __slots__ = ("attempts", "made")
+
+    def __init__(self, attempts: tuple[Attempt, ...]) -> None:
+        self.attempts = attempts
+        self.made = 0
+
+
+class _Calls:
+    """What stands for the user's code."""
+
+    def __init__(self) -> None:
+        self.made = self.peak = self._under_way = 0
+
+    async def call(self, item: _Item) -> None:
+        """Take as long as the attempt took, and end as it ended; one that was not made ends as the last one did."""
+        attempt = item.attempts[min(item.made, len(item.attempts) - 1)]
+        item.made += 1
+        self.made += 1
+        self._under_way += 1
+        self.peak = max(self.peak, self._under_way)
+        try:
+            await trio.sleep(attempt.duration)
+        finally:
+            self._under_way -= 1
+        if attempt.error_type is not None:
+            raise _Failed(attempt, repeated=item.made < len(item.attempts))
+
+
+async def _replay(recorded: RecordedRun, setting: Setting) -> Prediction:
+    calls, items = _Calls(), [_Item(attempts) for attempts in recorded.items]
+    config = ParallelConfig(
+        max_workers=min(setting.workers, len(items)),
+        max_per_second=setting.rate,
+        fail_fast=False,
+        raise_if_all_failed=False,
+    )
+    retry, on, delay = RetryConfig(max_attempts=recorded.most_attempts, jitter=False), _was_repeated, _recorded_delay
+    if setting.retry is not None:
+        given = setting.retry.initial_delay
+        initial = RetryConfig().initial_delay if given is None else given
+        retry, on = RetryConfig(max_attempts=setting.retry.attempts, initial_delay=initial, jitter=False), _any
+        delay = _recorded_delay if given is None else _no_delay
+    processor = with_retry(calls.call, retry, on=on, delay=delay)
+    began = trio.current_time()
+    result = await process_parallel(items, processor, config=config, observer=NoopObserver())
+    return Prediction(setting, trio.current_time() - began, calls.peak, len(result.errors), calls.made)
+
+
+def _was_repeated(error: Exception) -> bool:
+    return isinstance(error, _Failed) and error.repeated
+
+
+def _any(error: Exception) -> bool:
+    return isinstance(error, _Failed)
+
+
+def _recorded_delay(error: Exception) -> float | None:
+    return error.delay if isinstance(error, _Failed) else None
+
+
+def _no_delay(error: Exception) -> float | None:
+    del error
+    return None
+
+
+# What is asked for.
+
+
+def _usual_counts(recorded: RecordedRun) -> list[int]:
+    """Return one worker, twice as many, and so on to as many as there are items, and how many there were."""
+    most = min(len(recorded.items), _MOST_TRIED)
+    counts = {min(2**power, most) for power in range(most.bit_length() + 1)}
+    return sorted(counts | {max(1, recorded.worker_count)})
+
+
+def _parse(text: str, parse: Callable[[str], V]) -> list[V]:
+    return [parse(part.strip()) for part in text.split(",")]
+
+
+def _worker_count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST_WORKERS:
+        raise ConfigError.refusing("workers", text, f"numbers from 1 to {_MOST_WORKERS}, such as 8,32,64")
+    return int(text)
+
+
+def _rate(text: str) -> float | None:
+    if text == "none":
+        return None
+    allowed = "positive numbers, or none, such as 10,50,none"
+    try:
+        rate = float(text)
+    except ValueError:
+        raise ConfigError.refusing("rate", text, allowed) from None
+    check_number("rate", rate, allowed=allowed)
+    return rate
+
+
+def _retry(text: str) -> Retry:
+    match = _RETRY.fullmatch(text)
+    allowed = "numbers of attempts from 1 on, each with the seconds before the second one or without: 1,3,5:0.5"
+    try:
+        if match is not None and int(match[1]) >= 1:
+            return Retry(int(match[1]), None if match[2] is None else float(match[2]))
+    except ValueError:
+        pass
+    raise ConfigError.refusing("retry", text, allowed)
+
+
+# What is printed.
+
+
+def _print(recorded: RecordedRun, predictions: Sequence[Prediction], chosen: Prediction | None) -> None:
+    counts = f"{len(recorded.items)} items, {recorded.failed} failed, {recorded.worker_count} workers"
+    say(f"recorded: {recorded.name}, {counts}, {show_time(recorded.duration)}")
+    if recorded.cut_short:
+        say(f"left out: {recorded.cut_short} items that were cut short")
+    say("")
+    columns = ("workers", "rate", "retry", "time", "peak in flight", "failed", "attempts")
+    print_table(columns, [_row(prediction) for prediction in predictions])
+    if chosen is not None:
+        workers, rate, retry, duration, *_ = _row(chosen)
+        say(f"\nrecommended: {workers} workers, rate {rate}, retry {retry}: {duration}")
+
+
+def _row(prediction: Prediction) -> list[str]:
+    setting = prediction.setting
+    rate = "none" if setting.rate is None else f"{setting.rate:g}"
+    retry = "as recorded" if setting.retry is None else str(setting.retry)
+    numbers = (prediction.peak, prediction.failed, prediction.attempts)
+    return [str(setting.workers), rate, retry, show_time(prediction.duration), *map(str, numbers)]
+
+
+def _print_json(recorded: RecordedRun, predictions: Sequence[Prediction], chosen: Prediction | None) -> None:
+    print_json(
+        {
+            "recorded": {
+                "run": recorded.name,
+                "items": len(recorded.items),
+                "failed": recorded.failed,
+                "cut_short": recorded.cut_short,
+                "workers": recorded.worker_count,
+                "duration": recorded.duration,
+            },
+            "predictions": [_flat(prediction) for prediction in predictions],
+            "recommended": None if chosen is None else _flat(chosen),
+        }
+    )
+
+
+def _flat(prediction: Prediction) -> dict[str, object]:
+    setting = prediction.setting
+    retry = None if setting.retry is None else msgspec.to_builtins(setting.retry)
+    counts = {"peak": prediction.peak, "failed": prediction.failed, "attempts": prediction.attempts}
+    return {
+        "workers": setting.workers,
+        "rate": setting.rate,
+        "retry": retry,
+        "duration": prediction.duration,
+        **counts,
+    }
