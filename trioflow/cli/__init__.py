@@ -7,8 +7,11 @@ extra `cli` (cyclopts and rich), which is imported when it is used.
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Literal
 
+from trioflow._text import escape
 from trioflow.cli import _graphs, _page, _runs, _traces, _whatif
+from trioflow.cli._printing import say
 from trioflow.errors import ConfigError, TrioflowError
 
 __all__ = ("main", "program")
@@ -62,9 +65,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             group.command(command, name=command.__name__.removesuffix("_runs"))
     app.command(_whatif.whatif)
     app.command(_page.ui)
+
+    def completion(shell: Literal["bash", "fish", "zsh"]) -> int:
+        """Print what lets a shell complete the command line: eval "$(trioflow completion bash)".
+
+        Args:
+            shell: which shell; zsh wants it in a file _trioflow in its fpath.
+        """
+        say(app.generate_completion(prog_name="trioflow", shell=shell))
+        return 0
+
+    app.command(completion)
     try:
-        status = app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
-    except cyclopts.CycloptsError:
+        status = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.CycloptsError as error:
+        _complain(" ".join(escape(str(error)).replace("\\n", " ").split()))
         return 2
     except TrioflowError as error:
         _complain(str(error))

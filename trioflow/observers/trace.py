@@ -281,10 +281,11 @@ class TraceObserver:
 class _Run:
     """One process in the picture."""
 
-    __slots__ = ("_file", "began", "depth", "inside", "lanes", "process")
+    __slots__ = ("_file", "began", "depth", "inside", "lanes", "name", "process")
 
     def __init__(self, process: int, file: GrowingArray, name: str) -> None:
         self.process = process
+        self.name = name
         self.depth = 0
         self.lanes: dict[int, _Lane] = {}
         self.inside: tuple[_Run, _Lane] | None = None
