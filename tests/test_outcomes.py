@@ -1,6 +1,7 @@
 """The structs that say what became of items."""
 
 import gc
+import pickle
 
 import msgspec
 import pytest
@@ -16,6 +17,7 @@ from trioflow import (
     FailedItems,
     GraphResult,
     GraphStep,
+    Indexes,
     ParallelConfig,
     ParallelError,
     ParallelResult,
@@ -177,3 +179,35 @@ def test_a_repr_is_short_and_shows_no_item_result_state_or_message(value, text):
     rich = pytest.importorskip("rich.pretty")
     assert repr(value) == text
     assert "secret" not in rich.pretty_repr(value)
+
+
+INDEXES = [[], [0], [3], [0, 1, 2], [1, 2, 5], [0, 2, 4, 5, 6, 9]]
+
+
+@pytest.mark.parametrize("rest", [range(0), range(10, 14), range(20, 21)])
+@pytest.mark.parametrize("indexes", INDEXES)
+def test_indexes_are_what_a_list_of_them_is(indexes, rest):
+    expected = [*indexes, *rest]
+    kept = Indexes(indexes, rest)
+    assert kept == expected
+    assert expected == kept
+    assert kept == Indexes(expected)
+    assert list(kept) == [kept[place] for place in range(len(kept))] == expected
+    assert [kept[-place] for place in range(1, len(kept) + 1)] == expected[::-1]
+    assert kept[1:4] == expected[1:4]
+    assert kept[::-2] == expected[::-2]
+    before, after = [7], [70]
+    assert before + kept == [*before, *expected]
+    assert kept + after == [*expected, *after]
+    assert bool(kept) == bool(expected)
+    assert [number for number in range(25) if number in kept] == expected
+    assert kept != [*expected, 99]
+    assert pickle.loads(pickle.dumps(kept)) == kept
+    with pytest.raises(IndexError):
+        kept[len(expected)]
+
+
+def test_indexes_are_shown_as_ranges_and_a_few_of_them():
+    assert repr(Indexes([0, 1, 2, 5], range(7, 10))) == "<Indexes 0 to 2, 5, 7 to 9>"
+    assert repr(Indexes()) == "<Indexes of nothing>"
+    assert repr(Indexes(range(0, 40, 2))).endswith("16, 18, …>")

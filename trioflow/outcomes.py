@@ -8,7 +8,10 @@ Their `repr`s are short, and show no item, result, state or message: they end up
 and private.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from itertools import chain
+from operator import eq
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, cast, final, overload
 
 import msgspec
@@ -23,6 +26,7 @@ __all__ = (
     "FailedItems",
     "GraphResult",
     "GraphStep",
+    "Indexes",
     "LiveValue",
     "ParallelResult",
     "Progress",
@@ -35,6 +39,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 S = TypeVar("S")
 V_co = TypeVar("V_co", covariant=True)
+
+_SHOWN = 10
+"""Ranges of indexes that a `repr` shows."""
 
 
 class _Brief(msgspec.Struct, frozen=True):
@@ -142,8 +149,9 @@ class ParallelResult(_Brief, Generic[T, R], frozen=True):
     """`indices[k]` is the position in the input of the item that gave `results[k]`."""
     errors: list[TaskError[T]]
     """The failed items, in item order."""
-    unfinished: list[int]
-    """Ascending positions of items without an outcome: cancelled in flight, or never started."""
+    unfinished: Sequence[int]
+    """Ascending positions of items without an outcome: cancelled in flight, or never started. A list, or
+    `Indexes`, which takes no memory for each, where they are more than 10,000."""
     total: int
     """The length of the input, or how many items were pulled where it has none."""
     status: Literal["running", "complete", "failed", "timeout", "drained", "cancelled"] = "complete"
@@ -183,6 +191,77 @@ class ParallelResult(_Brief, Generic[T, R], frozen=True):
             f": {self.status}, {len(self.results)} ok, {len(self.errors)} failed, "
             f"{len(self.unfinished)} unfinished of {self.total}"
         )
+
+
+@final
+class Indexes(Sequence[int]):
+    """Ascending positions in an input, kept as ranges: what a large input has left takes no memory for each.
+
+    It equals a list of the same numbers, and added to a list it gives a list.
+
+    Args:
+        indexes: ascending numbers from 0, none of them twice.
+        rest: numbers after those.
+    """
+
+    __slots__ = ("_ends", "_ranges")
+
+    def __init__(self, indexes: Iterable[int] = (), rest: range = range(0)) -> None:
+        ranges: list[range] = []
+        start = stop = 0
+        for index in indexes:
+            if index != stop:
+                ranges.append(range(start, stop))
+                start = index
+            stop = index + 1
+        if rest and rest.start == stop:
+            stop, rest = rest.stop, range(0)
+        # In one form only, so that equal numbers have equal ranges.
+        self._ranges = tuple(filter(None, (*ranges, range(start, stop), rest)))
+        ends = [0]
+        for part in self._ranges:
+            ends.append(ends[-1] + len(part))
+        self._ends = ends
+
+    def __repr__(self) -> str:
+        shown = [f"{part[0]}" if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in self._ranges[:_SHOWN]]
+        return f"<Indexes {', '.join(shown) or 'of nothing'}{', …' if len(self._ranges) > _SHOWN else ''}>"
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __iter__(self) -> Iterator[int]:
+        return chain.from_iterable(self._ranges)
+
+    def __contains__(self, value: object) -> bool:
+        return any(value in part for part in self._ranges)
+
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[int]: ...
+    def __getitem__(self, place: int | slice) -> int | list[int]:
+        if isinstance(place, slice):
+            return [self[at] for at in range(*place.indices(len(self)))]
+        at = range(len(self))[place]
+        which = bisect_right(self._ends, at) - 1
+        return self._ranges[which][at - self._ends[which]]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether `other` has the same numbers; a list, tuple or range may."""
+        if isinstance(other, Indexes):
+            return self._ranges == other._ranges
+        if not isinstance(other, list | tuple | range):
+            return NotImplemented
+        return len(self) == len(other) and all(map(eq, self, other))
+
+    __hash__: ClassVar[None]  # type: ignore[assignment]  # it equals a list, which has none
+
+    def __add__(self, other: Iterable[int]) -> list[int]:
+        return [*self, *other]
+
+    def __radd__(self, other: Iterable[int]) -> list[int]:
+        return [*other, *self]
 
 
 @final

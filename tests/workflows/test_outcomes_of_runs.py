@@ -1,5 +1,6 @@
 """The outcome table: what is returned and what is raised when items succeed, fail or never finish."""
 
+import contextvars
 import gc
 import math
 import random
@@ -11,10 +12,13 @@ import trio
 from trio.testing import assert_checkpoints
 
 from trioflow import (
+    Indexes,
     ParallelConfig,
     ParallelError,
+    Progress,
     RecordingObserver,
     TaskError,
+    WorkQueue,
     open_parallel,
     process_parallel,
 )
@@ -671,3 +675,122 @@ async def test_room_that_a_burst_leaves_is_not_forgotten(monkeypatch, autojump_c
             with trio.move_on_after(0.5):
                 await anext(run)
             assert len(begun) == 17
+
+
+def workers_now():
+    """Return how many workers there are in the run of the caller."""
+    tasks = [trio.lowlevel.current_root_task()]
+    for task in tasks:
+        tasks += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    return sum(" worker " in task.name for task in tasks)
+
+
+async def test_there_are_no_more_workers_than_items_to_work_on(autojump_clock):
+    seen = []
+
+    async def look(item):
+        await trio.sleep(1)
+        seen.append(workers_now())
+        return item
+
+    config = ParallelConfig(max_workers=100_000, observer="noop")
+    assert (await process_parallel(range(10), look, config=config)).results == list(range(10))
+    assert max(seen) == 10
+
+    async def slowly():
+        for item in range(5):
+            yield item
+            await trio.sleep(3)
+
+    seen.clear()
+    assert (await process_parallel(slowly(), look, config=config)).results == list(range(5))
+    assert max(seen) == 1
+
+
+async def test_workers_start_in_the_context_of_the_run_whoever_makes_them_needed(autojump_clock):
+    name = contextvars.ContextVar("name", default="the run's")
+    queue = WorkQueue([0])
+    seen = []
+
+    async def put_more(item):
+        seen.append(name.get())
+        name.set("an item's")
+        if item == 0:
+            for more in (1, 2, 3):
+                queue.put(more)
+        await trio.sleep(1)
+
+    await process_parallel(queue, put_more, config=ParallelConfig(max_workers=8, observer="noop"))
+    assert seen == ["the run's"] * 4
+
+
+async def test_unfinished_items_of_a_large_input_take_no_memory():
+    async def fail(item):
+        raise ValueError("boom")
+
+    with pytest.raises(ParallelError) as caught:
+        await process_parallel(range(10**9), fail, config=FAIL_FAST)
+    unfinished = caught.value.result.unfinished
+    assert isinstance(unfinished, Indexes)
+    assert len(unfinished) == 10**9 - len(caught.value.errors) - len(caught.value.result.results)
+    assert unfinished[-1] == 10**9 - 1
+    with pytest.raises(ParallelError) as caught:
+        await process_parallel(range(100), fail, config=FAIL_FAST)
+    assert type(caught.value.result.unfinished) is list
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_items_that_never_began_in_time_are_handed_out_one_by_one_and_kept_nowhere(ordered, autojump_clock):
+    async def work(item):
+        await trio.sleep(4 if item < 8 else 9)
+        return item
+
+    config = ParallelConfig(max_workers=4, timeout=10, fail_fast=False, observer="noop")
+    async with open_parallel(range(100_000), work, config=config, ordered=ordered, keep_results=False) as run:
+        taken = [await anext(run) for _ in range(1_000)]
+        left = run.result()
+        assert len(left.errors) == 100_000 - 1_000
+        assert left.errors[0].index == 1_000
+        assert left.errors[-1].item == 99_999
+        assert left.status == "timeout"
+        assert len(run._pool.ledger.done.batch) < 100
+        taken += [outcome async for outcome in run]
+    indexes = [outcome.index for outcome in taken]
+    assert (indexes if ordered else sorted(indexes)) == list(range(100_000))
+    assert {outcome.index for outcome in taken if outcome.ok} == set(range(8))
+    assert {type(outcome.error) for outcome in taken if not outcome.ok} == {trio.TooSlowError}
+    assert run.progress.value == Progress(8, 100_000 - 8, 100_000)
+    assert run.result().errors == []
+
+
+async def test_the_account_of_items_that_never_began_is_whole_where_the_body_leaves(autojump_clock):
+    async def work(item):
+        await trio.sleep_forever()
+
+    observer = RecordingObserver()
+    config = ParallelConfig(max_workers=2, timeout=1, fail_fast=False)
+    async with open_parallel(range(1_000), work, config=config, keep_results=False, observer=observer) as run:
+        await anext(run)
+    assert len(run.result().errors) == 999
+    assert observer.events[-1].data["items_failed"] == 1_000
+    assert observer.events[-1].data["items_unfinished"] == 0
+
+
+async def test_the_result_at_each_outcome_is_that_of_the_moment(autojump_clock):
+    async def work(item):
+        await trio.sleep((7 * item) % 10)
+        if item % 5 == 0:
+            raise ValueError(item)
+        return item
+
+    config = ParallelConfig(max_workers=8, fail_fast=False, observer="noop")
+    taken, before = [], []
+    async with open_parallel(range(60), work, config=config) as run:
+        async for outcome in run:
+            taken.append(outcome)
+            now = run.result()
+            assert now.indices == now.results == sorted(now.indices)
+            assert [error.index for error in now.errors] == sorted(error.index for error in now.errors)
+            assert {outcome.index for outcome in taken} <= {*now.indices, *(error.index for error in now.errors)}
+            before.append((now, list(now.results), list(now.errors)))
+    assert all(now.results == results and now.errors == errors for now, results, errors in before)

@@ -186,15 +186,13 @@ def is_typed(kind: type) -> bool:
 
 _SMALL = frozenset({int, float, bool, type(None)})
 _TEXTS = frozenset({str, bytes, bytearray})
+_ATOMS = _SMALL | _TEXTS
 
 
 def is_large(value: Any) -> bool:
     """Whether encoding `value` takes so long that a thread should do it."""
-    kind = type(value)
-    if kind in _SMALL:
-        return False
-    if kind in _TEXTS:
-        return len(value) > _LARGE_VALUE
+    if type(value) in _ATOMS:
+        return type(value) in _TEXTS and len(value) > _LARGE_VALUE
     room = _LARGE_VALUE
     ahead: list[Any] = []
     parts = _exact.parts(value)

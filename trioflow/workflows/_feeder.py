@@ -9,6 +9,7 @@ The ledger decides how much may be pulled ahead.
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar, final
 
 import trio
@@ -37,14 +38,17 @@ class Feeder(Generic[T]):
         work: the items that were pulled and not taken.
         in_bodies: loops over a stream that have taken an outcome and not come back for another; they may put
             something into a queue.
+        idle: workers that have nothing in hand, those included that are about to start.
+        on_short: called with how many items more there are than idle workers.
     """
 
-    __slots__ = ("_enough", "_ledger", "_room", "in_bodies", "source", "work")
+    __slots__ = ("_enough", "_ledger", "_room", "idle", "in_bodies", "on_short", "source", "work")
 
     def __init__(self, source: Source[T], ledger: Ledger[T, Any], enough: int) -> None:
         self.source = source
         self.work: BatchChannel[tuple[int, T]] = BatchChannel()
-        self.in_bodies = 0
+        self.in_bodies = self.idle = 0
+        self.on_short: Callable[[int], object] = _nobody
         self._ledger = ledger
         self._enough = max(1, min(enough, BURST))
         self._room = trio.lowlevel.ParkingLot()
@@ -83,6 +87,8 @@ class Feeder(Generic[T]):
                 self.source.on_put = self._on_put
             while not self.work.closed:
                 self.refill(1)
+                if self._ledger.is_asked:
+                    self.end_if_over()  # where nothing was ever put there is no worker to do it
                 await self._wait_for_room()
         finally:
             self.work.close()
@@ -125,6 +131,7 @@ class Feeder(Generic[T]):
         Cancellation: nothing was taken.
         """
         work, batch = self.work, self.work.batch
+        self.idle += 1
         if batch or self.refill():
             await trio.lowlevel.checkpoint()
         while not batch and not work.closed:
@@ -136,6 +143,7 @@ class Feeder(Generic[T]):
                 self.refill()
         if not batch:
             return None
+        self.idle -= 1
         claimed = batch.popleft()
         if batch or self.refill():
             work.call()  # the next one: this one may be held up by what it takes
@@ -170,6 +178,9 @@ class Feeder(Generic[T]):
         # What comes in the very tick of a stop was pulled, and stays unfinished.
         if numbered and not self.work.closed:
             self.work.batch.extend(numbered)
+            short = len(self.work.batch) - self.idle
+            if short > 0:
+                self.on_short(short)
             self.work.call()
 
     # What the consumer and the pool do.
@@ -198,6 +209,7 @@ class Feeder(Generic[T]):
         Cancellation: shielded, for at most `CLOSE_DEADLINE` seconds.
         """
         self.work.dispose()
+        self.on_short = _nobody
         if not isinstance(self.source, AsyncSource):
             self.source.close()
         elif not self.source.closed:
@@ -226,3 +238,7 @@ class Feeder(Generic[T]):
             if self._ledger.idle and not source.waiting and not self.in_bodies:
                 source.finish()
                 self._end()
+
+
+def _nobody(short: int) -> None:
+    """Start no worker."""

@@ -12,12 +12,13 @@ needs a limit of its own, and a worker never waits for room to record a result.
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter, lt
 from typing import Any, Generic, Literal, TypeVar, cast, final
 
 import trio
 
 from trioflow._live import Live
-from trioflow.outcomes import ParallelResult, Progress, TaskError, TaskOutcome
+from trioflow.outcomes import Indexes, ParallelResult, Progress, TaskError, TaskOutcome
 from trioflow.workflows._channel import BatchChannel
 from trioflow.workflows._sources import note_pulled
 
@@ -27,8 +28,13 @@ R = TypeVar("R")
 MANY = 32
 """Recorded outcomes that the collector is called for though nobody waits for them."""
 
+MANY_UNFINISHED = 10_000
+"""Unfinished items up to which a result lists them."""
+
 Record = tuple[int, T, R | None, Exception | None, int, float]
 """The fields of a `TaskOutcome`, which costs half a microsecond: only who hands one to somebody makes it."""
+
+_index_of = attrgetter("index")
 
 Status = Literal["running", "complete", "failed", "timeout", "drained", "cancelled"]
 
@@ -62,6 +68,7 @@ class Ledger(Generic[T, R]):
         "_indices",
         "_keep",
         "_kept",
+        "_late",
         "_live",
         "_next_index",
         "_on_outcome",
@@ -69,6 +76,8 @@ class Ledger(Generic[T, R]):
         "_ordered",
         "_out_of_turn",
         "_released",
+        "_sorted",
+        "_sorted_failures",
         "_streamed",
         "_wake_at",
         "_window",
@@ -122,7 +131,9 @@ class Ledger(Generic[T, R]):
         self._indices: list[int] = []
         self._kept: list[R] = []
         self._failures: list[TaskError[T]] = []
+        self._sorted = self._sorted_failures = 0
         self._out_of_turn: dict[int, TaskOutcome[T, R]] = {}
+        self._late: _Late[T] = _Late(range(0), (), "")
         self._next_index = 0
         # Made for those who ask: a change costs time even when nobody waits for it.
         self._live: Live[Progress] | None = None
@@ -204,6 +215,9 @@ class Ledger(Generic[T, R]):
         else:
             freed = len(batch)
             self._enter_all()
+        if self._late.indexes and not self.done.batch:
+            self.done.batch.extend(TaskOutcome(*record) for record in self._late.records(MANY))
+            self._late.skip(MANY)
         if self.done.batch:
             self.done.call()
         if freed:
@@ -297,14 +311,20 @@ class Ledger(Generic[T, R]):
             awaited: whether an item was being waited for; it fails too where the input has no length.
         """
         self.take_in()
-        late: list[tuple[int, Any]] = list(self.unsettled.items())
-        never: list[tuple[int, Any]] = [(index, _item_at(items, index)) for index in self._never_pulled()]
-        if awaited and not never and not self.exhausted:
-            never = [(self.pulled, None)]
-        self.expired = len(never)
-        for index, item in late + never:
-            self.unsettled[index] = item
+        never: _Late[T] = _Late(self._never_pulled(), items, message)
+        if awaited and not never.indexes and not self.exhausted:
+            never = _Late(range(self.pulled, self.pulled + 1), (), message)
+        self.expired = len(never.indexes)
+        for index, item in self.unsettled.items():
             self.results.batch.append((index, item, None, trio.TooSlowError(message), 0, 0.0))
+        if self._streamed and not self._keep and self.failure_limit is None:
+            # Most of a large input may never have been pulled: the consumer is handed that bit by bit.
+            self.failed += self.expired
+            self._late = never
+        else:
+            records = never.records()
+            self.unsettled.update((record[0], record[1]) for record in records)
+            self.results.batch.extend(records)
         self.take_in()
 
     def end(self, status: Status) -> None:
@@ -339,9 +359,12 @@ class Ledger(Generic[T, R]):
     def result(self) -> ParallelResult[T, R]:
         """Return the account as it stands."""
         self.take_in()
+        self._sort()
         indices, results, failures = self._indices, self._kept, self._failures
         if not self._keep:
-            untaken = [*self.done.batch, *self._out_of_turn.values()]
+            late = [TaskOutcome(*record) for record in self._late.records()]
+            untaken = [*self.done.batch, *self._out_of_turn.values(), *late]
+            untaken.sort(key=_index_of)
             indices = [outcome.index for outcome in untaken if outcome.ok]
             results = [cast("R", outcome.result) for outcome in untaken if outcome.ok]
             failures = failures + [
@@ -349,15 +372,24 @@ class Ledger(Generic[T, R]):
                 for outcome in untaken
                 if outcome.error is not None
             ]
-        order = sorted(range(len(indices)), key=indices.__getitem__)
+            failures.sort(key=_index_of)
+        in_hand, never = sorted(self.unsettled), self._never_pulled()
+        few = len(in_hand) + len(never) <= MANY_UNFINISHED
+        unfinished = [*in_hand, *never] if few else Indexes(in_hand, never)
         return ParallelResult(
-            [results[place] for place in order],
-            [indices[place] for place in order],
-            sorted(failures, key=lambda failure: failure.index),
-            [*sorted(self.unsettled), *self._never_pulled()],
-            self.size,
-            self.status,
+            list(results), list(indices), list(failures), unfinished, self.size, self.status
         )
+
+    def _sort(self) -> None:
+        """Put what is kept in item order; what was in order before is not looked at again."""
+        indices, kept, failures = self._indices, self._kept, self._failures
+        if not _ascend(indices[max(0, self._sorted - 1) :]):
+            order = sorted(range(len(indices)), key=indices.__getitem__)
+            indices[:] = [indices[place] for place in order]
+            kept[:] = [kept[place] for place in order]
+        if not _ascend([failure.index for failure in failures[max(0, self._sorted_failures - 1) :]]):
+            failures.sort(key=_index_of)
+        self._sorted, self._sorted_failures = len(indices), len(failures)
 
     def watch(self) -> Live[Progress]:
         """Return the live count of outcomes."""
@@ -373,6 +405,39 @@ class Ledger(Generic[T, R]):
 
     def _never_pulled(self) -> range:
         return range(self.pulled + self.expired, self.size)
+
+
+def _ascend(indices: list[int]) -> bool:
+    return all(map(lt, indices, indices[1:]))
+
+
+@final
+class _Late(Generic[T]):
+    """Items that had not been pulled when the time of the run was up.
+
+    Args:
+        indexes: which.
+        items: the input.
+        message: what their errors say.
+    """
+
+    __slots__ = ("_items", "_message", "indexes")
+
+    def __init__(self, indexes: range, items: object, message: str) -> None:
+        self.indexes = indexes
+        self._items = items
+        self._message = message
+
+    def records(self, most: int | None = None) -> list[Record[Any, Any]]:
+        """Return the outcomes of the first of them, up to `most`."""
+        return [
+            (index, _item_at(self._items, index), None, trio.TooSlowError(self._message), 0, 0.0)
+            for index in self.indexes[:most]
+        ]
+
+    def skip(self, count: int) -> None:
+        """Leave the first `count` of them out from now on."""
+        self.indexes = self.indexes[count:]
 
 
 def _item_at(items: object, index: int) -> Any:

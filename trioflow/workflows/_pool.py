@@ -14,6 +14,8 @@ task is left. `docs/design/engine.md` has the reasons and the figures.
 import math
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, Generic, TypeVar, final
 
 import msgspec
@@ -150,6 +152,8 @@ class Pool(Generic[T, R]):
         self._clock: Callable[[], float]
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery
+        self._context: Context
+        self._workers = 0
         self._token: trio.lowlevel.TrioToken | None = None
         self._cut: Status = "complete"
         self._stopping = self._cancelled = self._ending = self._awaited = False
@@ -246,9 +250,10 @@ class Pool(Generic[T, R]):
                     if self._journal is not None:
                         outer.start_soon(self._write_journal, self._journal, name=f"{self.task_name} journal")
                     async with trio.open_nursery() as self._nursery:
+                        # What starts a worker may be a task of the user's, whose context is its own.
+                        self._context = copy_context()
+                        self.feeder.on_short = self._start_workers
                         self._nursery.start_soon(self._feed, name=f"{self.task_name} feeder")
-                        for number in range(self._setup.worker_count):
-                            self._start_worker(number)
                 finally:
                     self._ending = True
                     self.ledger.results.close()
@@ -266,14 +271,24 @@ class Pool(Generic[T, R]):
             if not self._on_crash(None, error):
                 raise
 
+    def _start_workers(self, short: int) -> None:
+        """Start as many workers as are short, where there may be more."""
+        first = self._workers
+        self._workers = min(first + short, self._setup.worker_count)
+        for number in range(first, self._workers):
+            self._start_worker(number)
+
     def _start_worker(self, number: int) -> None:
         worker: Worker[T] = Worker(number, self._emitter)
-        self._nursery.start_soon(self._work, worker, name=f"{self.task_name} worker {number}")
+        self.feeder.idle += 1
+        name = f"{self.task_name} worker {number}"
+        self._context.run(partial(self._nursery.start_soon, self._work, worker, name=name))
 
     @trio.lowlevel.enable_ki_protection
     async def _work(self, worker: Worker[T]) -> None:
         attempt, batch, claimed, result, turn = self._equipped(worker), self.feeder.work.batch, None, None, 0
         working.set(worker)
+        self.feeder.idle -= 1  # `wait` counts it
         try:
             while True:
                 has_work = turn and (batch or self.feeder.refill())
