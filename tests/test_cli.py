@@ -3,6 +3,7 @@
 import builtins
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -159,7 +160,10 @@ def test_what_cannot_be_done_is_said_in_a_line(url, capsys, arguments, message):
 def test_what_makes_no_sense_is_refused_with_two(url, capsys, arguments, message):
     assert main(["runs", *arguments, "--store", url]) == 2
     captured = capsys.readouterr()
-    assert message in captured.err + captured.out
+    assert message in captured.err
+    assert captured.err.startswith("trioflow: ")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
 
 
 @pytest.mark.parametrize(("store", "status"), [("memory", 2), ("sqlite:///nowhere.db", 1), ("ftp://x/y", 2)])
@@ -171,9 +175,28 @@ def test_a_store_that_is_not_there_is_refused_and_not_made(capsys, store, status
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_command_that_makes_no_sense_has_another_status(url, capsys):
-    assert main(["runs", "bogus", "--store", url]) == 2
-    capsys.readouterr()
+@pytest.mark.parametrize("arguments", [["runs", "bogus"], ["nope\n\x1b[31m"], ["trace", "summary", "a", "--nope"], ["runs", "list"]])
+def test_a_command_that_makes_no_sense_has_another_status_and_one_line(capsys, arguments):
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("trioflow: ")
+    assert captured.err[:-1].isprintable()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash is installed")
+def test_a_shell_completes_it(capsys):
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    ask = "COMP_WORDS=(trioflow whatif --rec); COMP_CWORD=2; _trioflow; printf '%s\\n' \"${COMPREPLY[@]}\""
+    done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.split() == ["--recommend"]
+
+
+@pytest.mark.parametrize("shell", ["fish", "zsh"])
+def test_there_is_completion_for_other_shells(capsys, shell):
+    assert main(["completion", shell]) == 0
+    assert "whatif" in capsys.readouterr().out
 
 
 def test_it_runs_as_a_module(url):
@@ -560,7 +583,7 @@ def test_a_trace_is_summed_up_for_people(trace, capsys):
 def test_a_trace_cut_off_anywhere_is_summed_up(trace, tmp_path, capsys):
     data = trace.read_bytes()
     cut = tmp_path / "cut.json"
-    first = data.index(b"parallel.start") + 200
+    first = data.index(b'"ph":"B"') + 200
     for end in (first, len(data) // 2, len(data) // 2 + 1, len(data) - 2, len(data) - 3, len(data) - 4):
         cut.write_bytes(data[:end])
         found = summary(cut, capsys)

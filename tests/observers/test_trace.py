@@ -80,10 +80,10 @@ async def test_the_file_is_valid_after_every_run_and_has_a_lane_for_each_worker(
         assert len(slices(entries, "B")) == len(slices(entries, "E")) == number
     trace.close()
     assert json.loads(path.read_bytes()) == entries
-    names = [(entry["name"], entry["args"]["name"]) for entry in slices(entries, "M") if entry["pid"] == 1]
+    names = [(entry["name"], entry["args"].get("name")) for entry in slices(entries, "M") if entry["pid"] == 1]
     assert ("process_name", "parallel r1") in names
     assert {name for kind, name in names if kind == "thread_name"} == {"run", "worker 0", "worker 1", "worker 2"}
-    assert {entry["tid"] for entry in slices(entries)} == {1, 2, 3}
+    assert len({entry["tid"] for entry in slices(entries)}) == 3 * 3
     (failed,) = [entry for entry in slices(entries) if entry["pid"] == 1 and "error_type" in entry["args"]]
     assert failed["name"] == "item 5"
     assert failed["args"]["error_message"] == "a\\nb \\ud800"
@@ -171,6 +171,80 @@ async def test_a_run_inside_a_run_names_it(path):
     begin, end = [entry for entry in json.loads(path.read_bytes()) if entry["ph"] in "BE"]
     assert begin["args"] == {"timestamp": 1.0, "item_count": 3, "parent": "outer"}
     assert end["args"] == {"status": "ok"}
+
+
+async def test_no_two_lanes_have_one_number_and_that_of_a_run_has_the_number_of_its_process(path):
+    with TraceObserver(path) as trace:
+        for number in range(3):
+            await process_parallel(range(20), work, config=THREE, observer=trace, run_id=f"r{number}")
+    entries = json.loads(path.read_bytes())
+    lanes = {(entry["pid"], entry["tid"]) for entry in entries}
+    assert len({tid for _, tid in lanes}) == len(lanes) == 3 * 4
+    assert {(entry["pid"], entry["tid"]) for entry in slices(entries, "B")} == {(pid, pid) for pid, _ in lanes}
+
+
+async def test_runs_in_runs_are_slices_in_the_lane_that_started_them_with_an_arrow(path):
+    trace = TraceObserver(path)
+
+    async def outer(item):
+        for part in "ab":
+            await process_parallel([1, 2], work, observer=trace, run_id=f"{item}{part}")
+
+    async def step(item, state):
+        await process_parallel([1], outer, observer=trace, run_id="middle")
+        return state
+
+    await process_chain(["x"], 0, step, observer=trace, run_id="chain")
+    await process_parallel(["p", "q"], outer, config=THREE, observer=trace, run_id="wide")
+    trace.close()
+    entries = json.loads(path.read_bytes())
+    inside = {entry["args"]["run"]: entry for entry in slices(entries) if entry.get("cat") == "run"}
+    assert inside.keys() == {"middle", "1a", "1b", "pa", "pb", "qa", "qb"}
+    processes = {entry["args"]["name"]: entry["pid"] for entry in slices(entries, "M") if entry["name"] == "process_name"}
+    assert (inside["middle"]["pid"], inside["middle"]["tid"]) == (processes["chain chain"],) * 2
+    wide = [inside[name] for name in ("pa", "pb", "qa", "qb")]
+    assert {entry["pid"] for entry in wide} == {processes["parallel wide"]}
+    assert len({entry["tid"] for entry in wide}) == 2
+    arrows = [entry for entry in entries if entry.get("cat") == "run" and entry["ph"] in "sf"]
+    assert len(arrows) == 2 * 7
+    begins, ends = ({entry["id"]: entry for entry in slices(arrows, phase)} for phase in "sf")
+    assert begins.keys() == ends.keys()
+    assert all(begins[number]["ts"] == ends[number]["ts"] for number in begins)
+    check_nesting(entries)
+
+
+async def test_runs_side_by_side_in_one_call_do_not_overlap_in_its_lane(path):
+    trace = TraceObserver(path)
+
+    async def outer(item):
+        async with trio.open_nursery() as nursery:
+            for part in range(3):
+                nursery.start_soon(lambda part=part: process_parallel([1], work, observer=trace, run_id=f"{item}-{part}"))
+
+    await process_parallel(range(3), outer, config=THREE, observer=trace)
+    trace.close()
+    entries = json.loads(path.read_bytes())
+    assert len([entry for entry in slices(entries) if entry.get("cat") == "run"]) >= 3
+    assert len([entry for entry in slices(entries, "s") if entry["cat"] == "run"]) == 9
+    check_nesting(entries)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc")
+def test_a_million_items_take_no_more_memory_than_a_few():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    trace = TraceObserver(os.devnull)
+    items = [(index % 16, index, 100.0 + index / 1e4, 1e-4) for index in range(1000)]
+    for number in range(1000):
+        if number == 10:
+            before = resident()
+        event = Event(EventType.WORKER_COMPLETE, 100.0 + number, "parallel", "run", {"items": items})
+        trace.on_items(event)
+    assert resident() - before < 8 << 20
+    assert trace._file._end > 80_000_000
+    trace.close()
 
 
 CHILD = """

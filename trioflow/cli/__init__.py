@@ -77,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     app.command(completion)
     try:
-        status = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        tokens = sys.argv[1:] if arguments is None else arguments
+        status = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as error:
         _complain(" ".join(escape(str(error)).replace("\\n", " ").split()))
         return 2

@@ -11,7 +11,7 @@ import msgspec
 
 from trioflow._text import list_known, quote
 from trioflow.cli._printing import CommandError
-from trioflow.cli._tracefile import ATTEMPT, RUN_LANE, Entry, read_trace
+from trioflow.cli._tracefile import ATTEMPT, Entry, read_trace
 
 _KIND = "parallel "
 
@@ -77,7 +77,7 @@ class RecordedRun:
         self._ended = max(self._ended, (entry.ts + entry.dur) / 1e6)
         if entry.ph == "B":
             self.worker_count = max(self.worker_count, int(entry.number("worker_count", 0)))
-        elif entry.ph == "X" and entry.tid != RUN_LANE:
+        elif entry.ph == "X" and entry.in_lane:
             if entry.cat == ATTEMPT:
                 self._attempts.setdefault(entry.tid, []).append(_attempt(entry, entry.dur / 1e6))
             elif entry.is_call:

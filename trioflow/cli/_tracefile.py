@@ -12,8 +12,6 @@ import msgspec
 from trioflow._text import describe_error, one_line, quote
 from trioflow.cli._printing import CommandError
 
-RUN_LANE = 0
-"""The lane of what no worker does."""
 ATTEMPT = "attempt"
 """The category of slices that are a part of a call."""
 INSIDE = "run"
@@ -33,6 +31,11 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     name: str = ""
     cat: str = ""
     args: dict[str, Any] = {}
+
+    @property
+    def in_lane(self) -> bool:
+        """Whether it is in the lane of a worker."""
+        return self.tid != self.pid
 
     @property
     def is_call(self) -> bool:

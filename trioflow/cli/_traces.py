@@ -14,7 +14,7 @@ import msgspec
 
 from trioflow._text import one_line
 from trioflow.cli._printing import print_json, print_table, say, show_time
-from trioflow.cli._tracefile import RUN_LANE, Entry, read_trace
+from trioflow.cli._tracefile import Entry, read_trace
 
 _SLOWEST = 10
 _RUNS_SHOWN = 50
@@ -176,11 +176,11 @@ class _Trace:
         name = entry.word("name")
         if entry.name == "process_name":
             process.name = name
-        else:
+        elif entry.name == "thread_name":
             process.lanes[entry.tid] = name
 
     def _slice(self, process: _Process, entry: Entry) -> None:
-        in_lane = entry.tid != RUN_LANE
+        in_lane = entry.in_lane
         name = process.lanes.get(entry.tid, f"lane {entry.tid}") if in_lane else entry.name
         self._count(process, entry, name, entry.dur / 1e6, in_lane=in_lane)
 

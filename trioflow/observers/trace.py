@@ -11,8 +11,9 @@ crash. What is not written yet is bounded, by its number and by its age.
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import count
 from types import TracebackType
 from typing import Any, Self, final
 
@@ -31,9 +32,8 @@ _CALL_ENDS = frozenset({EventType.WORKER_COMPLETE, EventType.STEP_COMPLETE, Even
 _OVERLAPPING = frozenset({"hub", "conditional"})
 _HOSTS = ("parallel", "chain", "graph")
 
-_RUN_LANE = 0
-_OWN_LANES = 1
-"""The lane of worker 0."""
+_RUN_LANE = -1
+"""Where others have the number of a worker: the lane of what no worker does."""
 _CLOCKS_DIFFER = 0.001
 """Seconds by which the wall's clock may be away from Trio's for a duration to be told by its slice."""
 
@@ -66,7 +66,7 @@ class TraceObserver:
         self._file = GrowingArray(self._path)
         self._runs: dict[tuple[str, str], _Run] = {}
         self._began = 0.0
-        self._processes = 0
+        self._numbers = count(1)
         self._flows = 0
         self._takers: dict[EventType, Callable[[_Run, Event], None]] = {
             **dict.fromkeys(_RUN_STARTS, self._begin_run),
@@ -128,21 +128,21 @@ class TraceObserver:
     # Runs.
 
     def _run_of(self, event: Event) -> "_Run":
-        if not self._processes:
-            self._began = event.timestamp
         key = _process_key(event)
         run = self._runs.get(key)
         if run is None:
-            self._processes += 1
             name = " ".join(one_line(word) for word in key if word)
-            run = self._runs[key] = _Run(self._processes, self._file, name)
+            run = self._runs[key] = _Run(self._numbers, self._file, name)
+            if run.process == 1:
+                self._began = event.timestamp
         return run
 
     def _begin_run(self, run: "_Run", event: Event) -> None:
         run.depth += 1
         around = {} if event.parent is None else {"parent": one_line(event.parent)}
         arguments = {"timestamp": event.timestamp, **_arguments(event), **around}
-        self._write(event, run, "B", name=_name(event), args=arguments)
+        name = _name(event) if event.source == "graph" else run.name
+        self._write(event, run, "B", name=name, args=arguments)
         if event.parent is not None:
             self._enter_host(run, event)
 
@@ -202,7 +202,7 @@ class TraceObserver:
         texts: list[str] = []
         lanes, origin, most = run.lanes, self._began, _CLOCKS_DIFFER
         for worker, index, ended, duration in items:
-            lane = lanes.get(worker + _OWN_LANES) or run.lane(worker, ended)
+            lane = lanes.get(worker) or run.lane(worker, ended)
             started = ended - duration
             if started < lane.free_at or lane.first_inside < math.inf:
                 started = min(max(lane.free_at, started), lane.first_inside)
@@ -271,20 +271,25 @@ class TraceObserver:
         return max(0, round((timestamp - self._began) * 1e9))
 
     def _write(
-        self, event: Event, run: "_Run", phase: str, *, tid: int = _RUN_LANE, ts: float | None = None, **more: Any
+        self, event: Event, run: "_Run", phase: str, *, tid: int | None = None, ts: float | None = None, **more: Any
     ) -> None:
         at = self._at(event.timestamp if ts is None else ts) / 1000
-        self._file.add({"ph": phase, "pid": run.process, "tid": tid, "ts": at, **more})
+        lane = run.process if tid is None else tid
+        self._file.add({"ph": phase, "pid": run.process, "tid": lane, "ts": at, **more})
 
 
 @final
 class _Run:
-    """One process in the picture."""
+    """One process in the picture.
 
-    __slots__ = ("_file", "began", "depth", "inside", "lanes", "name", "process")
+    Perfetto wants the number of a lane to be that of no other in the file, and takes the one that has the number of
+    its process for the main one: here that of the run.
+    """
 
-    def __init__(self, process: int, file: GrowingArray, name: str) -> None:
-        self.process = process
+    __slots__ = ("_file", "_numbers", "began", "depth", "inside", "lanes", "name", "process")
+
+    def __init__(self, numbers: Iterator[int], file: GrowingArray, name: str) -> None:
+        self.process = next(numbers)
         self.name = name
         self.depth = 0
         self.lanes: dict[int, _Lane] = {}
@@ -292,22 +297,26 @@ class _Run:
         """The lane of another run that it is a slice of, from `began` on."""
         self.began = 0.0
         self._file = file
-        self.label("process_name", _RUN_LANE, name)
-        self.label("thread_name", _RUN_LANE, "run")
+        self._numbers = numbers
+        self.label("process_name", self.process, name=name)
+        self.label("process_sort_index", self.process, sort_index=self.process)
+        self.label("thread_name", self.process, name="run")
 
     def lane(self, worker: int | None, now: float) -> "_Lane":
         """Return the lane of a worker, or, for None, that of the run."""
-        number = _RUN_LANE if worker is None else worker + _OWN_LANES
-        lane = self.lanes.get(number)
+        key = _RUN_LANE if worker is None else worker
+        lane = self.lanes.get(key)
         if lane is None:
-            lane = self.lanes[number] = _Lane(self.process, number, now)
+            number = self.process if worker is None else next(self._numbers)
+            lane = self.lanes[key] = _Lane(self.process, number, now)
             if worker is not None:
-                self.label("thread_name", number, f"worker {worker}")
+                self.label("thread_name", number, name=f"worker {worker}")
+                self.label("thread_sort_index", number, sort_index=worker + 1)
         return lane
 
-    def label(self, kind: str, lane: int, name: str) -> None:
-        """Name the process or one of its lanes."""
-        self._file.add({"ph": "M", "pid": self.process, "tid": lane, "name": kind, "args": {"name": name}})
+    def label(self, kind: str, lane: int, **what: str | int) -> None:
+        """Name the process or one of its lanes, or say where it stands."""
+        self._file.add({"ph": "M", "pid": self.process, "tid": lane, "name": kind, "args": what})
 
 
 @final
