@@ -128,6 +128,42 @@ def test_retries_and_what_is_waited_for_are_shown(plain):
     assert "waits" not in plain.lines[-1]
 
 
+async def test_what_waits_for_the_rate_is_shown(plain, autojump_clock):
+    config = ParallelConfig(max_workers=4, max_per_second=0.1)
+    shown = []
+
+    async def look(item):
+        if item == 0:
+            await trio.sleep(1)
+            plain.observer.refresh()
+            shown.extend(plain.lines)
+
+    await process_parallel(range(4), look, config=config, observer=plain.observer, run_id="slow")
+    # Three wait behind the first, ten seconds each; the wall's clock stands still.
+    assert shown[-1].endswith("waits 30 s for the rate")
+
+
+async def test_a_wait_that_is_short_is_not_told(autojump_clock):
+    announced = []
+
+    class Asking:
+        def on_event(self, event):
+            pass
+
+        def on_begin(self, event):
+            announced.append(event.data)
+
+    async def work(item):
+        pass
+
+    await process_parallel(range(4), work, config=ParallelConfig(max_workers=1, max_per_second=4), observer=Asking())
+    assert announced == []
+    await process_parallel(range(2), work, config=ParallelConfig(max_workers=2, max_per_second=1), observer=Asking())
+    (wait,) = announced
+    assert (wait["name"], wait["data"]["item_index"]) == ("rate.wait", 1)
+    assert 0.5 <= wait["data"]["delay"] <= 1
+
+
 def test_how_a_run_ended_is_in_its_last_line(plain):
     plain.start()
     plain.item(0.1, 0, FAILED)

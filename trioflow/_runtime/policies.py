@@ -14,6 +14,10 @@ R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
 
+LONG_WAIT = 0.5
+"""Seconds of a wait for a rate that are worth telling."""
+
+
 def with_policies(
     fn: Callable[[*Ts], Awaitable[R]],
     counter: Counter,
@@ -23,6 +27,7 @@ def with_policies(
     on_retry: OnRetry,
     limiter: RateLimiter | None = None,
     on_admitted: Callable[[], object] | None = None,
+    on_wait: Callable[[float], object] | None = None,
     prepare: Callable[[Any], Awaitable[Any]] | None = None,
 ) -> Callable[[*Ts], Awaitable[R]]:
     """Return the user's `fn` with the policies that a config names.
@@ -37,6 +42,8 @@ def with_policies(
         on_retry: called before each retry.
         limiter: what each attempt pays to; None is nobody.
         on_admitted: called when an attempt has waited for the limiter; None is nobody.
+        on_wait: called with the seconds that an attempt will wait for the limiter, where those are
+            `LONG_WAIT` or more; None is nobody.
         prepare: what each attempt makes of the argument first; None leaves it as it is.
     """
     call: Callable[[*Ts], Awaitable[R]]
@@ -50,6 +57,7 @@ def with_policies(
         call = with_timeout(call, task_timeout)
     if limiter is not None:
         call = with_rate_limit(call if on_admitted is None else _admitted(call, on_admitted), limiter)
+        call = call if on_wait is None else _announced(call, limiter, on_wait)
     return call if retry is None else _retried(call, RetryPlan(retry), on_retry)
 
 
@@ -63,6 +71,18 @@ def _admitted(
         return await call(*args)
 
     return admitted
+
+
+def _announced(
+    call: Callable[[*Ts], Awaitable[R]], limiter: RateLimiter, on_wait: Callable[[float], object]
+) -> Callable[[*Ts], Awaitable[R]]:
+    async def announced(*args: *Ts) -> R:
+        wait = limiter.expected_wait
+        if wait >= LONG_WAIT:
+            on_wait(wait)
+        return await call(*args)
+
+    return announced
 
 
 def _retried(

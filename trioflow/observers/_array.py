@@ -64,7 +64,7 @@ class GrowingArray:
         """Write what is there, unless that has failed before, and let go of the file."""
         try:
             if not self.broken:
-                self._write(b"\n]\n")
+                self._write(b"\n]\n" if self._end or self._unwritten else b"]\n")
         finally:
             if self._file is not None:
                 self._file.close()

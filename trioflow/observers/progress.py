@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, final
 from trioflow._text import clip, one_line
 from trioflow.config.checks import check_seconds
 from trioflow.errors import ConfigError
-from trioflow.events import Event, EventType
+from trioflow.events import RATE_WAIT, Event, EventType
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,6 +107,13 @@ class ProgressObserver:
     def runs(self) -> int:
         """How many runs are under way."""
         return sum(map(len, self._open.values()))
+
+    def on_begin(self, event: Event) -> None:
+        """Take note of what is about to wait for the rate of its run."""
+        if event.type is EventType.CUSTOM and event.data["name"] == RATE_WAIT:
+            same = self._open.get((event.source, event.run_id))
+            if not self._closed and same:
+                same[-1].waits_for_rate(event.timestamp, event.data["data"]["delay"])
 
     def on_items(self, event: Event) -> None:
         """Count items that succeeded, and draw if it is time."""
@@ -239,7 +246,7 @@ class _Run:
         "_before",
         "_seconds",
         "_wait",
-        "_waits_for",
+        "_why",
         "depth",
         "done",
         "failed",
@@ -263,7 +270,7 @@ class _Run:
         self.started = event.timestamp
         self.done = self._before = data.get("iterations", 0)
         self.failed = self.retries = 0
-        self.node = self.status = self._waits_for = ""
+        self.node = self.status = self._why = ""
         self._wait = self._seconds = 0.0
 
     def item_ended(self, event: Event) -> None:
@@ -288,9 +295,15 @@ class _Run:
 
     def retried(self, event: Event) -> None:
         self.retries += 1
-        until = event.timestamp + event.data["delay"]
+        why = clip(one_line(str(event.data["error_type"])), _NAME)
+        self._wait_until(event.timestamp + event.data["delay"], f"after {why}")
+
+    def waits_for_rate(self, now: float, seconds: float) -> None:
+        self._wait_until(now + seconds, "for the rate")
+
+    def _wait_until(self, until: float, why: str) -> None:
         if until > self._wait:
-            self._wait, self._waits_for = until, clip(one_line(str(event.data["error_type"])), _NAME)
+            self._wait, self._why = until, why
 
     def loaded(self, event: Event) -> None:
         self._before = event.data.get("items", 0)
@@ -318,7 +331,7 @@ class _Run:
             yield f"in {self.node}" if self.node else self._pace(now)
         yield f"{self.retries} {'retry' if self.retries == 1 else 'retries'}" if self.retries else ""
         wait = 0.0 if self.status else self._wait - now
-        yield f"waits {wait:.0f} s after {self._waits_for}" if wait >= _SHORTEST_WAIT else ""
+        yield f"waits {wait:.0f} s {self._why}" if wait >= _SHORTEST_WAIT else ""
 
     def _pace(self, now: float) -> str:
         made, elapsed = self.done - self._before, now - self.started

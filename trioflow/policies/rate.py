@@ -68,6 +68,16 @@ class RateLimiter:
         waiting = self._queue.statistics().tasks_waiting + self._queue.locked()
         return f"<RateLimiter {rate:g}/s, burst {self._burst:g}, {waiting} waiting>"
 
+    @property
+    def expected_wait(self) -> float:
+        """How many seconds a caller who asks for one unit now would wait, if those before it ask for one each."""
+        if trio.lowlevel.current_trio_token() is not self._token:
+            return 0.0
+        waiting = self._queue.statistics().tasks_waiting + self._queue.locked()
+        now = trio.current_time()
+        filled_at = self._emptied_at(now) + (waiting + min(1, self._burst)) * self._seconds_per_unit
+        return max(0.0, max(filled_at, self._paused_until) - now)
+
     async def acquire(self, cost: float = 1) -> None:
         """Wait until `cost` units may start, and take them.
 

@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar, final
 import trio
 
 from trioflow._runtime.emitter import Emitter, error_fields, status_of
-from trioflow.events import EventType
+from trioflow.events import RATE_WAIT, EventType
 from trioflow.outcomes import TaskOutcome
 from trioflow.workflows._channel import BatchChannel
 from trioflow.workflows._ledger import Ledger
@@ -23,18 +23,20 @@ class ParallelEvents(Generic[T, R]):
     Attributes:
         active: whether there is an observer; without one, nothing else here need be called.
         batches: whether an observer takes items that succeed many at a time.
+        announces: whether an observer wants to know what begins without an event.
         has_singles: whether an observer takes them one by one.
         passed: where items that succeeded at once wait to be handed over, if there is such an observer: worker,
             index, when it ended, and duration.
     """
 
-    __slots__ = ("_emitter", "_total", "active", "batches", "has_singles", "passed")
+    __slots__ = ("_emitter", "_total", "active", "announces", "batches", "has_singles", "passed")
 
     def __init__(self, emitter: Emitter, total: int | None) -> None:
         self._emitter = emitter
         self._total = total
         self.active = emitter.active
         self.batches = emitter.batches
+        self.announces = emitter.announces
         self.has_singles = bool(emitter.singles)
         self.passed: BatchChannel[tuple[int, int, float, float]] | None = None
         if emitter.batches:
@@ -68,6 +70,11 @@ class ParallelEvents(Generic[T, R]):
             items = list(self.passed.batch)
             self.passed.batch.clear()
             self._emitter.hand_over(items, self._total)
+
+    def item_waits(self, worker: int, index: int, seconds: float) -> None:
+        """Announce that an item will wait so long for the rate."""
+        data = {**self._place(worker, index), "delay": seconds}
+        self._emitter.announce(EventType.CUSTOM, {"name": RATE_WAIT, "data": data})
 
     def item_turned_out(self, worker: int, index: int, ago: float) -> None:
         """Emit `worker.start` for those who take many items at a time, of one that is not like most."""

@@ -373,6 +373,9 @@ class Pool(Generic[T, R]):
             place = worker.number, worker.index, worker.item
             events.item_retried(*place, attempt=attempt, delay=delay, error=error)
 
+        def on_wait(seconds: float) -> None:
+            events.item_waits(worker.number, worker.index, seconds)
+
         attempt = with_policies(
             self._setup.processor,
             worker,
@@ -381,6 +384,7 @@ class Pool(Generic[T, R]):
             on_retry=on_retry,
             limiter=self._limiter,
             on_admitted=worker.restart_clock,
+            on_wait=on_wait if events.announces else None,
         )
         if self._journal is None:
             return attempt
