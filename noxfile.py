@@ -66,7 +66,8 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure the engine against its peers, as ratios in one run."""
-    install(session, "bench")
-    for question in ("engine", "policies", "graph", "state", "durable", "hub"):
+    install(session, "bench", "tests")
+    for question in ("engine", "policies", "graph", "state", "durable", "hub", "observers"):
         session.run("python", f"benchmarks/bench_{question}.py", *session.posargs)
     session.run("python", "benchmarks/bench_import.py")
+    session.run("python", "benchmarks/check_whatif.py", "--check")

@@ -61,28 +61,28 @@ def seconds(make: Make, items: int) -> float:
 
 
 def progress_at_a_terminal() -> Observer:
-    from rich.console import Console
+    from rich.console import Console  # noqa: PLC0415 - the extra
 
     return ProgressObserver(Console(file=io.StringIO(), force_terminal=True, width=100))
 
 
 def progress_without() -> Observer:
-    from rich.console import Console
+    from rich.console import Console  # noqa: PLC0415 - the extra
 
     return ProgressObserver(Console(file=io.StringIO()))
 
 
 def otel_without_sdk() -> Observer:
-    from opentelemetry.metrics import NoOpMeterProvider
-    from opentelemetry.trace import NoOpTracerProvider
+    from opentelemetry.metrics import NoOpMeterProvider  # noqa: PLC0415 - the extra
+    from opentelemetry.trace import NoOpTracerProvider  # noqa: PLC0415 - the extra
 
     return OtelObserver(NoOpTracerProvider(), NoOpMeterProvider())
 
 
 def otel_not_sampled() -> Observer:
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+    from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415 - the extra
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - the extra
+    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF  # noqa: PLC0415 - the extra
 
     return OtelObserver(TracerProvider(sampler=ALWAYS_OFF), MeterProvider())
 
@@ -108,7 +108,7 @@ def observers() -> dict[str, tuple[Make | None, Limit | None]]:
 
 def log_as_users_do() -> None:
     """Give loguru one sink at its default level, which costs what a sink costs and writes nowhere."""
-    from loguru import logger
+    from loguru import logger  # noqa: PLC0415 - as users have it: after ours
 
     logger.remove()
     logger.add(lambda _: None, level="DEBUG")

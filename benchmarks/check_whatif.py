@@ -13,7 +13,6 @@ import random
 import sys
 import tempfile
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import trio
@@ -37,7 +36,7 @@ SETTINGS = [
 ]
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The service says when to come back."""
 
     def __init__(self, retry_after: float) -> None:
@@ -58,7 +57,7 @@ class Call:
         self.made += 1
         await trio.sleep(self.durations[attempt])
         if attempt < self.failures:
-            raise Refused(0.03)
+            raise RefusedError(0.03)
 
 
 def calls(items: int) -> list[Call]:
@@ -79,7 +78,7 @@ def run(items: int, setting: Setting, observer: object) -> tuple[float, int]:
     if initial is None:
         initial, delay = 0.1, lambda error: error.retry_after
     policy = RetryConfig(max_attempts=retry.attempts, initial_delay=initial, jitter=False)
-    processor = with_retry(Call.make, policy, on=Refused, delay=delay)
+    processor = with_retry(Call.make, policy, on=RefusedError, delay=delay)
     config = ParallelConfig(max_workers=setting.workers, max_per_second=setting.rate, fail_fast=False)
 
     async def main() -> tuple[float, int]:
@@ -135,7 +134,8 @@ def main() -> int:
         arguments.json.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=2) + "\n")
     wrong = [row for row in rows if abs(row["off"]) > MOST_OFF or len(set(row["failed"])) > 1]
     worst = max(abs(row["off"]) for row in rows)
-    print(f"\n{len(wrong)} of {len(rows)} predictions are off by more than {MOST_OFF} %; the worst by {worst:.1f} %")
+    off = f"{len(wrong)} of {len(rows)} predictions are off by more than {MOST_OFF} %"
+    print(f"\n{off}; the worst by {worst:.1f} %")
     return 1 if arguments.check and wrong else 0
 
 

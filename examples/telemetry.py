@@ -2,9 +2,9 @@
 
     python examples/telemetry.py
 
-A fan-out asks an agent of a hub about each of its items, and what the agent's handler opens is a span of its own. The
-spans and metrics go out as OTLP over HTTP, as they would to Jaeger, Tempo or any other collector; the one here is a
-Trio server of a few lines, and prints what arrives as a tree. Needs the groups `tests` and `demo`.
+A fan-out asks an agent of a hub about each of its items, and what the agent's handler opens is a span of its own.
+The spans and metrics go out as OTLP over HTTP, as they would to Jaeger, Tempo or any other collector; the one here
+is a Trio server of a few lines, and prints what arrives as a tree. Needs the groups `tests` and `demo`.
 """
 
 from collections import defaultdict

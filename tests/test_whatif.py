@@ -1,6 +1,7 @@
 """`trioflow whatif`: a recorded fan-out, run again with other settings on a clock that jumps."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -234,8 +235,7 @@ def test_entries_of_any_shape_break_nothing(path, capsys):
         {"ph": "X", "pid": 1, "tid": 2, "ts": 0, "dur": 5e5, "name": "a", "cat": "attempt", "args": {"error_type": 3, "delay": None}},
         {"ph": "X", "pid": 1, "tid": 2, "ts": 0, "dur": 1e6, "name": "item 8", "args": {"status": 4}},
     ]
-    with open(path, "w") as file:
-        file.write("[\n" + ",\n".join(map(json.dumps, entries)))
+    Path(path).write_text("[\n" + ",\n".join(map(json.dumps, entries)))
     told = ask(capsys, path, "--workers", "1")
     assert seconds(told) == [2.5]
     assert told["predictions"][0]["failed"] == 1

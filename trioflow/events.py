@@ -99,9 +99,9 @@ class Observer(Protocol):
     An observer can have a method `on_begin(event: Event) -> None` for what has an event at its end only: the parts
     of a routing and the messages of a hub. The event says what is known of it, and has the type of the one at its
     end. It comes in the task, or in the context, in which the user's code is called then: `message.sent` in the
-    sender's, before the message is on its way, and `message.handled` in the handler's. An attempt at an item that is
-    about to wait for the rate of its run for half a second or more is announced too, by an event of type `custom` with
-    the name `rate.wait` and, as `delay`, the seconds that are expected.
+    sender's, before the message is on its way, and `message.handled` in the handler's. An attempt at an item that
+    is about to wait for the rate of its run for half a second or more is announced too, by an event of type
+    `custom` with the name `rate.wait` and, as `delay`, the seconds that are expected.
     """
 
     def on_event(self, event: Event) -> None:

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("h11", reason="the collector is built on h11: demo group")
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the exporter is in the tests group")
 
-from telemetry import QUESTIONS, main  # noqa: E402 - needs them
+from telemetry import QUESTIONS, main
 
 
 async def test_what_is_opened_anywhere_arrives_in_one_tree():

@@ -1,9 +1,10 @@
 """The file that `TraceObserver` writes, read entry by entry, so that a long one takes no memory.
 
-An entry is one line; the last one may be cut off, which is what a crash leaves. Anything else that cannot be read is
-damage.
+An entry is one line; the last one may be cut off, which is what a crash leaves. Anything else that cannot be read
+is damage.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
@@ -50,8 +51,9 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     def number(self, name: str, otherwise: float) -> float:
         """Return an argument that should be a number of 0 or more."""
         value = self.args.get(name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return float(value) if is_number and 0 <= value < float("inf") else otherwise
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return otherwise
+        return float(value) if 0 <= value < math.inf else otherwise
 
 
 def read_trace(path: str, take: Callable[[Entry], None]) -> bool:
@@ -70,27 +72,23 @@ def read_trace(path: str, take: Callable[[Entry], None]) -> bool:
 
 def _take_lines(take: Callable[[Entry], None], path: str, file: BinaryIO) -> bool:
     decode = msgspec.json.Decoder(Entry).decode
-    lines = _with_next(enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1))
-    begun = False
+    if file.readline(_LONGEST_LINE).strip() != b"[":
+        file.seek(0)
+        if not file.read(1):
+            raise CommandError(f"the trace {quote(path)} is empty")
+        raise _damaged(path, 1, "it is no trace that TraceObserver wrote")
+    lines = _with_next(enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 2))
     for (number, line), is_last in lines:
         text = line.strip()
-        if not begun:
-            begun = text == b"["
-        elif text == b"]" and is_last:
+        if text == b"]" and is_last:
             return True
+        try:
+            entry = decode(text.removesuffix(b","))
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            if not is_last or line.endswith(b"\n"):
+                raise _damaged(path, number, describe_error(error)) from error
         else:
-            try:
-                entry = decode(text.removesuffix(b","))
-            except (msgspec.MsgspecError, UnicodeError) as error:
-                if not is_last or line.endswith(b"\n"):
-                    raise _damaged(path, number, describe_error(error)) from error
-            else:
-                take(entry)
-            continue
-        if not begun:
-            raise _damaged(path, number, "it is no trace that TraceObserver wrote")
-    if not begun:
-        raise CommandError(f"the trace {quote(path)} is empty")
+            take(entry)
     return False
 
 

@@ -122,7 +122,7 @@ class _Process:
         self.ended = 0.0
 
     def mark(self, entry: Entry) -> None:
-        """Take what is no call: the run's begin and end, which may be nested, runs in it, and the arrows of its retries."""
+        """Take what is no call: begin and end of the run, which may be nested, and the arrows of its retries."""
         if entry.ph == "s" and entry.cat == "retry":
             self.retries += 1
         elif entry.ph == "B":
@@ -226,7 +226,8 @@ def _print(shown: _Summary) -> None:
     if shown.slowest:
         say("\nslowest")
         slowest = (
-            [show_time(each.duration), *map(one_line, (each.run, each.name, each.status))] for each in shown.slowest
+            [show_time(each.duration), *map(one_line, (each.run, each.name, each.status))]
+            for each in shown.slowest
         )
         print_table(("duration", "run", "call", "status"), slowest)
     if shown.failures:

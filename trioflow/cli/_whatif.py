@@ -1,8 +1,8 @@
 """`trioflow whatif`: how long a recorded fan-out would have taken with other settings.
 
-The engine itself runs the items again, on a clock that jumps from one event to the next: each attempt takes as long
-as it took, and ends as it ended. Nothing is modelled but the user's code, so what the engine does at the end of a
-run, for retries or for a rate is right by construction.
+The engine itself runs the items again, on a clock that jumps from one event to the next: each attempt takes as
+long as it took, and ends as it ended. Nothing is modelled but the user's code, so what the engine does at the end
+of a run, for retries or for a rate is right by construction.
 """
 
 import re
@@ -155,7 +155,10 @@ class _Calls:
         self.made = self.peak = self._under_way = 0
 
     async def call(self, item: _Item) -> None:
-        """Take as long as the attempt took, and end as it ended; one that was not made ends as the last one did."""
+        """Take as long as the attempt took, and end as it ended; one that was not made, as the last one did.
+
+        Cancellation: passes through.
+        """
         attempt = item.attempts[min(item.made, len(item.attempts) - 1)]
         item.made += 1
         self.made += 1
@@ -177,33 +180,31 @@ async def _replay(recorded: RecordedRun, setting: Setting) -> Prediction:
         fail_fast=False,
         raise_if_all_failed=False,
     )
-    retry, on, delay = RetryConfig(max_attempts=recorded.most_attempts, jitter=False), _was_repeated, _recorded_delay
-    if setting.retry is not None:
-        given = setting.retry.initial_delay
-        initial = RetryConfig().initial_delay if given is None else given
-        retry, on = RetryConfig(max_attempts=setting.retry.attempts, initial_delay=initial, jitter=False), _any
-        delay = _recorded_delay if given is None else _no_delay
-    processor = with_retry(calls.call, retry, on=on, delay=delay)
+    processor = with_retry(
+        calls.call,
+        _retry_config(recorded, setting.retry),
+        on=_was_repeated if setting.retry is None else _Failed,
+        delay=_recorded_delay if setting.retry is None or setting.retry.initial_delay is None else None,
+    )
     began = trio.current_time()
     result = await process_parallel(items, processor, config=config, observer=NoopObserver())
     return Prediction(setting, trio.current_time() - began, calls.peak, len(result.errors), calls.made)
+
+
+def _retry_config(recorded: RecordedRun, retry: Retry | None) -> RetryConfig:
+    if retry is None:
+        return RetryConfig(max_attempts=recorded.most_attempts, jitter=False)
+    if retry.initial_delay is None:
+        return RetryConfig(max_attempts=retry.attempts, jitter=False)
+    return RetryConfig(max_attempts=retry.attempts, initial_delay=retry.initial_delay, jitter=False)
 
 
 def _was_repeated(error: Exception) -> bool:
     return isinstance(error, _Failed) and error.repeated
 
 
-def _any(error: Exception) -> bool:
-    return isinstance(error, _Failed)
-
-
 def _recorded_delay(error: Exception) -> float | None:
     return error.delay if isinstance(error, _Failed) else None
-
-
-def _no_delay(error: Exception) -> float | None:
-    del error
-    return None
 
 
 # What is asked for.

@@ -1,8 +1,8 @@
 """A picture of where the time went: Chrome's Trace Event JSON, which Perfetto opens.
 
 A run is a process in the picture and a worker a lane in it; items, steps, nodes and attempts are slices, and a
-retry is an arrow to the attempt that follows. A run inside a run is a slice in the lane of the call that started it,
-and an arrow to its own process. Messages of hubs and routings overlap, so they are async slices.
+retry is an arrow to the attempt that follows. A run inside a run is a slice in the lane of the call that started
+it, and an arrow to its own process. Messages of hubs and routings overlap, so they are async slices.
 
 The file is an array that grows: its closing bracket, which the format lets be missing, is written at the end of
 each run and is overwritten by what comes after it. So the file is valid JSON after every run, and loads after a
@@ -271,7 +271,14 @@ class TraceObserver:
         return max(0, round((timestamp - self._began) * 1e9))
 
     def _write(
-        self, event: Event, run: "_Run", phase: str, *, tid: int | None = None, ts: float | None = None, **more: Any
+        self,
+        event: Event,
+        run: "_Run",
+        phase: str,
+        *,
+        tid: int | None = None,
+        ts: float | None = None,
+        **more: Any,
     ) -> None:
         at = self._at(event.timestamp if ts is None else ts) / 1000
         lane = run.process if tid is None else tid
@@ -282,8 +289,8 @@ class TraceObserver:
 class _Run:
     """One process in the picture.
 
-    Perfetto wants the number of a lane to be that of no other in the file, and takes the one that has the number of
-    its process for the main one: here that of the run.
+    Perfetto wants the number of a lane to be that of no other in the file, and takes the one that has the number
+    of its process for the main one: here that of the run.
     """
 
     __slots__ = ("_file", "_numbers", "began", "depth", "inside", "lanes", "name", "process")

@@ -299,8 +299,7 @@ class Pool(Generic[T, R]):
                 worker.attempts = 0
                 if self._timed:
                     worker.started = self._clock()
-                    if self._events.has_singles:
-                        self._item_started(worker)
+                    worker.observed = self._events.has_singles and self._item_started(worker)
                 try:
                     result = await attempt(worker.item)
                 except Exception as error:  # noqa: BLE001 - the item's failure, reported as such
@@ -392,8 +391,8 @@ class Pool(Generic[T, R]):
             self.feeder.source.refuse_puts_here()
         return self._journal.around(attempt, worker)
 
-    def _item_started(self, worker: Worker[T]) -> None:
-        worker.observed = self._events.item_started(worker.number, worker.index, worker.item)
+    def _item_started(self, worker: Worker[T]) -> bool:
+        return self._events.item_started(worker.number, worker.index, worker.item)
 
     def _settle(self, worker: Worker[T], result: R | None, error: Exception | None) -> None:
         """Record the outcome of the item in hand: from here on it cannot be lost."""

@@ -155,7 +155,8 @@ class _Chain(Generic[T, S]):
         self._log = log
         self.stand_at(steps, state)
         self._started = trio.current_time()
-        errors = await run_in_child_task(self._make_steps, self._foreign, task_name(self._emitter, "chain", self._processor))
+        name = task_name(self._emitter, "chain", self._processor)
+        errors = await run_in_child_task(self._make_steps, self._foreign, name)
         if isinstance(errors.worst(), NotAsyncError):
             allowed = "an async function, or a lambda that gives an awaitable"
             errors.replace(ConfigError.refusing("processor", self._processor, allowed))
