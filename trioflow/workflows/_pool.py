@@ -281,8 +281,9 @@ class Pool(Generic[T, R]):
     def _start_worker(self, number: int) -> None:
         worker: Worker[T] = Worker(number, self._emitter)
         self.feeder.idle += 1
-        name = f"{self.task_name} worker {number}"
-        self._context.run(partial(self._nursery.start_soon, self._work, worker, name=name))
+        self._context.run(
+            partial(self._nursery.start_soon, self._work, worker, name=f"{self.task_name} worker {number}")
+        )
 
     @trio.lowlevel.enable_ki_protection
     async def _work(self, worker: Worker[T]) -> None:
