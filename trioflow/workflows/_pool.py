@@ -24,6 +24,7 @@ from trioflow._runtime.context import RunContext, id_of, nothing_in_hand, run_co
 from trioflow._runtime.emitter import Emitter, status_of
 from trioflow._runtime.errors import ErrorCollector, foreign_cancelled, strip_cancelled
 from trioflow._runtime.policies import with_policies
+from trioflow._runtime.resources import Resources
 from trioflow._runtime.signals import JournalError, NotAsyncError
 from trioflow.checkpoint.protocol import RunStatus
 from trioflow.checkpoint.session import open_store
@@ -227,7 +228,7 @@ class Pool(Generic[T, R]):
         if self._setup.config.timeout is not None:
             self._scope.deadline = self._started + self._setup.config.timeout
         with self.errors.collecting(unwrap=True), self._scope:
-            async with trio.open_nursery() as outer:
+            async with Resources(), trio.open_nursery() as outer:
                 outer.start_soon(self._collect, name="trioflow collector")
                 try:
                     await outer.start(self._watch, name="trioflow watch")
