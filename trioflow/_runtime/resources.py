@@ -61,7 +61,7 @@ class Resources:
 
     @trio.lowlevel.enable_ki_protection
     async def __aexit__(self, *details: object) -> None:
-        # A chain or graph gives its task a fresh context between steps; the task ends here, so nothing is left set.
+        # A chain or graph gives its task a fresh context between steps. That task ends here: nothing is left set.
         with suppress(ValueError):
             opened_in.reset(self._token)  # type: ignore[arg-type]  # set on the way in
         await self.aclose()

@@ -1,8 +1,8 @@
 """Calls that wait at the same time, grouped into chunks: the half of an executor's caller that runs on the loop.
 
-A chunk is sent when it is full, or when `max_wait` seconds have passed since its first call came. No task keeps that
-time: the first call of a chunk does, while it waits, and hands the duty on when it is cancelled. Everything that
-may block is the business of the sender, in a thread; it reports by `deliver`.
+A chunk is sent when it is full, or when `max_wait` seconds have passed since its first call came. No task keeps
+that time: the first call of a chunk does, while it waits, and hands the duty on when it is cancelled. Everything
+that may block is the business of the sender, in a thread; it reports by `deliver`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,10 @@ from trioflow.executors._requests import Call, Outcome, fields_of_current_run
 from trioflow.executors._sender import Sender
 
 
+_PENDING: Outcome = (None, None)
+"""The outcome of a call that has none; known by its identity."""
+
+
 @final
 class WaitingCall:
     """One call, and the task that waits for it."""
@@ -24,11 +28,11 @@ class WaitingCall:
 
     def __init__(self, content: Call) -> None:
         self.content = content
-        self.outcome: Outcome | None = None
+        self.outcome = _PENDING
         self._task: trio.lowlevel.Task | None = None
 
     def __repr__(self) -> str:
-        return f"<WaitingCall: {'waiting' if self.outcome is None else 'done'}>"
+        return f"<WaitingCall: {'waiting' if self.outcome is _PENDING else 'done'}>"
 
     def wake(self) -> None:
         """Let the task look again."""
@@ -114,13 +118,13 @@ class ChunkedCaller:
         call = WaitingCall((args, kwargs, fields_of_current_run()))
         chunk = self._join(call)
         try:
-            while call.outcome is None:
+            while call.outcome is _PENDING:
                 if chunk.is_sent or chunk.calls[0] is not call:
                     await call.sleep()
                 else:
                     await self._wait_for_others(chunk, call)
         finally:
-            if call.outcome is None:
+            if call.outcome is _PENDING:
                 self._leave(chunk, call)
         result, error = call.outcome
         try:
@@ -129,7 +133,7 @@ class ChunkedCaller:
             return result
         finally:
             # The traceback of the error leads to this frame: it must not lead back.
-            call.outcome = None
+            call.outcome = _PENDING
             del error, call, chunk
 
     async def aclose(self) -> None:

@@ -1,9 +1,9 @@
 """What is sent to an executor and what comes back: a chunk of calls, and an outcome of each.
 
-Where caller and worker share memory, a `Request` is performed as it is. Where they do not, the executor pickles it,
-and `__reduce__` packs every call by itself: an argument that cannot be pickled fails its own call and no other, and
-the same is true of results and errors on the way back. Nothing that happens in here is raised, for an exception
-while a pool pickles or unpickles is lost, or breaks the pool.
+Where caller and worker share memory, a `Request` is performed as it is. Where they do not, the executor pickles
+it, and `__reduce__` packs every call by itself: an argument that cannot be pickled fails its own call and no
+other, and so do results and errors on the way back. Nothing that happens in here is raised, for an exception while
+a pool pickles or unpickles is lost, or breaks the pool.
 
 Packing is done by whoever pickles, which is a thread of the executor or of ours and never the loop. Each argument
 is a `dump` of its own, so other threads get their turn in between.
@@ -16,8 +16,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from functools import partial
-from types import TracebackType
-from typing import Any, final
+from types import FunctionType, TracebackType
+from typing import Any, cast, final
 
 import msgspec
 import trio
@@ -86,7 +86,7 @@ class Request:
 
 
 PackedCall = tuple[bytes, int, tuple[str, ...], tuple[Any, ...] | None]
-"""The values of the arguments, how many are positional, the names of the others, the fields of the `RunContext`."""
+"""The values of the arguments, how many are positional, the names of the others, and the run's fields."""
 
 
 @final
@@ -96,7 +96,11 @@ class PackedRequest:
     __slots__ = ("_by_value", "_calls", "_fn", "_name")
 
     def __init__(
-        self, name: str, fn: bytes | ConfigError, calls: Sequence[PackedCall | TransferError], by_value: bool
+        self,
+        name: str,
+        fn: bytes | ConfigError,
+        calls: Sequence[PackedCall | TransferError],
+        by_value: bool,  # noqa: FBT001 - called by position
     ) -> None:
         self._name = name
         self._fn = fn
@@ -170,7 +174,7 @@ class Response:
                 )
         notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
         try:
-            data = _pack([error], by_value=self._by_value)
+            data = _pack(_taken_apart(error), by_value=self._by_value)
         except _ItemError as problem:
             return None, one_line(describe_error(error)), type(error).__name__, _why(problem.__cause__), notes
         return data, one_line(describe_error(error)), type(error).__name__, "", notes
@@ -196,6 +200,21 @@ def unpicklable(fn: object, error: Exception) -> ConfigError:
     return ConfigError(message, field="fn")
 
 
+def check_importable(fn: Callable[..., Any]) -> None:
+    """Refuse a function that pickle cannot find by its name.
+
+    Raises:
+        ConfigError: it is a lambda, or was defined inside another one.
+    """
+    while isinstance(fn, partial):
+        fn = fn.func  # its arguments may be large
+    if isinstance(fn, FunctionType):
+        try:
+            pickle.dumps(fn)
+        except Exception as error:
+            raise unpicklable(fn, error) from error
+
+
 def name_of(fn: object) -> str:
     """Return what messages call `fn`."""
     while isinstance(fn, partial):
@@ -215,26 +234,45 @@ def _unpack_outcome(packed: "bytes | PackedError") -> Outcome:
         except _ItemError as error:
             return None, TransferError(f"the result cannot be unpickled here: {_why(error.__cause__)}", "result")
     data, message, kind, why, notes = packed
-    error: BaseException
+    failure: BaseException
     try:
-        error = _as_error(data, why)
-    except _ItemError as problem:
+        failure = _as_error(data, why)
+    except _ItemError as error:
+        what = f"the call failed with {kind} ({message}), an error that cannot be"
         where = "pickled" if data is None else "unpickled here"
-        text = f"the call failed with {kind} ({message}), an error that cannot be {where}: {_why(problem.__cause__)}"
-        error = TransferError(text, "error")
+        failure = TransferError(f"{what} {where}: {_why(error.__cause__)}", "error")
     for note in notes:
-        if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
-    return None, error
+        if note not in getattr(failure, "__notes__", ()):
+            failure.add_note(note)
+    return None, failure
 
 
 def _as_error(data: bytes | None, why: str) -> BaseException:
     if data is None:
         raise _ItemError(0) from pickle.PicklingError(why)
-    error = _unpack(data, 1)[0]
+    make, args, state = _unpack(data, 3)
+    try:
+        error = make(*args)
+        if state is not None:
+            error.__setstate__(state)
+    except Exception as problem:
+        raise _ItemError(0) from problem
     if not isinstance(error, BaseException):
         raise _ItemError(0) from TypeError(f"it comes back as a {type(error).__name__}")
     return error
+
+
+def _taken_apart(error: BaseException) -> tuple[Any, Any, Any]:
+    """Return what makes `error`, as pickle would ask for it.
+
+    Dask replaces what pickle does with exceptions, for the whole process, by what sends tracebacks and causes too,
+    and loses the code of a `SystemExit`.
+    """
+    try:
+        make, args, *state = cast("tuple[Any, ...]", error.__reduce_ex__(_PROTOCOL))
+    except Exception as problem:
+        raise _ItemError(0) from problem
+    return make, args, state[0] if state else None
 
 
 # One call, over there.
@@ -246,9 +284,9 @@ def _call(
     try:
         # In a context of its own: what one call sets is not seen by the next.
         return copy_context().run(_call_in_place, fn, args, kwargs, context), None
-    except BaseException as error:  # noqa: BLE001 - raised again where the caller waits
+    except BaseException as error:  # noqa: BLE001, ASYNC103 - raised again where the caller waits
         note_traceback(error)
-        return None, error
+        return None, error  # noqa: ASYNC104 - the same
 
 
 def _call_in_place(
@@ -342,7 +380,7 @@ def _by_value(buffer: io.BytesIO) -> pickle.Pickler:
 
 
 def _unpack(data: bytes, count: int) -> list[Any]:
-    unpickler = pickle.Unpickler(io.BytesIO(data))
+    unpickler = pickle.Unpickler(io.BytesIO(data))  # noqa: S301 - from this program, or from its own workers
     values: list[Any] = []
     for position in range(count):
         try:

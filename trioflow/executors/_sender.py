@@ -114,9 +114,9 @@ class Sender:
             return
         try:
             executor, future = self._begin(chunk)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, somebody waits for the outcome
+        except BaseException as error:  # noqa: BLE001, ASYNC103 - whatever it is, somebody waits for the outcome
             self._fail(chunk, error)
-            return
+            return  # noqa: ASYNC104 - the same
         self._under_way[chunk] = future
         future.add_done_callback(partial(self._settle, chunk, executor))
 
@@ -154,7 +154,8 @@ class Sender:
                 shut_down(executor, at_once=True)
             executor = self._source()
             if not isinstance(executor, Executor):
-                raise ConfigError.refusing("executor", self._source, f"{_MADE}, and it gave {type(executor).__name__}")
+                gave = f"{_MADE}, and it gave {type(executor).__name__}"
+                raise ConfigError.refusing("executor", self._source, gave)
             self._executor = executor
         return executor
 
@@ -172,7 +173,7 @@ class Sender:
             return
         try:
             outcomes = future.result().outcomes
-        except BaseException as error:  # noqa: BLE001 - the pool's own, not a call's: somebody waits for it
+        except BaseException as error:  # noqa: BLE001, ASYNC103 - the pool's own: somebody waits for it
             if isinstance(error, BrokenExecutor):
                 self._broken = executor
             self._fail(chunk, error)

@@ -32,9 +32,9 @@ def dask_executor(client: "Client") -> Executor:
             parse = on_executor(dask_executor(client), parse_page, chunk=100)
 
     Functions, arguments and results travel as bytes made by cloudpickle, so lambdas and inner functions do, too;
-    modules have to be importable on the workers, trioflow among them. A call is made at least once: the cluster makes
-    those of a dead worker again, some of which were complete, and `current_run().key` is the same for each of
-    them. Calls that were with a worker at more deaths than the cluster allows (`allowed-failures`, 3) fail with
+    modules have to be importable on the workers, trioflow among them. A call is made at least once: the cluster
+    makes those of a dead worker again, some of which were complete, and `current_run().key` is the same for each
+    of them. Calls that were with a worker at more deaths than the cluster allows (`allowed-failures`, 3) fail with
     Dask's `KilledWorker`.
 
     Args:
@@ -50,9 +50,10 @@ def dask_executor(client: "Client") -> Executor:
     except ImportError as error:
         raise ImportError("dask_executor needs Dask: pip install 'trioflow[dask]'") from error
     allowed = "an open distributed.Client, not an asynchronous one: Client(address)"
-    if not isinstance(client, Client) or client.asynchronous or client.status != "running":
-        raise ConfigError.refusing("client", client, allowed)
-    return _DaskExecutor(client)
+    given: Any = client
+    if not isinstance(given, Client) or given.asynchronous or given.status != "running":
+        raise ConfigError.refusing("client", given, allowed)
+    return _DaskExecutor(given)
 
 
 @final
@@ -65,7 +66,7 @@ class _DaskExecutor(Executor):
 
     pickles_by_value = True
 
-    def __init__(self, client: "Client") -> None:
+    def __init__(self, client: Any) -> None:
         self._client = client
         self._shutdown = False
 
@@ -104,12 +105,12 @@ def _call_packed(data: bytes) -> bytes:
     return packed
 
 
-async def _cascade(client: "Client", theirs: Any, ours: "Future[Any]") -> None:
+async def _cascade(client: Any, theirs: Any, ours: "Future[Any]") -> None:
     """Give our future what theirs has come to; runs in the loop of the client, in a thread of its own."""
     try:
         data = await client.gather(theirs, asynchronous=True)
         result = pickle.loads(data)  # noqa: S301 - from the program that uses this cluster
-    except BaseException as error:  # noqa: BLE001 - somebody waits for it
+    except BaseException as error:  # noqa: BLE001, ASYNC103 - somebody waits for it
         with suppress(InvalidStateError):  # cancelled meanwhile
             ours.set_exception(error)
     else:
@@ -117,6 +118,6 @@ async def _cascade(client: "Client", theirs: Any, ours: "Future[Any]") -> None:
             ours.set_result(result)
 
 
-def _cancel_too(client: "Client", theirs: Any, ours: "Future[Any]") -> None:
+def _cancel_too(client: Any, theirs: Any, ours: "Future[Any]") -> None:
     if ours.cancelled():
         client.loop.add_callback(partial(client.cancel, [theirs], asynchronous=True))

@@ -6,18 +6,16 @@ calls as ever. What it adds is how calls get there: in chunks (`_chunks`), throu
 """
 
 import inspect
-import pickle
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from functools import partial, wraps
-from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, overload
 
 from trioflow.config.checks import check_count, check_number, is_async
 from trioflow.errors import ConfigError
 from trioflow.executors._chunks import ChunkedCaller
 from trioflow.executors._lifetime import Lifetime
-from trioflow.executors._requests import unpicklable
+from trioflow.executors._requests import check_importable
 from trioflow.executors._sender import OPEN
 
 __all__ = ("on_executor",)
@@ -82,7 +80,7 @@ def on_executor(
     still busy.
     """
     _check_executor(executor)
-    if not callable(fn) or isinstance(fn, Executor):
+    if not callable(fn):
         raise ConfigError.refusing("fn", fn, "a function, plain or async")
     check_count("chunk", chunk, minimum=1, allowed="1 or more")
     check_number("max_wait", max_wait, allowed="a number of seconds, 0 or more", least="zero")
@@ -95,21 +93,6 @@ def on_executor(
         return await lifetime.call(args, kwargs)
 
     return on_executor_call
-
-
-def check_importable(fn: Callable[..., Any]) -> None:
-    """Refuse a function that pickle cannot find by its name.
-
-    Raises:
-        ConfigError: it is a lambda, or was defined inside another one.
-    """
-    while isinstance(fn, partial):
-        fn = fn.func  # its arguments may be large
-    if isinstance(fn, FunctionType):
-        try:
-            pickle.dumps(fn)
-        except Exception as error:
-            raise unpicklable(fn, error) from error
 
 
 def _check_executor(executor: object) -> None:

@@ -1,8 +1,8 @@
 """Calls in processes of their own, which are killed where nobody waits for the call any more.
 
-A process pool cannot stop a call that runs, and a worker that dies takes the calls of all others with it. Here each
-call in hand has a process to itself, at the other end of a pipe; one that is done serves the next call. What goes
-through the pipe is what executors are given, too (`_requests`).
+A process pool cannot stop a call that runs, and a worker that dies takes the calls of all others with it. Here
+each call in hand has a process to itself, at the other end of a pipe; one that is done serves the next call. What
+goes through the pipe is what executors are given, too (`_requests`).
 
 The pipe is read and written in threads, so the loop waits for nothing; killing a process ends the thread that
 reads from it.
@@ -21,9 +21,14 @@ import trio
 
 from trioflow.errors import ConfigError
 from trioflow.executors._lifetime import Lifetime
-from trioflow.executors._requests import PackedRequest, Request, Response, fields_of_current_run
+from trioflow.executors._requests import (
+    PackedRequest,
+    Request,
+    Response,
+    check_importable,
+    fields_of_current_run,
+)
 from trioflow.executors._sender import GRACE
-from trioflow.executors.pools import check_importable
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -42,9 +47,9 @@ def on_process(fn: Callable[P, R]) -> Callable[P, Awaitable[R]]: ...
 def on_process(fn: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     """Return a processor that runs `fn` in a process of its own, which is killed when the call is cancelled.
 
-    For what may hang, use up memory or crash: a time limit ends it, and a death fails that call alone. Processes are
-    started as they are needed, one for each call in hand, are used again, and end with the run that made the calls.
-    `current_run` works in `fn`, all but `emit`.
+    For what may hang, use up memory or crash: a time limit ends it, and a death fails that call alone. Processes
+    are started as they are needed, one for each call in hand, are used again, and end with the run that made the
+    calls. `current_run` works in `fn`, all but `emit`.
 
     Args:
         fn: a function, plain or async; one that is async is run by `trio.run` over there. It, its arguments,
