@@ -67,6 +67,6 @@ def docs(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure the engine against its peers, as ratios in one run."""
     install(session, "bench")
-    for question in ("engine", "policies", "graph", "state", "durable", "hub"):
+    for question in ("engine", "policies", "graph", "state", "durable", "hub", "executors"):
         session.run("python", f"benchmarks/bench_{question}.py", *session.posargs)
     session.run("python", "benchmarks/bench_import.py")

@@ -77,10 +77,10 @@ def open_dask(stack: ExitStack) -> Executor | None:
         return None
     from distributed import Client, LocalCluster
 
-    options = {"processes": True, "host": "127.0.0.1", "dashboard_address": None, "silence_logs": 50}
+    options = {"processes": True, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
     cluster = stack.enter_context(LocalCluster(n_workers=2, threads_per_worker=1, **options))
     executor = dask_executor(stack.enter_context(Client(cluster)))
-    trio.run(process_parallel, range(20), on_executor(executor, noop))
+    fan_out(list(range(20)), on_executor(executor, noop), 4)
     return executor
 
 
@@ -88,7 +88,7 @@ def ask_costs(count: int, repeat: int) -> list[Row]:
     """The way there and back of a call that does nothing."""
     question = "a. what a call costs that does nothing"
     limits = {"process pool, 100 at a time": Limit(20), "Dask, 100 at a time": Limit(150)}
-    few, many = list(range(max(1, count // 10))), list(range(count))
+    few, many = list(range(max(1, count // 20))), list(range(count))
     with ExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(2))
         pool = warmed(stack.enter_context(process_pool(2)), 2)
@@ -100,13 +100,13 @@ def ask_costs(count: int, repeat: int) -> list[Row]:
             return partial(fan_out, items, on_executor(executor, noop, chunk=chunk), workers)
 
         contenders = {
-            "on the loop": (partial(fan_out, many, noop_here, 400), many),
+            "on the loop": (partial(fan_out, many, noop_here, 600), many),
             "threads": (runs(threads, few, 1, 16), few),
-            "threads, 100 at a time": (runs(threads, many, 100, 400), many),
+            "threads, 100 at a time": (runs(threads, many, 100, 600), many),
             "process pool": (runs(pool, few, 1, 16), few),
-            "process pool, 100 at a time": (runs(pool, many, 100, 400), many),
+            "process pool, 100 at a time": (runs(pool, many, 100, 600), many),
             "Dask": (runs(dask, few, 1, 16), few),
-            "Dask, 100 at a time": (runs(dask, many, 100, 400), many),
+            "Dask, 100 at a time": (runs(dask, many, 100, 600), many),
         }
         timed = [Contender(name, measure, Role.OURS) for name, (measure, _) in contenders.items()]
         best = best_of(timed, repeat)
@@ -187,7 +187,7 @@ def ask_all(items: int, repeat: int) -> Iterator[list[Row]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--items", type=positive, default=2_000, help="calls in a round")
+    parser.add_argument("--items", type=positive, default=10_000, help="calls in a round")
     add_arguments(parser)
     arguments = parser.parse_args()
     return report(arguments, ask_all(arguments.items, arguments.repeat), LEGEND)

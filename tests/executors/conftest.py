@@ -21,7 +21,7 @@ def dask_client():
     dask.config.set({"distributed.worker.daemon": False, "distributed.comm.timeouts.connect": "20s"})
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None,
+            n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0",
             silence_logs=50,
         ) as cluster,
         distributed.Client(cluster) as client,

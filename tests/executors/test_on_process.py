@@ -35,7 +35,7 @@ async def test_outcomes_are_those_of_the_function():
 
 
 async def test_a_time_limit_kills_a_busy_loop():
-    config = ParallelConfig(fail_fast=False, observer="noop", max_workers=2, task_timeout=3)
+    config = ParallelConfig(fail_fast=False, observer="noop", max_workers=2, task_timeout=1.5)
     processor = on_process(calls.spin)
     before = child_processes()
 

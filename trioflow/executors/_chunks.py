@@ -12,6 +12,7 @@ from typing import Any, final
 
 import trio
 
+from trioflow._runtime.errors import is_cancelled
 from trioflow.executors._requests import Call, Outcome, fields_of_current_run
 from trioflow.executors._sender import Sender
 
@@ -22,36 +23,34 @@ _PENDING: Outcome = (None, None)
 
 @final
 class WaitingCall:
-    """One call, and the task that waits for it."""
+    """One call.
 
-    __slots__ = ("_task", "content", "outcome")
+    Attributes:
+        content: what it is.
+        outcome: what came of it.
+        task: the one that waits for it, while it sleeps.
+    """
+
+    __slots__ = ("content", "outcome", "task")
 
     def __init__(self, content: Call) -> None:
         self.content = content
         self.outcome = _PENDING
-        self._task: trio.lowlevel.Task | None = None
+        self.task: trio.lowlevel.Task | None = None
 
     def __repr__(self) -> str:
         return f"<WaitingCall: {'waiting' if self.outcome is _PENDING else 'done'}>"
 
     def wake(self) -> None:
         """Let the task look again."""
-        if self._task is not None:
-            task, self._task = self._task, None
+        if self.task is not None:
+            task, self.task = self.task, None
             trio.lowlevel.reschedule(task)
 
-    async def sleep(self) -> None:
-        """Wait to be woken.
-
-        Cancellation: passes through.
-        """
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
+    def abort(self, _: object) -> trio.lowlevel.Abort:
+        """Let the task go that is cancelled while it sleeps."""
+        self.task = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 @final
@@ -114,13 +113,15 @@ class ChunkedCaller:
 
         Cancellation: passes through; a call that has begun goes on, and what comes of it is dropped.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
+        if is_cancelled():
+            await trio.lowlevel.checkpoint()
         call = WaitingCall((args, kwargs, fields_of_current_run()))
         chunk = self._join(call)
         try:
             while call.outcome is _PENDING:
                 if chunk.is_sent or chunk.calls[0] is not call:
-                    await call.sleep()
+                    call.task = trio.lowlevel.current_task()
+                    await trio.lowlevel.wait_task_rescheduled(call.abort)
                 else:
                     await self._wait_for_others(chunk, call)
         finally:
@@ -159,7 +160,8 @@ class ChunkedCaller:
 
     async def _wait_for_others(self, chunk: Chunk, call: WaitingCall) -> None:
         with chunk.timer:
-            await call.sleep()
+            call.task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(call.abort)
         if chunk.timer.cancelled_caught and not chunk.is_sent:
             self._send(chunk)
 

@@ -38,20 +38,18 @@ class Lifetime:
     def __repr__(self) -> str:
         return f"<Lifetime: {len(self._outside)} outside of runs>"
 
+    def caller(self) -> Caller | None:
+        """Return the caller of this run; None outside of one."""
+        resources = current_resources()
+        return None if resources is None else resources.find(self, self._open)
+
     @trio.lowlevel.enable_ki_protection
-    async def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make a call by the caller of this run.
+    async def call_outside(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a call outside of a run.
 
         Cancellation: passes through.
         """
         check_in_trio()
-        resources = current_resources()
-        if resources is not None:
-            caller: Caller = resources.find(self, self._open)
-            return await caller.call(args, kwargs)
-        return await self._call_outside(args, kwargs)
-
-    async def _call_outside(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         token = trio.lowlevel.current_trio_token()
         if token not in self._outside:
             self._outside[token] = [self._open(), 0]

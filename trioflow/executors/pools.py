@@ -90,7 +90,10 @@ def on_executor(
 
     @wraps(fn)
     async def on_executor_call(*args: Any, **kwargs: Any) -> Any:
-        return await lifetime.call(args, kwargs)
+        caller = lifetime.caller()
+        if caller is None:
+            return await lifetime.call_outside(args, kwargs)
+        return await caller.call(args, kwargs)
 
     return on_executor_call
 

@@ -69,7 +69,10 @@ def on_process(fn: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
 
     @wraps(fn)
     async def on_process_call(*args: Any, **kwargs: Any) -> Any:
-        return await lifetime.call(args, kwargs)
+        caller = lifetime.caller()
+        if caller is None:
+            return await lifetime.call_outside(args, kwargs)
+        return await caller.call(args, kwargs)
 
     return on_process_call
 
