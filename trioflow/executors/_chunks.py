@@ -16,7 +16,6 @@ from trioflow._runtime.errors import is_cancelled
 from trioflow.executors._requests import Call, Outcome, fields_of_current_run
 from trioflow.executors._sender import Sender
 
-
 _PENDING: Outcome = (None, None)
 """The outcome of a call that has none; known by its identity."""
 
