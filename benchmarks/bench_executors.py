@@ -75,7 +75,7 @@ def process_pool(workers: int) -> ProcessPoolExecutor:
 def open_dask(stack: ExitStack) -> Executor | None:
     if importlib.util.find_spec("distributed") is None:
         return None
-    from distributed import Client, LocalCluster
+    from distributed import Client, LocalCluster  # noqa: PLC0415 - where it is installed
 
     options = {"processes": True, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
     cluster = stack.enter_context(LocalCluster(n_workers=2, threads_per_worker=1, **options))
@@ -94,7 +94,9 @@ def ask_costs(count: int, repeat: int) -> list[Row]:
         pool = warmed(stack.enter_context(process_pool(2)), 2)
         dask = open_dask(stack)
 
-        def runs(executor: Executor | None, items: list[int], chunk: int, workers: int) -> Callable[[], float] | None:
+        def runs(
+            executor: Executor | None, items: list[int], chunk: int, workers: int
+        ) -> Callable[[], float] | None:
             if executor is None:
                 return None
             return partial(fan_out, items, on_executor(executor, noop, chunk=chunk), workers)
@@ -127,7 +129,8 @@ def ask_starts(question: str) -> Iterator[Row]:
         yield Row(question, name, fan_out([1], processor, 1) * 1000, "ms")
     once = fan_out([1], on_process(noop), 1)
     items = list(range(500))
-    yield Row(question, "a process of its own, used again", (fan_out(items, on_process(noop), 1) - once) / 500 * MICRO)
+    seconds = (fan_out(items, on_process(noop), 1) - once) / len(items)
+    yield Row(question, "a process of its own, used again", seconds * MICRO)
 
 
 def ask_sizes(repeat: int) -> list[Row]:
@@ -142,18 +145,18 @@ def ask_sizes(repeat: int) -> list[Row]:
             count = max(20, min(1000, int(0.4 / seconds)))
             items = [max(1, int(seconds * rounds_a_second))] * count
             chunk = 20 if seconds < 0.001 else 1
-            timed = [
-                Contender("loop", partial(fan_out, items, compute_here, 2), Role.OURS),
-                Contender("one", partial(fan_out, items, on_executor(one, compute, chunk=chunk), 8 * chunk), Role.OURS),
-                Contender("two", partial(fan_out, items, on_executor(two, compute, chunk=chunk), 8 * chunk), Role.OURS),
-            ]
+            timed = [Contender("loop", partial(fan_out, items, compute_here, 2), Role.OURS)]
+            for label, pool in (("one", one), ("two", two)):
+                processor = on_executor(pool, compute, chunk=chunk)
+                timed.append(Contender(label, partial(fan_out, items, processor, 8 * chunk), Role.OURS))
             best = best_of(timed, min(repeat, 3))
             name = f"{seconds * 1000:g} ms a call{', 20 at a time' if chunk > 1 else ''}"
             rows.append(Row(question, f"{name}: than on the loop", best["loop"] / best["two"], "times"))
             is_large = seconds == max(SIZES)
             limit = Limit(1.6, at_least=True) if is_large else None
             busy = is_large and cores_are_busy()
-            rows.append(Row(question, f"{name}: than on one", None if busy else best["one"] / best["two"], "times", limit=limit))
+            ratio = None if busy else best["one"] / best["two"]
+            rows.append(Row(question, f"{name}: than on one", ratio, "times", limit=limit))
             if busy:
                 print("two processes are not compared with one: the cores are not free", file=sys.stderr)
     return rows

@@ -3,8 +3,8 @@
     python benchmarks/simulate_scale.py [--items 1e8] [--machines 1000] [--stores 1] [--batch 1000] [...]
 
 Nothing is called and nothing is written: the machines, the batches that they write and the leases that they renew
-are tasks on a `MockClock`, and each takes what its unit cost says. The cost of a call over an executor is that of
-`bench_executors.py`; those of a commit, a row and a lease are for the store that `bench_durable.py` was run on. What
+are tasks on a `MockClock`, and each takes what its unit cost says. The cost of a call over an executor is that
+of `bench_executors.py`; those of a commit, a row and a lease are for the store that `bench_durable.py` was run on. What
 is found is a queue, so it says where waiting begins, and not only where the sums stop adding up.
 """
 
@@ -120,9 +120,9 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def show(plan: Plan, found: Found) -> None:
     used = found.busy / (found.seconds * plan.stores * plan.writers)
-    print(f"{plan.items:,} items on {plan.machines:,} machines, {plan.stores} stores of {plan.writers} writers each")
+    print(f"{plan.items:,} items on {plan.machines:,} machines, {plan.stores} stores of {plan.writers} writers each")  # noqa: E501
     print(f"  asked of the stores               {plan.load:8.0%} of what they can do")
-    print(f"  it takes                          {found.seconds:8,.0f} s, {found.seconds / plan.ideal:.2f} times the ideal")
+    print(f"  it takes                          {found.seconds:8,.0f} s, {found.seconds / plan.ideal:.2f} times the ideal")  # noqa: E501
     print(f"  rows a second                     {plan.items / found.seconds:8,.0f}")
     print(f"  the stores are busy               {used:8.0%}")
     waits = percentile(found.waits, 0.5), percentile(found.waits, 0.99)

@@ -7,8 +7,8 @@ Run it (nothing but trioflow is needed for the first two; `pip install "trioflow
     python examples/cluster.py --on dask [--scheduler tcp://host:8786]
 
 Every paragraph is compared with every other one: which of them uses words most like it does? The program is the
-same each time, but for the one line that says where `nearest` is called. It is durable: stop it with Ctrl-C, or kill
-it, and run it again with the same `--store`, on another engine if you like; only what is missing is computed.
+same each time, but for the one line that says where `nearest` is called. It is durable: stop it with Ctrl-C, or
+kill it, and run it again with the same `--store`, on another engine if you like; only what is missing is computed.
 """
 
 import argparse
@@ -140,7 +140,7 @@ async def compute(options: argparse.Namespace, store: SqliteStore) -> int:
 
 async def main() -> int:
     """Read the command line, and run."""
-    parser = argparse.ArgumentParser(description="Find nearest paragraphs: on the loop, on processes, on a cluster.")
+    parser = argparse.ArgumentParser(description="Find nearest paragraphs, on various engines.")
     parser.add_argument("--on", choices=("loop", "pool", "dask"), default="pool", help="where to compute")
     parser.add_argument("--workers", type=int, default=2, help="processes of the pool, or of a local cluster")
     parser.add_argument("--scheduler", help="the address of a cluster; one is started on this machine by default")

@@ -58,7 +58,7 @@ async def test_on_a_cluster(examples):
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
 async def test_a_killed_run_goes_on_on_another_engine(examples, tmp_path):
     store = tmp_path / "runs.db"
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: ASYNC220 - it takes a moment
         command(examples, "--on", "loop", "--count", 300, "--store", store), stdout=subprocess.DEVNULL
     )
     with trio.fail_after(20):
