@@ -4,8 +4,8 @@
 
 Nothing is called and nothing is written: the machines, the batches that they write and the leases that they renew
 are tasks on a `MockClock`, and each takes what its unit cost says. The cost of a call over an executor is that
-of `bench_executors.py`; those of a commit, a row and a lease are for the store that `bench_durable.py` was run on. What
-is found is a queue, so it says where waiting begins, and not only where the sums stop adding up.
+of `bench_executors.py`; those of a commit, a row and a lease are for the store that `bench_durable.py` was
+run on. What is found is a queue, so it says where waiting begins, and not only where the sums stop adding up.
 """
 
 import argparse

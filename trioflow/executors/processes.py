@@ -65,7 +65,7 @@ def on_process(fn: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     if not callable(fn):
         raise ConfigError.refusing("fn", fn, "a function, plain or async")
     check_importable(fn)
-    lifetime = Lifetime(partial(OwnProcesses, fn))
+    lifetime = Lifetime(partial(_OwnProcesses, fn))
 
     @wraps(fn)
     async def on_process_call(*args: Any, **kwargs: Any) -> Any:
@@ -78,7 +78,7 @@ def on_process(fn: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
 
 
 @final
-class OwnProcesses:
+class _OwnProcesses:
     """The processes of one run.
 
     Args:
@@ -94,7 +94,7 @@ class OwnProcesses:
         self._threads = trio.CapacityLimiter(math.inf)
 
     def __repr__(self) -> str:
-        return f"<OwnProcesses: {len(self._idle)} idle>"
+        return f"<_OwnProcesses: {len(self._idle)} idle>"
 
     @trio.lowlevel.enable_ki_protection
     async def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
