@@ -67,6 +67,7 @@ def docs(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure the engine against its peers, as ratios in one run."""
     install(session, "bench")
-    for question in ("engine", "cliffs", "policies", "graph", "state", "durable", "hub"):
+    questions = ("engine", "cliffs", "policies", "graph", "state", "durable", "hub", "executors")
+    for question in questions:
         session.run("python", f"benchmarks/bench_{question}.py", *session.posargs)
     session.run("python", "benchmarks/bench_import.py")
