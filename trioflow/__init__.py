@@ -11,6 +11,7 @@
 #   policies/      one call made safer: timeout, retry, rate, concurrency, budget
 #   _runtime/      the rules of every pattern: calls, errors, emitter, blocks, contexts
 #   _durable/      how a run is kept: step by step, item by item
+#   executors/     calls that leave the process: any concurrent.futures.Executor, processes of their own, Dask
 #   hub/           agents that talk: messages, mailboxes, handlers
 #   workflows/     many calls: parallel, chain, conditional
 #   graph/         calls that decide what comes next: state, edges, graph, nodes of patterns
@@ -63,10 +64,12 @@ from trioflow.errors import (
     MailboxFullError,
     ParallelError,
     RequestTimeoutError,
+    TransferError,
     TrioflowError,
     UnknownAgentError,
 )
 from trioflow.events import Event, EventType, Observer, Place
+from trioflow.executors import dask_executor, on_executor, on_process
 from trioflow.graph import (
     GraphRun,
     State,
@@ -212,6 +215,7 @@ __all__ = (
     "TaskError",
     "TaskOutcome",
     "TraceObserver",
+    "TransferError",
     "TrioflowError",
     "UnknownAgentError",
     "WorkQueue",
@@ -222,6 +226,7 @@ __all__ = (
     "chain_node",
     "conditional_node",
     "current_run",
+    "dask_executor",
     "gather_requests",
     "get_checkpoint_store",
     "get_observer",
@@ -231,6 +236,8 @@ __all__ = (
     "load_config",
     "merge",
     "not_",
+    "on_executor",
+    "on_process",
     "open_hub",
     "open_parallel",
     "parallel_node",

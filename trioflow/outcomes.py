@@ -151,7 +151,7 @@ class ParallelResult(_Brief, Generic[T, R], frozen=True):
     """The failed items, in item order."""
     unfinished: Sequence[int]
     """Ascending positions of items without an outcome: cancelled in flight, or never started. A list, or
-    `Indexes`, which takes no memory for each, where they are more than 10,000."""
+    `Indexes`, which takes no memory for each, where they are more than 1,000."""
     total: int
     """The length of the input, or how many items were pulled where it has none."""
     status: Literal["running", "complete", "failed", "timeout", "drained", "cancelled"] = "complete"

@@ -59,6 +59,7 @@ class Block(ABC, Generic[V]):
         with errors.collecting(unwrap=True):
             await manager.__aexit__(None, None, None)  # type: ignore[union-attr]  # noqa: ASYNC102 - a nursery's
         errors.replace_foreign(lambda foreign: foreign_cancelled(foreign, "an observer or the body of the block"))
+        await self._release()  # noqa: ASYNC102 - shielded in there
         self._conclude()
         if errors.worst() is error:
             errors.replace(None)
@@ -86,6 +87,12 @@ class Block(ABC, Generic[V]):
         """See to it that the tasks end; `in_peace` where the body did not raise.
 
         Cancellation: passes through; the tasks are cancelled too, for they are in the same scopes.
+        """
+
+    async def _release(self) -> None:
+        """Close what the run's code has opened, when no task is left.
+
+        Cancellation: shielded.
         """
 
     @abstractmethod

@@ -66,12 +66,12 @@ class RunContext(msgspec.Struct, frozen=True, dict=True):
 
         Raises:
             ConfigError: the name is empty.
-            RuntimeError: the run is in another process.
+            RuntimeError: the run is in another process, or in the loop of another thread.
         """
         check_text("the name of a custom event", name)
         emitter: Emitting | None = self.__dict__.get("emitter")
         if emitter is None:
-            raise RuntimeError("emit() works where the run is, and the run is in another process")
+            raise RuntimeError("emit() works where the run is, and the run is in another process or thread")
         if emitter.active:
             emitter.emit(EventType.CUSTOM, {"name": name, "data": data})
 

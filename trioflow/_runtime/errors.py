@@ -20,6 +20,7 @@ from typing import final
 
 import trio
 
+from trioflow._runtime.resources import Resources
 from trioflow.errors import leaves
 
 
@@ -160,8 +161,9 @@ async def run_in_child_task(
 
 @trio.lowlevel.enable_ki_protection
 async def _collect(work: Callable[[], Awaitable[None]], errors: ErrorCollector) -> None:
-    with errors.collecting():
-        await work()
+    async with Resources():
+        with errors.collecting():
+            await work()
 
 
 def _stops_the_run(error: BaseException) -> bool:

@@ -14,6 +14,7 @@ from trioflow.errors.checkpoints import (
     CheckpointNotFoundError,
     CheckpointStoreError,
 )
+from trioflow.errors.executors import TransferError
 from trioflow.errors.hub import (
     AgentGoneError,
     HandlerError,
@@ -51,6 +52,7 @@ __all__ = (
     "MailboxFullError",
     "ParallelError",
     "RequestTimeoutError",
+    "TransferError",
     "TrioflowError",
     "UnknownAgentError",
     "leaves",

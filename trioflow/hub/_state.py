@@ -9,6 +9,7 @@ import trio
 from trioflow._runtime.context import RunContext, id_of, run_context, working
 from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.errors import ErrorCollector
+from trioflow._runtime.resources import Resources, opened_in
 from trioflow._text import quote
 from trioflow.config import HubConfig
 from trioflow.errors import HubClosedError
@@ -35,6 +36,7 @@ class HubState:
         errors: what ends the hub.
         nursery: where the handlers run.
         reaper: ends idle tasks.
+        resources: what handlers have opened.
         spawned: tasks that were started.
         timer: ends what takes too long.
     """
@@ -48,6 +50,7 @@ class HubState:
         "ledger",
         "nursery",
         "reaper",
+        "resources",
         "spawned",
         "timer",
     )
@@ -63,7 +66,9 @@ class HubState:
         self.reaper = IdleReaper(self.timer)
         self.closed = False
         self.spawned = 0
+        self.resources = Resources()
         self._context = copy_context()
+        self._context.run(opened_in.set, self.resources)
 
     def __repr__(self) -> str:
         return f"<HubState of {self.config.name}: {'closed' if self.closed else 'open'}, {self.ledger!r}>"

@@ -432,5 +432,8 @@ class _HubBlock(Block[Hub]):
             if not (number + 1) % 100:
                 await trio.lowlevel.checkpoint()
 
+    async def _release(self) -> None:
+        await self._state.resources.aclose()
+
     def _conclude(self) -> None:
         self._state.ledger.live.end()

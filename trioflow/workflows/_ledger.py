@@ -28,7 +28,7 @@ R = TypeVar("R")
 MANY = 32
 """Recorded outcomes that the collector is called for though nobody waits for them."""
 
-MANY_UNFINISHED = 10_000
+MANY_UNFINISHED = 1_000
 """Unfinished items up to which a result lists them."""
 
 Record = tuple[int, T, R | None, Exception | None, int, float]

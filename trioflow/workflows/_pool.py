@@ -15,7 +15,6 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
-from functools import partial
 from typing import Any, Generic, TypeVar, final
 
 import msgspec
@@ -27,6 +26,7 @@ from trioflow._runtime.context import RunContext, id_of, nothing_in_hand, run_co
 from trioflow._runtime.emitter import Emitter, status_of
 from trioflow._runtime.errors import ErrorCollector, foreign_cancelled, strip_cancelled
 from trioflow._runtime.policies import with_policies
+from trioflow._runtime.resources import Resources
 from trioflow._runtime.signals import JournalError, NotAsyncError
 from trioflow.checkpoint.protocol import RunStatus
 from trioflow.checkpoint.session import open_store
@@ -241,7 +241,7 @@ class Pool(Generic[T, R]):
         if self._setup.config.timeout is not None:
             self._scope.deadline = self._started + self._setup.config.timeout
         with self.errors.collecting(unwrap=True), self._scope:
-            async with trio.open_nursery() as outer:
+            async with Resources(), trio.open_nursery() as outer:
                 outer.start_soon(self._collect, name=f"{self.task_name} collector")
                 try:
                     await outer.start(self._watch, name=f"{self.task_name} watch")
@@ -281,9 +281,8 @@ class Pool(Generic[T, R]):
     def _start_worker(self, number: int) -> None:
         worker: Worker[T] = Worker(number, self._emitter)
         self.feeder.idle += 1
-        self._context.run(
-            partial(self._nursery.start_soon, self._work, worker, name=f"{self.task_name} worker {number}")
-        )
+        name = f"{self.task_name} worker {number}"
+        self._context.run(lambda: self._nursery.start_soon(self._work, worker, name=name))
 
     @trio.lowlevel.enable_ki_protection
     async def _work(self, worker: Worker[T]) -> None:

@@ -1,0 +1,106 @@
+"""A process for each call in hand: killed when the call is cancelled, gone when the run ends."""
+
+import os
+import signal
+from concurrent.futures import BrokenExecutor
+
+import executor_calls as calls
+import pytest
+import trio
+from executor_pools import child_processes
+
+from trioflow import ParallelConfig, RetryConfig, TransferError, on_process, process_parallel, with_retry
+from trioflow.testing import assert_accounted
+
+pytestmark = [pytest.mark.usefixtures("nothing_left"), pytest.mark.skipif(os.name == "nt", reason="kills by signals")]
+
+CONFIG = ParallelConfig(fail_fast=False, observer="noop", max_workers=2)
+
+
+async def test_calls_run_elsewhere_and_processes_are_used_again():
+    before = child_processes()
+    result = await process_parallel(range(20), on_process(calls.pid), config=CONFIG)
+    assert os.getpid() not in result.results
+    assert len(set(result.results)) <= 2
+    assert child_processes() == before
+
+
+async def test_outcomes_are_those_of_the_function():
+    result = await process_parallel(range(10), on_process(calls.square), config=CONFIG)
+    assert_accounted(result, range(10))
+    assert str(result.errors[0].error) == "bad 7"
+    assert "in square" in result.errors[0].error.__notes__[0]
+    assert await on_process(calls.square_async)(3) == 9
+    assert await on_process(calls.add)(1, second=2, third=3) == 6
+
+
+async def test_a_time_limit_kills_a_busy_loop():
+    config = ParallelConfig(fail_fast=False, observer="noop", max_workers=2, task_timeout=1.5)
+    processor = on_process(calls.spin)
+    before = child_processes()
+
+    async def either(number):
+        if number:
+            return number
+        return await processor(number)
+
+    with trio.fail_after(20):
+        result = await process_parallel([0, 1], either, config=config)
+        assert child_processes() == before
+    assert isinstance(result.errors[0].error, trio.TooSlowError)
+
+
+async def test_a_cancellation_kills_all_at_once():
+    with trio.move_on_after(1.5) as scope, trio.fail_after(15):
+        await process_parallel([1, 2], on_process(calls.spin), config=CONFIG)
+    assert scope.cancelled_caught
+    assert trio.current_time() - scope.deadline < 5
+
+
+@pytest.mark.parametrize(("fn", "how"), [(calls.die_at_five, "SIGKILL"), (calls.exit_at_five, "status 3")])
+async def test_a_death_fails_that_call_alone(fn, how):
+    result = await process_parallel(range(10), on_process(fn), config=CONFIG)
+    assert_accounted(result, range(10))
+    (failed,) = result.errors
+    assert failed.index == 5
+    assert isinstance(failed.error, BrokenExecutor)
+    assert how in str(failed.error)
+
+
+async def test_a_retry_has_a_new_process(tmp_path):
+    processor = with_retry(
+        on_process(calls.die_once), RetryConfig(max_attempts=2, initial_delay=0.01), on=BrokenExecutor
+    )
+    jobs = [(number, str(tmp_path / "died")) for number in range(8)]
+    result = await process_parallel(jobs, processor, config=CONFIG)
+    assert result.results == list(range(8))
+
+
+async def test_what_does_not_pickle_is_named_and_the_process_goes_on():
+    import threading
+
+    items = [1, threading.Lock(), 2]
+    result = await process_parallel(items, on_process(calls.pid), config=CONFIG)
+    (failed,) = result.errors
+    assert isinstance(failed.error, TransferError)
+    with pytest.raises(TransferError, match="the result, a lock"):
+        await on_process(calls.give_lock)(1)
+
+
+async def test_ctrl_c_is_not_for_the_children():
+    with trio.open_signal_receiver(signal.SIGINT):
+        processor = on_process(calls.nap)
+        async with trio.open_nursery() as nursery:
+            got = []
+
+            async def call():
+                got.append(await processor(1.0))
+
+            nursery.start_soon(call)
+            with trio.fail_after(10):
+                while not child_processes():  # noqa: ASYNC110 - of processes
+                    await trio.sleep(0.01)
+                await trio.sleep(0.7)
+            for child in child_processes():
+                os.kill(child, signal.SIGINT)
+        assert len(got) == 1

@@ -1,0 +1,99 @@
+"""What the code that a run calls has opened for this run, such as a pool of processes: closed when the run ends.
+
+A processor is a function, and no function is told that its run is over. So each pattern opens a `Resources` around
+the tasks that call user code, and what is called finds it by `current_resources`. What is put there is closed when
+the last of these tasks has ended, whatever they ended with, and before the run does.
+
+It belongs to the innermost run. What should outlive that is opened by the caller, and handed in.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import ContextVar, Token
+from typing import Any, Protocol, Self, TypeVar, final
+
+import trio
+
+from trioflow._text import describe_error, one_line
+
+
+class Resource(Protocol):
+    """What can be closed."""
+
+    async def aclose(self) -> None:
+        """Close it; called once, shielded, when no task uses it any more."""
+        ...
+
+
+V = TypeVar("V", bound=Resource)
+
+
+@final
+class Resources:
+    """What was opened for one run, by who opened it."""
+
+    __slots__ = ("_closed", "_opened", "_token")
+
+    def __init__(self) -> None:
+        self._opened: dict[object, Any] = {}
+        self._closed = False
+        self._token: Token[Resources] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Resources: {'closed' if self._closed else len(self._opened)}>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether the run is over: a task that its code started elsewhere may still ask."""
+        return self._closed
+
+    def find(self, owner: object, open: Callable[[], V]) -> V:
+        """Return what `owner` has opened for this run; the first time, what `open` gives."""
+        if owner not in self._opened:
+            self._opened[owner] = open()
+        found: V = self._opened[owner]
+        return found
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> Self:
+        self._token = opened_in.set(self)
+        return self
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(self, *details: object) -> None:
+        # A chain or graph gives its task a fresh context between steps. That task ends here: nothing is left set.
+        with suppress(ValueError):
+            opened_in.reset(self._token)  # type: ignore[arg-type]  # set on the way in
+        await self.aclose()
+
+    @trio.lowlevel.enable_ki_protection
+    async def aclose(self) -> None:
+        """Close everything; what cannot be closed is a line in the log, for the run has its result.
+
+        Cancellation: shielded; not a checkpoint where nothing was opened.
+        """
+        self._closed = True
+        opened, self._opened = list(self._opened.values()), {}
+        for resource in opened:
+            try:
+                with trio.CancelScope(shield=True):
+                    await resource.aclose()
+            except Exception as error:  # noqa: BLE001 - a clean-up that fails costs nothing that was kept
+                _warn(error)
+
+
+opened_in: ContextVar[Resources] = ContextVar("trioflow_resources")
+"""Set in the tasks in which a run calls user code, and so in those that this code starts."""
+
+
+def current_resources() -> Resources | None:
+    """Return what is opened for the run that this code is called for; None outside of one."""
+    resources = opened_in.get(None)
+    return None if resources is None or resources.closed else resources
+
+
+def _warn(error: Exception) -> None:
+    from loguru import logger  # noqa: PLC0415 - loaded on first use
+
+    with suppress(Exception):
+        logger.warning("what was opened for a run could not be closed: {}", one_line(describe_error(error)))

@@ -1,0 +1,259 @@
+"""The thread that deals with an executor for one run: it makes it, submits to it, replaces it, and shuts it down.
+
+Any of these may block: a factory connects to a cluster, `submit` starts processes or pickles, `shutdown` waits. So
+the loop gives orders through a queue, and one thread follows them in turn; nothing here is decided in two places.
+The thread begins with the first chunk and ends with the run.
+"""
+
+import copy
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, final
+
+import trio
+
+from trioflow.errors import ConfigError
+from trioflow.executors._requests import Outcome, Request, Response, perform
+
+if TYPE_CHECKING:
+    from trioflow.executors._chunks import Chunk
+
+GRACE = 5.0
+"""Seconds in which idle worker processes have to end at a shutdown, before they are killed."""
+
+_MADE = "a function that gives a concurrent.futures.Executor"
+OPEN = (
+    "an executor that is open while the run lasts; or give a function that makes one, such as "
+    "lambda: ProcessPoolExecutor(4), and the run shuts it down"
+)
+
+
+@final
+class Sender:
+    """Deals with the executor.
+
+    Args:
+        fn: what to call.
+        source: the executor, which stays its owner's; or what makes one, which is ours to shut down.
+        deliver: takes the outcomes of a chunk, from any thread.
+        on_end: called when the thread has ended.
+
+    Attributes:
+        failure: what went wrong while the executor was shut down.
+    """
+
+    __slots__ = (
+        "_broken",
+        "_deliver",
+        "_executor",
+        "_fn",
+        "_on_end",
+        "_orders",
+        "_source",
+        "_started",
+        "_under_way",
+        "failure",
+    )
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        source: Executor | Callable[[], Executor],
+        *,
+        deliver: "Callable[[Chunk, Sequence[Outcome]], None]",
+        on_end: Callable[[], None],
+    ) -> None:
+        self._fn = fn
+        self._source = source
+        self._deliver = deliver
+        self._on_end = on_end
+        self._orders: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._started = False
+        self._executor: Executor | None = source if isinstance(source, Executor) else None
+        self._broken: Executor | None = None
+        self._under_way: dict[Chunk, Future[Response]] = {}
+        self.failure: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return f"<Sender to {self._executor!r}: {len(self._under_way)} chunks under way>"
+
+    # What the loop calls.
+
+    def send(self, chunk: "Chunk") -> None:
+        """Have the calls of `chunk` made."""
+        self._orders.put(partial(self._submit, chunk))
+        if not self._started:
+            self._started = True
+            trio.lowlevel.start_thread_soon(self._work, self._ended, "trioflow executor")
+
+    def cancel(self, chunk: "Chunk") -> None:
+        """Have the calls of `chunk` not made, where they have not begun."""
+        self._orders.put(partial(self._cancel, chunk))
+
+    def close(self) -> bool:
+        """Let the thread end; return whether there is one to wait for."""
+        self._orders.put(None)
+        return self._started
+
+    # What the thread does.
+
+    def _work(self) -> None:
+        while (order := self._orders.get()) is not None:
+            order()
+        self._let_go()
+
+    def _ended(self, outcome: object) -> None:
+        self.failure = getattr(outcome, "error", None)
+        self._on_end()
+
+    def _submit(self, chunk: "Chunk") -> None:
+        if not chunk.waited_for:
+            return
+        try:
+            executor, future = self._begin(chunk)
+        except BaseException as error:  # noqa: BLE001, ASYNC103 - whatever it is, somebody waits for the outcome
+            self._fail(chunk, error)
+            return  # noqa: ASYNC104 - the same
+        self._under_way[chunk] = future
+        future.add_done_callback(partial(self._settle, chunk, executor))
+
+    def _begin(self, chunk: "Chunk") -> tuple[Executor, "Future[Response]"]:
+        executor = self._usable()
+        try:
+            return executor, self._submit_to(executor, chunk)
+        except BrokenExecutor:
+            # It broke while it was idle: nothing was lost.
+            self._broken = executor
+            replaced = self._usable()
+            if replaced is executor:
+                raise
+            return replaced, self._submit_to(replaced, chunk)
+
+    def _submit_to(self, executor: Executor, chunk: "Chunk") -> "Future[Response]":
+        request = Request(self._fn, chunk.contents, by_value=_pickles_by_value(executor))
+        try:
+            return executor.submit(perform, request)
+        except BrokenExecutor:
+            raise
+        except RuntimeError as error:
+            if "shutdown" not in str(error):
+                raise
+            raise ConfigError.refusing("executor", executor, OPEN) from error
+
+    def _usable(self) -> Executor:
+        """Return the executor; the first time, and after a break, what the factory gives."""
+        if isinstance(self._source, Executor):
+            return self._source
+        executor = self._executor
+        if executor is None or executor is self._broken:
+            self._executor = None
+            if executor is not None:
+                shut_down(executor, at_once=True)
+            executor = self._source()
+            if not isinstance(executor, Executor):
+                gave = f"{_MADE}, and it gave {type(executor).__name__}"
+                raise ConfigError.refusing("executor", self._source, gave)
+            self._executor = executor
+        return executor
+
+    def _cancel(self, chunk: "Chunk") -> None:
+        future = self._under_way.get(chunk)
+        if future is not None:
+            future.cancel()
+
+    def _settle(self, chunk: "Chunk", executor: Executor, future: "Future[Response]") -> None:
+        """Report what came of a chunk: in whatever thread its future is done."""
+        self._under_way.pop(chunk, None)
+        if future.cancelled():
+            if chunk.waited_for:
+                self._fail(chunk, CancelledError("the executor cancelled the call: was it shut down?"))
+            return
+        try:
+            outcomes = future.result().outcomes
+        except BaseException as error:  # noqa: BLE001, ASYNC103 - the pool's own: somebody waits for it
+            if isinstance(error, BrokenExecutor):
+                self._broken = executor
+            self._fail(chunk, error)
+        else:
+            self._deliver(chunk, outcomes)
+
+    def _fail(self, chunk: "Chunk", error: BaseException) -> None:
+        if isinstance(error, BrokenExecutor) and isinstance(self._source, Executor):
+            error.add_note("this executor stays broken: give on_executor a function that makes one")
+        # What was raised in this thread leads to its frames, which nobody needs.
+        error.__traceback__ = None
+        self._deliver(chunk, [(None, _copy_of(error)) for _ in chunk.calls])
+
+    def _let_go(self) -> None:
+        for future in tuple(self._under_way.values()):
+            future.cancel()
+        if self._executor is not None and not isinstance(self._source, Executor):
+            shut_down(self._executor, at_once=any(not future.done() for future in tuple(self._under_way.values())))
+
+
+def shut_down(executor: Executor, *, at_once: bool) -> None:
+    """Shut down what was made for a run.
+
+    Args:
+        executor: what.
+        at_once: whether calls are under way that nobody waits for. Processes are killed then; threads, which
+            cannot be, end with their calls.
+    """
+    processes = _processes_of(executor)
+    if at_once:
+        _kill(executor)
+    watchdog = threading.Timer(GRACE, _kill, [executor])
+    watchdog.daemon = True
+    if processes:
+        watchdog.start()
+    try:
+        _shut_down(executor, wait=bool(processes) or not at_once)
+    finally:
+        watchdog.cancel()
+
+
+def _shut_down(executor: Executor, *, wait: bool) -> None:
+    try:
+        executor.shutdown(wait=wait, cancel_futures=True)
+    except TypeError:
+        executor.shutdown(wait=wait)  # loky's has no `cancel_futures`; the futures were cancelled one by one
+
+
+def _processes_of(executor: Executor) -> list[Any]:
+    """Return the worker processes of a process pool, of the standard library or of loky.
+
+    There is no public name for them before Python 3.14. Where this finds none, a shutdown waits.
+    """
+    processes = getattr(executor, "_processes", None)
+    return list(processes.values()) if isinstance(processes, dict) else []
+
+
+def _kill(executor: Executor) -> None:
+    for process in _processes_of(executor):
+        try:
+            process.kill()
+        except AttributeError:
+            process.terminate()  # loky's processes have no `kill`
+
+
+def _pickles_by_value(executor: Executor) -> bool:
+    """Whether the executor pickles by cloudpickle: functions may then be lambdas."""
+    modules = {base.__module__.partition(".")[0] for base in type(executor).__mro__}
+    return bool(modules & {"loky", "distributed"}) or bool(getattr(executor, "pickles_by_value", False))
+
+
+def _copy_of(error: BaseException) -> BaseException:
+    """Return an error for one call: one that several tasks raise would collect all their tracebacks."""
+    try:
+        copied = copy.copy(error)
+    except Exception:  # noqa: BLE001 - a user's `__reduce__`
+        return error
+    if type(copied) is not type(error):
+        return error
+    copied.__cause__ = error.__cause__
+    if hasattr(error, "__notes__"):
+        copied.__notes__ = list(error.__notes__)
+    return copied
