@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -295,10 +294,10 @@ async def test_many_who_ask_cost_one_reading(path, autojump_clock, monkeypatch):
         async with trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(ask, client, "/api/runs")
-        assert len(opened) == 1
+        assert len(opened) == 2  # the list, and how many items its fan-outs have, which never changes
         await trio.sleep(100)
         await ask(client, "/api/runs")
-        assert len(opened) == 2
+        assert len(opened) == 3
 
 
 async def test_answers_that_are_kept_are_bounded(path):
@@ -382,34 +381,6 @@ async def test_without_the_extra_it_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "hypercorn.config", None)
     with pytest.raises(ImportError, match="needs the extra `ui`: pip install 'trioflow\\[ui\\]'"):
         await serve_page("sqlite:///x.db")
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-_FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync --virtual-time-budget=3000 --dump-dom"
-)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
-def test_a_browser_shows_it(path, tmp_path):
-    def look(address):
-        command = [CHROMIUM, *_FLAGS.split(), f"--user-data-dir={tmp_path}/profile", address]
-        return subprocess.run(command, capture_output=True, text=True, timeout=50, check=True).stdout
-
-    with open_command(path, "--show-data") as (_, address):
-        listed = look(address)
-        assert re.search(r">└ top/inner</a>", listed)
-        assert re.search(r"href=\"#run=%3Cimg%3E\">&lt;img&gt;</a>", listed)
-        assert "<img" not in listed
-        assert 'role="status" class="">live<' in listed
-        run = look(f"{address}#run=letter-1")
-        assert '<main id="one">' in run
-        assert "secret send?" in run
-        assert run.count('class="box"') == 2
-        missing = look(f"{address}#run=%3Cscript%3E")
-        assert "there is no run '&lt;script&gt;' in this store" in missing
 
 
 @contextmanager

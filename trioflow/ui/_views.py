@@ -25,6 +25,9 @@ from trioflow.ui._reader import Reader
 PAGE = 1_000
 """Runs that are read from the store at a time."""
 
+MOST_TOTALS = 100_000
+"""Fan-outs of which is remembered how many items they have."""
+
 RUNS = 200
 """Outermost runs on one page of the list."""
 
@@ -96,6 +99,7 @@ class Views:
         self._reader = reader
         self._graphs = {graph.name: graph for graph in graphs}
         self._show_data = show_data
+        self._totals: dict[tuple[str, float], int | None] = {}
 
     def __repr__(self) -> str:
         return f"<Views of {self._reader!r}>"
@@ -116,7 +120,23 @@ class Views:
         runs, problem = await self._listed()
         # Of many runs this takes a while, and the loop may be at work on those that were answered.
         found = await trio.to_thread.run_sync(_page_of, runs, text, status, offset)
+        await self._look_up_totals(found["runs"])
         return found | {"problem": problem}
+
+    async def _look_up_totals(self, runs: list[dict[str, Any]]) -> None:
+        """Put in how many items each fan-out was begun with, which never changes, so each is read once.
+
+        Cancellation: nothing is changed.
+        """
+        fans = {(run["id"], run["created_at"]): run for run in runs if run["kind"] == "parallel"}
+        missing = [key for key in fans if key not in self._totals]
+        if missing:
+            found = await self._reader.ask(("totals", *missing), lambda store: _ask_totals(store, missing))
+            if len(self._totals) > MOST_TOTALS:
+                self._totals.clear()
+            self._totals.update(found)
+        for key, run in fans.items():
+            run["total"] = self._totals.get(key)
 
     async def find(self, run_id: str) -> RunInfo | None:
         """Return the run, if it is there.
@@ -153,7 +173,8 @@ class Views:
             "problem": known.problem,
             "reason": one_line(getattr(run, "reason", None) or ""),
             "total": known.total,
-            "waits_at": one_line(known.steps[-1].next_node) if known.steps and run.status == "paused" else "",
+            "waits_at": _place(known.steps) if run.status == "paused" else "",
+            "failed_at": _place(known.steps) if run.status == "failed" else "",
             "steps": [_step(step, seconds) for step, seconds in reversed(shown)],
             "step_count": len(known.steps),
             "inside": [_run(each, depth) for depth, each in inside[:INSIDE]],
@@ -252,6 +273,7 @@ def _run(run: RunInfo, depth: int) -> dict[str, Any]:
         "status": one_line(str(run.status)),
         "step": run.step,
         "items": run.items,
+        "total": None,
         "created_at": run.created_at,
         "updated_at": run.updated_at,
     }
@@ -267,6 +289,26 @@ def _step(step: CheckpointInfo, seconds: float) -> dict[str, Any]:
         "created_at": step.created_at,
         "seconds": seconds,
     }
+
+
+def _place(steps: Sequence[CheckpointInfo]) -> str:
+    return one_line(steps[-1].next_node) if steps else ""
+
+
+async def _ask_totals(
+    store: CheckpointStore, keys: Iterable[tuple[str, float]]
+) -> dict[tuple[str, float], int | None]:
+    """Return how many items each of these fan-outs was begun with; None where it is not known, or damaged.
+
+    Cancellation: nothing is changed.
+    """
+    totals: dict[tuple[str, float], int | None] = {}
+    for key in keys:
+        try:
+            totals[key] = _total((await load_verified(store, key[0])).state)
+        except CheckpointError:
+            totals[key] = None
+    return totals
 
 
 def _total(state: bytes) -> int | None:
