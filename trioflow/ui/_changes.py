@@ -258,6 +258,6 @@ def _gone_on(run_id: str) -> CheckpointConflictError:
 def _refusal(error: Exception, run_id: str) -> Exception:
     """Return `error` as what is said to who answered."""
     if isinstance(error, CheckpointNotFoundError):
-        message = f"{error}; the graph must keep its runs in the store that the page shows"
+        message = f"the graph must keep its runs in the store that the page shows: {error}"
         return CheckpointNotFoundError(message, run_id=run_id)
     return error

@@ -5,9 +5,10 @@ said once, so a store that comes back is seen again.
 """
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Self, final
 
 import trio
 from starlette.responses import StreamingResponse
@@ -16,9 +17,10 @@ from trioflow._text import describe_error, one_line
 from trioflow.errors import CheckpointConflictError, CheckpointNotFoundError, ConfigError, TrioflowError
 from trioflow.ui._access import HEADERS
 
-__all__ = ("Question", "answered", "as_events", "as_json_text", "described", "stay_open")
+__all__ = ("Events", "Question", "answered", "as_json_text", "described", "stay_open")
 
 Question = Callable[[], Awaitable[dict[str, Any]]]
+Ask = Callable[[], Awaitable[tuple[int, str]]]
 
 PERIOD = 1.0
 """Seconds between two looks at what may have changed."""
@@ -52,27 +54,44 @@ def as_json_text(found: Any) -> str:
     return json.dumps(found, allow_nan=False)
 
 
-async def as_events(ask: Callable[[], Awaitable[tuple[int, str]]]) -> AsyncIterator[str]:
-    """Yield an event for each answer that differs from the one before.
+@final
+class Events:
+    """An async iterator of events: one for each answer that differs from the one before.
 
-    Cancellation: passes through.
+    It is no generator: who goes away would leave one suspended.
     """
-    yield "retry: 2000\n\n"
-    last: tuple[int, str] | None = None
-    quiet_since = trio.current_time()
-    while True:
-        latest = await ask()
-        if latest != last:
-            last = latest
-            quiet_since = trio.current_time()
-            status, text = latest
-            yield f"event: {'found' if status == HTTPStatus.OK else 'problem'}\ndata: {text}\n\n"
-        elif trio.current_time() - quiet_since >= BEAT:
-            quiet_since = trio.current_time()
-            yield ": still here\n\n"
-        await trio.sleep(PERIOD)
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._last: tuple[int, str] | None = None
+        self._quiet_since = -math.inf
+
+    def __repr__(self) -> str:
+        return "<Events>"
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        """Return the next event, once there is one.
+
+        Cancellation: passes through; the next one is not lost.
+        """
+        while True:
+            if self._last is not None:
+                await trio.sleep(PERIOD)
+            latest = await self._ask()
+            now = trio.current_time()
+            if latest != self._last:
+                begins = "" if self._last is not None else "retry: 2000\n"
+                self._last, self._quiet_since = latest, now
+                status, text = latest
+                return f"{begins}event: {'found' if status == HTTPStatus.OK else 'problem'}\ndata: {text}\n\n"
+            if now - self._quiet_since >= BEAT:
+                self._quiet_since = now
+                return ": still here\n\n"
 
 
-def stay_open(ask: Callable[[], Awaitable[tuple[int, str]]]) -> StreamingResponse:
+def stay_open(ask: Ask) -> StreamingResponse:
     """Return the answer that goes on until who asked goes away."""
-    return StreamingResponse(as_events(ask), media_type="text/event-stream", headers=HEADERS)
+    return StreamingResponse(Events(ask), media_type="text/event-stream", headers=HEADERS)
