@@ -157,7 +157,7 @@ class Browser:
         """Wait until the page is so, and return how long that took."""
         began = time.monotonic()
         while not self.run(f"Boolean({condition})"):
-            assert time.monotonic() - began < seconds, f"{condition}: {self.run('document.body.innerText')}"
+            assert time.monotonic() - began < seconds, f"{condition}: {self.run('document.body.innerText')}\n{self.complaints()}"
             time.sleep(0.02)
         return time.monotonic() - began
 
@@ -168,8 +168,8 @@ class Browser:
     def text(self, selector="body"):
         return self.run(f"document.querySelector({json.dumps(selector)}).innerText")
 
-    def show(self, path, *, width=1100, dark=False):
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
+    def show(self, path, *, width=1100, height=800, dark=False):
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
         time.sleep(0.3)
         data = self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=False)["data"]
@@ -287,7 +287,7 @@ def test_a_run_that_is_killed_and_resumed_is_followed(browser, folder):
             browser.wait("document.querySelector('#facts').innerText.includes('paused')")
             assert browser.run("document.querySelector('svg .here title').textContent") == "ask"
             assert browser.run("[...document.querySelectorAll('svg .seen title')].map((title) => title.textContent).join()") == "draft"
-            assert "In ask, since" in browser.text("#waits")
+            assert "At node ask, for" in browser.text("#waits")
             assert "--show-data" in browser.text("#waits")
             assert "Ada" not in browser.text()
             assert browser.run("document.querySelector('#answer').hidden && document.querySelector('#changes').hidden")

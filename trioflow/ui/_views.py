@@ -163,7 +163,9 @@ class Views:
             raise CheckpointNotFoundError(f"there is no run {quote(run_id)} in this store", run_id=run_id)
         runs, _ = await self._listed()
         known = await self._reader.ask(("run", run_id), lambda store: self._ask(store, run_id))
-        return await trio.to_thread.run_sync(self._shown, run, runs, known)
+        found = await trio.to_thread.run_sync(self._shown, run, runs, known)
+        await self._look_up_totals(found["inside"])
+        return found
 
     def _shown(self, run: RunInfo, runs: Sequence[RunInfo], known: "_Known") -> dict[str, Any]:
         shown = list(zip(known.steps, durations(run.created_at, known.steps), strict=True))[-STEPS:]
@@ -181,7 +183,8 @@ class Views:
             "inside_count": len(inside),
             "inside_states": _counted(each for _, each in inside),
             "picture": self._picture(run, known.steps),
-            "data": None if known.latest is None else _data(known.latest),
+            # What a fan-out keeps as its state is how many items there are, which is shown as such.
+            "data": None if known.latest is None or run.kind == "parallel" else _data(known.latest),
             "show_data": self._show_data,
         }
 

@@ -82,7 +82,7 @@ function runCells(run) {
     { text: run.status, class: `status ${run.status}` },
     { text: run.kind },
     { text: run.kind === "graph" ? run.graph : "" },
-    { text: run.step ? String(run.step) : "", class: "number", label: "step" },
+    { text: run.step && run.kind !== "parallel" ? String(run.step) : "", class: "number", label: "step" },
     itemsCell(run),
     { text: ago(run.created_at), class: "time begun", title: clock(run.created_at) },
     { text: ago(run.updated_at), class: "time", title: clock(run.updated_at) },
@@ -126,7 +126,8 @@ function facts(found) {
   if (found.reason) list.push(["reason", found.reason]);
   list.push(["kind", run.kind || "unknown"]);
   if (run.kind === "graph") list.push(["graph", run.graph]);
-  list.push(["step", String(run.step)], ["items", String(run.items)]);
+  if (run.kind !== "parallel") list.push(["step", String(run.step)]);
+  if (run.items) list.push(["items", String(run.items)]);
   list.push(["begun", `${ago(run.created_at)}, ${clock(run.created_at)}`]);
   list.push(["updated", `${ago(run.updated_at)}, ${clock(run.updated_at)}`]);
   if (run.parent) list.push(["inside", run.parent, "", link(run.parent)]);
@@ -156,7 +157,9 @@ function showRun(found) {
   rows($("children"), found.inside, (each) => each.id, runCells);
   more("more-inside", found.inside.length, found.inside_count, "runs");
   showData(found.data);
-  $("steps-section").hidden = !found.step_count;
+  // A fan-out's steps are its items, and only a graph makes attempts.
+  $("steps-section").hidden = !found.step_count || run.kind === "parallel";
+  $("steps-section").querySelector("table").classList.toggle("plain", run.kind !== "graph");
   const tries = new Map(found.steps.map((step, index) => [step.step, step.iterations - (found.steps[index + 1]?.iterations ?? 0)]));
   rows($("steps"), found.steps, (step) => String(step.step), (step) => [
     { text: String(step.step), class: "number" }, { text: step.node }, { text: step.next_node },
@@ -193,7 +196,7 @@ function itemsState(found) {
 function showWaiting(found) {
   $("waits").hidden = !found.waits_at && found.run.status !== "paused";
   if ($("waits").hidden) return;
-  put($("waits-at"), `In ${found.waits_at || "its node"}, since ${ago(found.run.updated_at).replace(" ago", "")}.`
+  put($("waits-at"), `At node ${found.waits_at || "(not kept)"}, for ${ago(found.run.updated_at).replace(" ago", "")}.`
     + (found.data ? "" : " What it asks for is shown with --show-data."));
   $("asks").hidden = !found.data || found.data.pause === null;
   put($("asks"), found.data?.pause ?? "");
@@ -201,13 +204,14 @@ function showWaiting(found) {
 
 function showChanges(found) {
   const may = found.changes;
-  $("changes").hidden = !may;
   $("answer").hidden = !may?.answer;
   $("cancel").hidden = !may?.cancel;
+  $("changes").hidden = !may;
   if (!may) return;
   // What was done last is said until something else is.
   if (view.doneOf !== found.run.id) Object.assign(view, { doneOf: found.run.id, done: "", sure: false });
   put($("done"), view.done || may.note || may.why_not);
+  $("changes").hidden = !may.cancel && !$("done").textContent;
   put($("cancel"), view.sure ? "really cancel? whoever is at work on it loses it" : "cancel the run");
 }
 
@@ -216,7 +220,9 @@ function showErrors(found) {
   const inside = found.inside_states.failed ?? 0;
   $("errors").hidden = !failed && !inside;
   const said = [];
-  if (failed) said.push(found.failed_at ? `Failed in ${found.failed_at}, after step ${found.run.step}.` : "The run failed.");
+  if (failed && found.failed_at) said.push(`Failed at node ${found.failed_at}, after step ${found.run.step}.`);
+  else if (failed && found.total > found.run.items) said.push(`${found.total - found.run.items} of ${found.total} items have no result.`);
+  else if (failed) said.push(`Failed after step ${found.run.step}.`);
   if (inside) said.push(`${inside} inside it failed.`);
   put($("failed-at"), said.join(" "));
 }
@@ -246,7 +252,7 @@ function showPicture(picture, status) {
     && way.target !== way.source + 1).map((way) => Math.min(8, Math.abs(way.target - way.source)) + 1));
   const beside = Math.max(0, ...picture.ways.filter((way) => way.target <= way.source).map((way) => wayLabel(way).length));
   const left = 20 + reach(true) * ARC + beside * 6, right = 140 + reach(false) * ARC;
-  const height = picture.nodes.length * (HEIGHT + GAP);
+  const height = picture.nodes.length * (HEIGHT + GAP) - GAP + 8;
   const width = left + WIDTH + right;
   const svg = shape("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "the steps of the run" });
   for (const way of picture.ways) svg.append(drawWay(way, left));
