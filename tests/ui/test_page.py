@@ -193,6 +193,37 @@ async def test_items_are_listed_in_order_and_in_pages(path, monkeypatch):
         assert (await ask(client, "/api/items?id=nope"))["total"] == 0
 
 
+async def test_items_by_name_come_before_those_by_number(path):
+    keys = ["10", "9", "b", "a", "9" * 5_000]
+    async with SqliteStore(path) as store:
+        await store.save_items("named", await store.claim("named"), [(key, b"") for key in keys])
+    async with client_of(path) as client:
+        items = (await ask(client, "/api/items?id=named"))["items"]
+    assert [item["key"][:10] for item in items] == ["9999999999", "a", "b", "9", "10"]
+
+
+async def test_how_many_items_a_fan_out_has_is_known(path):
+    async with client_of(path) as client:
+        totals = {run["id"]: run["total"] for run in (await ask(client, "/api/runs"))["runs"]}
+        assert totals == {"top": None, "top/inner": None, "chain-1": None, "<img>": 1, "fan-1": 12, "letter-1": None}
+        assert (await ask(client, "/api/run?id=fan-1"))["total"] == 12
+
+
+async def test_a_store_does_not_keep_why_and_the_page_says_where_and_how_many(path):
+    async with SqliteStore(path) as store:
+        await process_parallel(range(9), fail_at_times, config=ParallelConfig(observer="noop", fail_fast=False), store=store, run_id="partly")
+    async with client_of(path) as client:
+        found = await ask(client, "/api/run?id=partly")
+        assert (found["run"]["status"], found["run"]["items"], found["total"]) == ("failed", 6, 9)
+        assert (await ask(client, "/api/run?id=top"))["inside_states"] == {"running": 1}
+
+
+async def fail_at_times(item):
+    if not item % 3:
+        raise OSError("no route")
+    return item
+
+
 async def test_no_value_is_shown_unless_that_is_asked_for(path):
     async with client_of(path, [letter()]) as client:
         for url in ("/api/runs", "/api/run?id=letter-1", "/api/run?id=fan-1", "/api/run?id=chain-1", "/api/items?id=fan-1"):

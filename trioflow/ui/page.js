@@ -160,6 +160,7 @@ function showRun(found) {
   // A fan-out's steps are its items, and only a graph makes attempts.
   $("steps-section").hidden = !found.step_count || run.kind === "parallel";
   $("steps-section").querySelector("table").classList.toggle("plain", run.kind !== "graph");
+  $("attempts-note").hidden = run.kind !== "graph" || run.status === "completed";
   const tries = new Map(found.steps.map((step, index) => [step.step, step.iterations - (found.steps[index + 1]?.iterations ?? 0)]));
   rows($("steps"), found.steps, (step) => String(step.step), (step) => [
     { text: String(step.step), class: "number" }, { text: step.node }, { text: step.next_node },
