@@ -38,7 +38,7 @@ PATHS = ("/", "/page.js", "/page.css", "/api/runs", "/api/run?id=r", "/api/items
 
 
 async def test_without_the_token_nothing_is_answered(path):
-    async with client_of(path, token="s3cret", port=8765, is_public=True) as client:
+    async with client_of(path, token="s3cret", port=8765, names=None) as client:
         for asked in (*PATHS, "/?token=", "/?token=s3cre", "/?token=s3cret2", "/?Token=s3cret", "/?token=%C3%A9", "/?token=x&token=s3cret"):
             for cookie in ("", "trioflow_8765=s3cret", "trioflow_8765=", "other=1", "trioflow_8765=\u00e9", ";;=;\x01"):
                 answer = await client.get(asked, headers={"cookie": cookie.encode()})
@@ -50,7 +50,7 @@ async def test_without_the_token_nothing_is_answered(path):
 
 
 async def test_the_first_visit_gives_a_cookie_that_is_not_the_token(path):
-    async with client_of(path, token="s3cret é&", port=8765, is_public=True) as client:
+    async with client_of(path, token="s3cret é&", port=8765, names=None) as client:
         answer = await client.get("/", params={"token": "s3cret é&"})
         assert answer.status_code == 200
         cookie = answer.headers["set-cookie"]
@@ -58,7 +58,7 @@ async def test_the_first_visit_gives_a_cookie_that_is_not_the_token(path):
         assert "set-cookie" not in (await client.get("/api/runs")).headers
         for asked in ("/page.js", "/api/runs", "/api/run?id=r"):
             assert (await client.get(asked)).status_code == 200
-    async with client_of(path, token="another", port=8765, is_public=True) as client:
+    async with client_of(path, token="another", port=8765, names=None) as client:
         assert (await client.get("/", headers={"cookie": cookie.partition(";")[0]})).status_code == 403
 
 
@@ -73,7 +73,7 @@ async def test_a_token_is_compared_in_constant_time(path, monkeypatch):
 
     original = secrets.compare_digest
     monkeypatch.setattr(secrets, "compare_digest", comparing)
-    async with client_of(path, token="s3cret", is_public=True) as client:
+    async with client_of(path, token="s3cret", names=None) as client:
         await client.get("/?token=s3")
         await client.get("/", headers={"cookie": "trioflow_0=x"})
     assert len(compared) == 2
@@ -100,6 +100,19 @@ async def test_what_cannot_be_meant_is_refused(path, options, named):
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.0.0.2"])
 def test_addresses_of_this_machine_alone(host):
     assert is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200), ("127.0.0.1:8765", 200), ("LOCALHOST:1", 200), ("[::1]:8765", 200), ("[::1]", 200),
+        ("", 400), ("evil.example", 400), ("127.0.0.1.evil.example", 400), ("[::1", 400), ("::1", 400), ("localhost@evil.example", 400),
+        ("evil.example@localhost", 200),  # no browser sends it; the name is this machine's
+    ],
+)  # fmt: skip
+async def test_only_this_machine_s_names_are_answered(path, host, status):
+    async with client_of(path) as client:
+        assert (await client.get("/api/runs", headers={"host": host})).status_code == status
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "localhost"])

@@ -172,6 +172,24 @@ async def test_a_graph_that_keeps_its_runs_elsewhere_is_said(store, tmp_path):
     assert (await store.load("run-1")).status == "paused"
 
 
+async def test_a_graph_that_cannot_run_is_said(store):
+    class Broken:
+        """A graph that raises what is nobody's."""
+
+        name = "letter"
+
+        async def resume(self, run_id, *, update):
+            raise OSError("secret is lost")
+
+    await letter(store).execute(State(), "run-1")
+    async with page(store, [Broken()]) as (client, _):
+        answer = await client.post("/api/answer", json={"id": "run-1", "step": 0, "update": {}})
+        assert answer.status_code == 503
+        assert answer.json() == {"error": "the run did not go on: it failed with OSError"}
+        # It can be answered again.
+        assert (await client.post("/api/answer", json={"id": "run-1", "step": 0, "update": {}})).status_code == 503
+
+
 async def test_a_pause_inside_another_run_is_answered_there(store):
     outer = StateGraph(GraphConfig(name="outer", observer="noop", checkpoint=KEPT), store=store)
     outer.add_node("inner", graph_node(letter(None), lambda state: state, lambda state, inner: inner))

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -429,8 +430,14 @@ def test_a_signal_ends_it_without_a_traceback(path, number, status):
     with open_command(path) as (process, address):
         with httpx.Client() as client:
             assert client.get(f"{address}api/runs").json()["total"] == 5
-            process.send_signal(number)
-            out, error = process.communicate(timeout=30)
+            # A window that is open keeps nobody from ending it.
+            with socket.create_connection(("127.0.0.1", int(address.rstrip("/").rpartition(":")[2]))) as window:
+                window.sendall(b"GET /live/runs HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                said = b""
+                while b"event: found" not in said:
+                    said += window.recv(1_000)
+                process.send_signal(number)
+                out, error = process.communicate(timeout=30)
     assert (process.returncode, out, error) == (status, "", "")
 
 
@@ -459,8 +466,6 @@ def test_the_command_says_in_a_line_what_it_cannot(path, monkeypatch, capsys, ar
 
 def test_a_port_that_is_taken_is_said_in_a_line(path, capsys):
     pytest.importorskip("cyclopts", reason="the command line needs the extra cli")
-    import socket
-
     from trioflow.cli import main
 
     with socket.socket() as taken:

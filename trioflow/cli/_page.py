@@ -43,6 +43,7 @@ def ui(
             see a command's arguments; the environment variable TRIOFLOW_UI_TOKEN is read too.
     """
     check_url(store)
+    token = os.environ.get("TRIOFLOW_UI_TOKEN") if token is None else token
     page = partial(
         serve_page,
         store,
@@ -51,17 +52,17 @@ def ui(
         graphs=[load_graph(target) for target in graph],
         show_data=show_data,
         write=write,
-        token=token if token is not None else os.environ.get("TRIOFLOW_UI_TOKEN"),
+        token=token,
     )
     try:
-        return trio.run(_serve, page)
+        return trio.run(_serve, page, "" if token is None else " with ?token= and the token at its end")
     except OSError as error:
         why = one_line(error.strerror or describe_error(error))
         where = f"on port {port}" if host == "127.0.0.1" else f"at {one_line(host)}, port {port}"
         raise CommandError(f"the page cannot be served {where}: {why}") from error
 
 
-async def _serve(page: Callable[..., Awaitable[None]]) -> int:
+async def _serve(page: Callable[..., Awaitable[None]], how: str) -> int:
     """Serve the page until a signal comes, and return the status that a shell expects then.
 
     Cancellation: the page is served no more.
@@ -78,7 +79,7 @@ async def _serve(page: Callable[..., Awaitable[None]]) -> int:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(watch)
-                await page(task_status=_Announcement())
+                await page(task_status=_Announcement(how))
         except BaseExceptionGroup as group:
             # One thing is done here, so one thing went wrong.
             raise next(leaves(group)) from None
@@ -87,7 +88,10 @@ async def _serve(page: Callable[..., Awaitable[None]]) -> int:
 
 @final
 class _Announcement:
-    """Says where the page is, once it is served."""
+    """Says where the page is, once it is served, and how it is opened."""
+
+    def __init__(self, how: str) -> None:
+        self._how = how
 
     def started(self, value: str = "") -> None:
-        print(f"the runs are shown at {value} (Ctrl-C ends it)", flush=True)  # noqa: T201 - a command line prints
+        print(f"the runs are shown at {value}{self._how} (Ctrl-C ends it)", flush=True)  # noqa: T201 - a command line prints

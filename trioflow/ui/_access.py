@@ -6,6 +6,7 @@ page's own script can have read, and the browser must not say that another site'
 """
 
 import secrets
+from collections.abc import Collection
 from hashlib import sha256
 from http.cookies import CookieError, SimpleCookie
 from typing import final
@@ -16,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ("CHANGE_HEADER", "HEADERS", "TokenGate", "is_from_page")
+__all__ = ("CHANGE_HEADER", "HEADERS", "HostGate", "TokenGate", "is_from_page")
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -32,6 +33,44 @@ HEADERS = {
 
 CHANGE_HEADER = "X-Trioflow-Page"
 """Carries the page's secret with a change. A form cannot send it, and another site's script may not."""
+
+
+@final
+class HostGate:
+    """Lets nobody through to `app` who asks by another name than these.
+
+    Else a page of another site could have a name of its own point here, and the browser would let it read.
+
+    Args:
+        app: what is behind it.
+        names: the host's names and addresses.
+    """
+
+    def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
+        self._app = app
+        self._names = frozenset(names)
+
+    def __repr__(self) -> str:
+        return f"<HostGate {', '.join(sorted(self._names))}>"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer as ASGI wants it.
+
+        Cancellation: passes through.
+        """
+        if scope["type"] == "lifespan" or _named(Headers(scope=scope).get("host", "")) in self._names:
+            await self._app(scope, receive, send)
+        else:
+            text = "This page is not served by this name.\n"
+            await Response(text, 400, media_type="text/plain", headers=HEADERS)(scope, receive, send)
+
+
+def _named(host: str) -> str | None:
+    """Return the name without the port, and without the brackets of an address."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 @final

@@ -4,26 +4,25 @@ Without `changes` it can do nothing but read. On loopback it answers to this mac
 other site's page can ask through a name that it makes point here; elsewhere it asks for a token.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from importlib.resources import files
 from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from trioflow._text import describe_error, one_line
 from trioflow.errors import ConfigError, TrioflowError
-from trioflow.ui._access import HEADERS, TokenGate, is_from_page
+from trioflow.ui._access import HEADERS, HostGate, TokenGate, is_from_page
 from trioflow.ui._changes import Changes
 from trioflow.ui._live import answered, as_json_text, described, stay_open
 from trioflow.ui._views import Views
 
-__all__ = ("make_app",)
+__all__ = ("OWN_NAMES", "make_app")
 
 _FILES = {
     "/": ("page.html", "text/html"),
@@ -34,7 +33,8 @@ _LONGEST_TEXT = 1_000
 _LARGEST_CHANGE = 1 << 20
 """Bytes of a change that are read at most."""
 
-_OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
+OWN_NAMES = ("127.0.0.1", "localhost", "::1")
+"""By which only this machine is asked."""
 
 Answer = Callable[[Mapping[str, str]], Awaitable[dict[str, Any]]]
 
@@ -57,7 +57,7 @@ def make_app(
     *,
     token: str | None = None,
     port: int = 0,
-    is_public: bool = False,
+    names: Collection[str] | None = OWN_NAMES,
 ) -> Starlette:
     """Return the application that shows what `views` answers.
 
@@ -67,7 +67,7 @@ def make_app(
         changes: what can be changed; None lets nothing be.
         token: what everybody must show; None asks for none.
         port: where it is served.
-        is_public: whether it has other names than this machine's own.
+        names: by which names it may be asked; None is any.
     """
     answers = _answers(views, one_line(store), changes)
     routes = [Route(path, _file(*named)) for path, named in _FILES.items()]
@@ -75,8 +75,7 @@ def make_app(
         routes.append(Route(f"/api/{answer.__name__}", _once(answer)))
         routes.append(Route(f"/live/{answer.__name__}", _live(answer)))
     routes += [Route(f"/api/{what}", _changing(changes, what), methods=["POST"]) for what in ("answer", "cancel")]
-    names = ["*"] if is_public else list(_OWN_NAMES)
-    layers = [Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False)]
+    layers = [] if names is None else [Middleware(HostGate, names=names)]
     if token is not None:
         layers.append(Middleware(TokenGate, token=token, name=f"trioflow_{port}"))
     return Starlette(routes=routes, middleware=layers)

@@ -19,7 +19,13 @@ from trioflow.checkpoint.looking import all_runs, tree
 from trioflow.checkpoint.protocol import CHECKPOINT_VERSION, Checkpoint, CheckpointStore, RunInfo
 from trioflow.checkpoint.registry import get_checkpoint_store
 from trioflow.checkpoint.session import Session, load_verified
-from trioflow.errors import CheckpointConflictError, CheckpointNotFoundError, ConfigError
+from trioflow.errors import (
+    CheckpointConflictError,
+    CheckpointNotFoundError,
+    CheckpointStoreError,
+    ConfigError,
+    TrioflowError,
+)
 from trioflow.graph import StateGraph
 from trioflow.graph.state import State, field_names, fields_of, with_changes
 
@@ -124,7 +130,7 @@ class Changes:
                 note = f"The page answered, and went on with the run: {result.status}."
         except Exception as error:  # noqa: BLE001 - whatever a run raises is its own end, not the page's
             if not going.is_updated:
-                going.refusal = _refusal(error, run_id)
+                going.refusal = self._refusal(error, run_id)
             note = f"The page answered, and went on with the run: {self._describe(error)}."
         finally:
             if going.is_updated:
@@ -138,6 +144,17 @@ class Changes:
         names = dict.fromkeys(type(each).__name__ for each in (error, cause))
         category = "it failed with " + ", from ".join(names)
         return f"{category}: {one_line(describe_error(cause))}" if self._show_data else category
+
+    def _refusal(self, error: Exception, run_id: str) -> TrioflowError:
+        """Return `error` as what is said to who answered."""
+        if isinstance(error, CheckpointNotFoundError):
+            message = f"the graph must keep its runs in the store that the page shows: {error}"
+            return CheckpointNotFoundError(message, run_id=run_id)
+        if isinstance(error, TrioflowError):
+            return error
+        refusal = CheckpointStoreError(f"the run did not go on: {self._describe(error)}")
+        refusal.__cause__ = error
+        return refusal
 
     def _note(self, run_id: str, note: str) -> None:
         self._notes[run_id] = one_line(note)
@@ -183,7 +200,7 @@ class _Going:
         self.begun = trio.Event()
         self.ended = trio.Event()
         self.is_updated = False
-        self.refusal: Exception | None = None
+        self.refusal: TrioflowError | None = None
 
 
 async def _cancel(store: CheckpointStore, run_id: str, *, was_ours: bool) -> None:
@@ -253,11 +270,3 @@ def _merged(state: Any, update: Mapping[str, Any]) -> Any:
 def _gone_on(run_id: str) -> CheckpointConflictError:
     message = f"run {quote(run_id)} has gone on meanwhile, or somebody else has answered: nothing was changed"
     return CheckpointConflictError(message, run_id=run_id)
-
-
-def _refusal(error: Exception, run_id: str) -> Exception:
-    """Return `error` as what is said to who answered."""
-    if isinstance(error, CheckpointNotFoundError):
-        message = f"the graph must keep its runs in the store that the page shows: {error}"
-        return CheckpointNotFoundError(message, run_id=run_id)
-    return error

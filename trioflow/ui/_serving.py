@@ -15,7 +15,7 @@ from hypercorn.trio import serve as serve_app
 from trioflow.config.checks import check_flag, check_instance, check_text
 from trioflow.errors import ConfigError
 from trioflow.graph import StateGraph
-from trioflow.ui._app import make_app
+from trioflow.ui._app import OWN_NAMES, make_app
 from trioflow.ui._changes import Changes
 from trioflow.ui._reader import Reader
 from trioflow.ui._views import Views, list_whole
@@ -56,7 +56,6 @@ async def serve(asked: Asked, started: Callable[[str], None]) -> None:
     _check(asked)
     reader = Reader(asked.url)
     await reader.ask("runs", list_whole)
-    is_public = not is_loopback(asked.host)
     listening = await _bind(asked.host, asked.port)
     port = listening.getsockname()[1]
     config = Config()
@@ -68,9 +67,8 @@ async def serve(asked: Asked, started: Callable[[str], None]) -> None:
     async with trio.open_nursery() as nursery:
         views = Views(reader, asked.graphs, show_data=asked.show_data)
         changes = Changes(asked.url, asked.graphs, nursery, show_data=asked.show_data) if asked.write else None
-        app: Any = make_app(
-            views, shown_url(asked.url), changes, token=asked.token, port=port, is_public=is_public
-        )
+        names = (*OWN_NAMES, asked.host) if is_loopback(asked.host) else None
+        app: Any = make_app(views, shown_url(asked.url), changes, token=asked.token, port=port, names=names)
         # Without a trigger of its own hypercorn would end at the first signal by itself.
         await serve_app(app, config, shutdown_trigger=trio.sleep_forever, task_status=_Address(started))
 
