@@ -172,6 +172,28 @@ async def test_a_graph_that_keeps_its_runs_elsewhere_is_said(store, tmp_path):
     assert (await store.load("run-1")).status == "paused"
 
 
+async def test_an_answer_to_a_run_that_was_completed_just_then_is_refused(store):
+    graph = letter(store)
+    await graph.execute(State(), "run-1")
+
+    class Late:
+        """The graph, whose run somebody else completes before it is resumed here."""
+
+        name = "letter"
+        drawing = graph.drawing
+        to_mermaid = graph.to_mermaid
+
+        async def resume(self, run_id, *, update):
+            await graph.resume(run_id, update=lambda state: state.set("answer", "no"))
+            return await graph.resume(run_id, update=update)
+
+    async with page(store, [Late()]) as (client, _):
+        answer = await client.post("/api/answer", json={"id": "run-1", "step": 0, "update": {"answer": "yes"}})
+        assert (answer.status_code, "has gone on" in answer.json()["error"]) == (409, True)
+        assert (await look(client, "run-1"))["changes"]["note"] == ""
+    assert msgspec.msgpack.decode((await store.load("run-1")).state)["answer"] == "no"
+
+
 async def test_a_graph_that_cannot_run_is_said(store):
     class Broken:
         """A graph that raises what is nobody's."""

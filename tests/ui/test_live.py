@@ -12,7 +12,6 @@ pytest.importorskip("starlette", reason="the page needs the extra ui")
 pytest.importorskip("hypercorn", reason="the page needs the extra ui")
 
 import httpx
-import msgspec
 import trio
 
 from trioflow import CheckpointConfig, CheckpointCorruptError, MemoryStore, ParallelConfig, process_parallel
@@ -170,12 +169,12 @@ async def is_never_held(work):
 
 
 @pytest.mark.slow
-async def test_ten_thousand_runs_never_hold_the_loop(tmp_path):
+async def test_ten_thousand_runs_never_hold_the_loop(tmp_path, copy_run):
     path = tmp_path / "runs.db"
 
     async with SqliteStore(path) as store:
         await put(store, "r")
-    copy_run(path, 10_000)
+    copy_run(path, "r", 10_000)
     views = Views(Reader(f"sqlite:///{path}"), (), show_data=True)
 
     async def look():
@@ -184,23 +183,6 @@ async def test_ten_thousand_runs_never_hold_the_loop(tmp_path):
         assert (await views.run("r500"))["run"]["status"] == "running"
 
     assert await is_never_held(look)
-
-
-def copy_run(path, count):
-    """Save the run `r` again as `r0`, `r1` and so on: what the store would do, without waiting for the disk."""
-    import apsw
-
-    from trioflow.checkpoint import _rows
-
-    db = apsw.Connection(str(path))
-    try:
-        db.pragma("synchronous", "off")
-        checkpoint = _rows.load(db, "r", None)
-        for number in range(count):
-            run_id = f"r{number}"
-            _rows.save(db, msgspec.structs.replace(checkpoint, run_id=run_id), _rows.claim(db, run_id, None))
-    finally:
-        db.close()
 
 
 @pytest.mark.slow

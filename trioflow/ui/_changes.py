@@ -127,6 +127,9 @@ class Changes:
         try:
             with going.scope:
                 result = await graph.resume(run_id, update=updated)
+                if not going.is_updated:
+                    # It was completed meanwhile, and a completed run is not changed.
+                    going.refusal = _gone_on(run_id)
                 note = f"The page answered, and went on with the run: {result.status}."
         except Exception as error:  # noqa: BLE001 - whatever a run raises is its own end, not the page's
             if not going.is_updated:

@@ -242,21 +242,24 @@ function shape(tag, attributes, ...children) {
   return element;
 }
 
-const WIDTH = 230, HEIGHT = 34, GAP = 38, ARC = 26;
+const WIDTH = 230, HEIGHT = 34, GAP = 38, ARC = 26, LETTER = 6.5;
+// How far from the boxes an arc is at its farthest: three quarters of the way to its two control points.
+const arcReach = (way) => (Math.min(8, Math.abs(way.target - way.source)) + 1) * ARC * 0.75;
 
 function showPicture(picture, status) {
   $("picture").hidden = !picture;
   const drawn = JSON.stringify([picture, status]);
   if (!picture || $("drawing").dataset.drawn === drawn) return;
   $("drawing").dataset.drawn = drawn;
-  const reach = (back) => Math.max(0, ...picture.ways.filter((way) => (way.target <= way.source) === back
-    && way.target !== way.source + 1).map((way) => Math.min(8, Math.abs(way.target - way.source)) + 1));
-  const beside = Math.max(0, ...picture.ways.filter((way) => way.target <= way.source).map((way) => wayLabel(way).length));
-  const left = 20 + reach(true) * ARC + beside * 6, right = 140 + reach(false) * ARC;
+  const room = (wanted, start) => Math.max(12, ...picture.ways.filter(wanted).map((way) => start(way) + wayLabel(way).length * LETTER + 12));
+  const left = room((way) => way.target <= way.source, arcReach);
+  const right = Math.max(room((way) => way.target > way.source + 1, arcReach), room((way) => way.target === way.source + 1, () => -WIDTH / 2));
   const height = picture.nodes.length * (HEIGHT + GAP) - GAP + 8;
   const width = left + WIDTH + right;
   const svg = shape("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "the steps of the run" });
-  for (const way of picture.ways) svg.append(drawWay(way, left));
+  // The farther an arc goes, the sooner it is drawn: so no arc crosses what is said of a shorter one.
+  const ways = [...picture.ways].sort((one, other) => arcReach(other) - arcReach(one));
+  for (const way of ways) svg.append(drawWay(way, left));
   picture.nodes.forEach((node, index) => svg.append(drawNode(node, index, left, picture.current === index ? `here ${status}` : "")));
   $("drawing").replaceChildren(svg);
   $("mermaid").hidden = picture.mermaid === null;
@@ -266,7 +269,8 @@ function showPicture(picture, status) {
 const top_ = (index) => 4 + index * (HEIGHT + GAP);
 
 function drawNode(node, index, left, where) {
-  const name = node.name.length > 28 ? `${node.name.slice(0, 27)}…` : node.name;
+  const most = node.visits > 1 ? 24 : 29;
+  const name = node.name.length > most ? `${node.name.slice(0, most - 1)}…` : node.name;
   const classes = [node.visits ? "seen" : "", node.exit ? "exit" : "", where].join(" ");
   const group = shape("g", { class: classes }, shape("title", {}, node.name));
   group.append(shape("rect", { class: "box", x: left, y: top_(index), width: WIDTH, height: HEIGHT, rx: node.entry ? HEIGHT / 2 : 5 }));
@@ -292,10 +296,10 @@ function drawWay(way, left) {
   }
   const back = way.target <= way.source;
   const side = back ? left : left + WIDTH, out = back ? -1 : 1;
-  const far = side + out * (Math.min(8, Math.abs(way.target - way.source)) + 1) * ARC;
+  const far = side + out * arcReach(way) / 0.75;
   const from = top_(way.source) + HEIGHT * 0.65, to = top_(way.target) + HEIGHT * 0.35;
   group.append(shape("path", { class: "way", d: `M${side} ${from}C${far} ${from} ${far} ${to} ${side + out * 7} ${to}` }));
-  group.append(head(side + out, to, -out, 0), text((side + far) / 2 + out * ARC / 2, (from + to) / 2 + 3, back ? "end" : "start"));
+  group.append(head(side + out, to, -out, 0), text(side + out * (arcReach(way) + 5), (from + to) / 2 + 3, back ? "end" : "start"));
   return group;
 }
 
