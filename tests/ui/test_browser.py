@@ -379,6 +379,23 @@ def test_a_damaged_run_is_said_once_beside_the_others(browser, folder):
         assert browser.text().count("is damaged") == 1
 
 
+def test_a_store_that_is_damaged_meanwhile_is_said_and_what_was_seen_stays(browser, folder):
+    path = folder / "runs.db"
+    trio.run(save, path, "first", "running")
+    with served(folder) as address:
+        browser.open(address)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:100] + b"\xff" * (len(whole) - 100))
+        browser.wait("!document.querySelector('#problem').hidden")
+        assert "damaged" in browser.text("#problem")
+        assert browser.text().count("damaged") == 1
+        assert browser.text("#runs tr a") == "first"
+        path.write_bytes(whole)
+        browser.wait("document.querySelector('#problem').hidden")
+        assert browser.text("#live") == "live"
+        assert browser.complaints() == []
+
+
 def test_ten_thousand_runs(browser, folder, copy_run):
     trio.run(save, folder / "runs.db", "r", "completed")
     copy_run(folder / "runs.db", "r", 9_999)
