@@ -1,8 +1,10 @@
 """`trioflow ui`: the page of runs, served until Ctrl-C."""
 
+import os
 import signal
-from collections.abc import Sequence
-from typing import Any, final
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import final
 
 import trio
 
@@ -11,33 +13,56 @@ from trioflow.cli._graphs import load_graph
 from trioflow.cli._printing import CommandError
 from trioflow.cli._runs import check_url
 from trioflow.errors import leaves
-from trioflow.graph import StateGraph
 from trioflow.ui import serve_page
 
 _PORT = 8765
 _ENDS = (signal.SIGINT, signal.SIGTERM)
 
 
-def ui(*, store: str, port: int = _PORT, graph: tuple[str, ...] = (), show_data: bool = False) -> int:
-    """Show the runs in a store in a browser, live: on this machine only, without changing anything.
+def ui(
+    *,
+    store: str,
+    host: str = "127.0.0.1",
+    port: int = _PORT,
+    graph: tuple[str, ...] = (),
+    show_data: bool = False,
+    write: bool = False,
+    token: str | None = None,
+) -> int:
+    """Show the runs in a store in a browser, live: on this machine only, without changing anything, by default.
 
     Args:
         store: the store's URL, such as sqlite:///runs.db.
+        host: the address to serve it at; one that others can reach needs a token.
         port: where; 0 is any that is free.
-        graph: a graph whose runs are drawn with the ways that they have not taken: package.module:graph. May be
-            given several times.
-        show_data: show states, results and what pauses ask for, too.
+        graph: a graph whose runs are drawn with the ways that they have not taken, and whose pauses can be
+            answered: package.module:graph. May be given several times.
+        show_data: show states, results, what pauses ask for and what errors say, too.
+        write: let pauses be answered and runs be cancelled.
+        token: what everybody must show who opens the page, by ?token= at its address. Others on this machine can
+            see a command's arguments; the environment variable TRIOFLOW_UI_TOKEN is read too.
     """
     check_url(store)
-    graphs = [load_graph(target) for target in graph]
+    token = os.environ.get("TRIOFLOW_UI_TOKEN") if token is None else token
+    page = partial(
+        serve_page,
+        store,
+        host=host,
+        port=port,
+        graphs=[load_graph(target) for target in graph],
+        show_data=show_data,
+        write=write,
+        token=token,
+    )
     try:
-        return trio.run(_serve, store, port, graphs, show_data)
+        return trio.run(_serve, page, "" if token is None else " with ?token= and the token at its end")
     except OSError as error:
         why = one_line(error.strerror or describe_error(error))
-        raise CommandError(f"the page cannot be served on port {port}: {why}") from error
+        where = f"on port {port}" if host == "127.0.0.1" else f"at {one_line(host)}, port {port}"
+        raise CommandError(f"the page cannot be served {where}: {why}") from error
 
 
-async def _serve(store: str, port: int, graphs: Sequence[StateGraph[Any]], show_data: bool) -> int:  # noqa: FBT001
+async def _serve(page: Callable[..., Awaitable[None]], how: str) -> int:
     """Serve the page until a signal comes, and return the status that a shell expects then.
 
     Cancellation: the page is served no more.
@@ -54,8 +79,7 @@ async def _serve(store: str, port: int, graphs: Sequence[StateGraph[Any]], show_
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(watch)
-                shown = _Announcement()
-                await serve_page(store, port=port, graphs=graphs, show_data=show_data, task_status=shown)
+                await page(task_status=_Announcement(how))
         except BaseExceptionGroup as group:
             # One thing is done here, so one thing went wrong.
             raise next(leaves(group)) from None
@@ -64,7 +88,10 @@ async def _serve(store: str, port: int, graphs: Sequence[StateGraph[Any]], show_
 
 @final
 class _Announcement:
-    """Says where the page is, once it is served."""
+    """Says where the page is, once it is served, and how it is opened."""
+
+    def __init__(self, how: str) -> None:
+        self._how = how
 
     def started(self, value: str = "") -> None:
-        print(f"the runs are shown at {value} (Ctrl-C ends it)", flush=True)  # noqa: T201 - a command line prints
+        print(f"the runs are shown at {value}{self._how} (Ctrl-C ends it)", flush=True)  # noqa: T201 - a command line prints

@@ -1,90 +1,188 @@
-"""The page as an ASGI application: three files, and three questions that are answered with JSON.
+"""The page as an ASGI application: three files, questions answered with JSON, once or live, and two changes.
 
-It can do nothing but read. It answers to this machine's own names alone, so that no other site's page can ask
-through a name that it makes point here; and the browser is told to run nothing but the page's own script.
+Without `changes` it can do nothing but read. On loopback it answers to this machine's own names alone, so that no
+other site's page can ask through a name that it makes point here; elsewhere it asks for a token.
 """
 
-import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from importlib.resources import files
 from typing import Any
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from trioflow._text import describe_error, one_line
-from trioflow.errors import CheckpointNotFoundError, TrioflowError
+from trioflow.errors import ConfigError, TrioflowError
+from trioflow.ui._access import HEADERS, HostGate, TokenGate, is_from_page
+from trioflow.ui._changes import Changes
+from trioflow.ui._live import answered, as_json_text, described, stay_open
 from trioflow.ui._views import Views
 
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
-        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+__all__ = ("OWN_NAMES", "make_app")
+
 _FILES = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
 _LONGEST_TEXT = 1_000
+_LARGEST_CHANGE = 1 << 20
+"""Bytes of a change that are read at most."""
+
+OWN_NAMES = ("127.0.0.1", "localhost", "::1")
+"""By which only this machine is asked."""
+
+Answer = Callable[[Mapping[str, str]], Awaitable[dict[str, Any]]]
 
 
-def make_app(views: Views, store: str) -> Starlette:
+class _Change(msgspec.Struct, forbid_unknown_fields=True):
+    """What the page asks to be changed."""
+
+    id: str
+    """The run."""
+    step: int = -1
+    """The step after which it was seen paused."""
+    update: dict[str, Any] | None = None
+    """Values of its state."""
+
+
+def make_app(
+    views: Views,
+    store: str,
+    changes: Changes | None = None,
+    *,
+    token: str | None = None,
+    port: int = 0,
+    names: Collection[str] | None = OWN_NAMES,
+) -> Starlette:
     """Return the application that shows what `views` answers.
 
     Args:
         views: what is shown.
         store: the store's name, as it is shown.
+        changes: what can be changed; None lets nothing be.
+        token: what everybody must show; None asks for none.
+        port: where it is served.
+        names: by which names it may be asked; None is any.
     """
-    shown = one_line(store)
+    answers = _answers(views, one_line(store), changes)
+    routes = [Route(path, _file(*named)) for path, named in _FILES.items()]
+    for answer in answers:
+        routes.append(Route(f"/api/{answer.__name__}", _once(answer)))
+        routes.append(Route(f"/live/{answer.__name__}", _live(answer)))
+    routes += [Route(f"/api/{what}", _changing(changes, what), methods=["POST"]) for what in ("answer", "cancel")]
+    layers = [] if names is None else [Middleware(HostGate, names=names)]
+    if token is not None:
+        layers.append(Middleware(TokenGate, token=token, name=f"trioflow_{port}"))
+    return Starlette(routes=routes, middleware=layers)
 
-    async def runs(query: Mapping[str, str]) -> Any:
+
+def _answers(views: Views, store: str, changes: Changes | None) -> tuple[Answer, ...]:
+    secret = None if changes is None else changes.secret
+
+    async def runs(query: Mapping[str, str]) -> dict[str, Any]:
         text = query.get("text", "")[:_LONGEST_TEXT]
         found = await views.runs(text=text, status=query.get("status", ""), offset=_offset(query))
-        return {"store": shown, **found}
+        return {"store": store, **found}
 
-    async def run(query: Mapping[str, str]) -> Any:
-        return {"store": shown, **await views.run(query.get("id", ""))}
+    async def run(query: Mapping[str, str]) -> dict[str, Any]:
+        run_id = query.get("id", "")
+        found = await views.run(run_id)
+        info = await views.find(run_id)
+        allowed = None if changes is None or info is None else changes.allowed(info) | {"secret": secret}
+        return {"store": store, **found, "changes": allowed}
 
-    async def items(query: Mapping[str, str]) -> Any:
+    async def items(query: Mapping[str, str]) -> dict[str, Any]:
         return await views.items(query.get("id", ""), offset=_offset(query))
 
-    routes = [Route(path, _file(*named)) for path, named in _FILES.items()]
-    routes += [Route(f"/api/{answer.__name__}", _answering(answer)) for answer in (runs, run, items)]
-    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"], www_redirect=False)
-    return Starlette(routes=routes, middleware=[hosts])
+    return runs, run, items
 
 
 def _file(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
     content = (files("trioflow.ui") / name).read_bytes()
 
     async def answer(_: Request) -> Response:
-        return Response(content, media_type=media_type, headers=_HEADERS)
+        return Response(content, media_type=media_type, headers=HEADERS)
 
     return answer
 
 
-def _answering(answer: Callable[[Mapping[str, str]], Awaitable[Any]]) -> Callable[[Request], Awaitable[Response]]:
-    async def answered(request: Request) -> Response:
-        status = 200
-        try:
-            found = await answer(request.query_params)
-        except TrioflowError as error:
-            status = 404 if isinstance(error, CheckpointNotFoundError) else 503
-            found = {"error": one_line(describe_error(error))}
-        content = json.dumps(found, allow_nan=False)
-        return Response(content, status, media_type="application/json", headers=_HEADERS)
+def _once(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+    async def responding(request: Request) -> Response:
+        status, text = await answered(lambda: answer(request.query_params))
+        return Response(text, status, media_type="application/json", headers=HEADERS)
 
-    return answered
+    return responding
+
+
+def _live(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+    async def responding(request: Request) -> Response:
+        query = request.query_params
+        return stay_open(lambda: answered(lambda: answer(query)))
+
+    return responding
+
+
+def _changing(changes: Changes | None, what: str) -> Callable[[Request], Awaitable[Response]]:
+    async def responding(request: Request) -> Response:
+        if changes is None:
+            return _said(403, error="the page was started to look only: start it with --write to change runs")
+        if not is_from_page(request, changes.secret):
+            return _said(403, error="only the page itself may change runs: reload it")
+        try:
+            change = msgspec.json.decode(await _body(request), type=_Change)
+            done = await (changes.cancel(change.id) if what == "cancel" else _answer(changes, change))
+            return _said(200, done=done)
+        except msgspec.MsgspecError as error:
+            return _said(422, error=f"this is no change: {one_line(describe_error(error))}")
+        except TrioflowError as error:
+            status, found = described(error)
+            return _said(status, **found)
+
+    return responding
+
+
+async def _answer(changes: Changes, change: _Change) -> str:
+    """Answer a pause.
+
+    Raises:
+        TrioflowError: it cannot be answered so.
+
+    Cancellation: as of `Changes.answer`.
+    """
+    if change.update is None:
+        raise ConfigError("an answer is a JSON object: the values of the state by their names")
+    return await changes.answer(change.id, change.step, change.update)
+
+
+async def _body(request: Request) -> bytes:
+    """Return what was sent, if it is not too large.
+
+    Raises:
+        ConfigError: it is.
+
+    Cancellation: passes through.
+    """
+    body = b""
+    length = request.headers.get("content-length", "0")
+    size = int(length) if length.isascii() and length.isdecimal() and len(length) < 10 else _LARGEST_CHANGE + 1
+    more = True
+    while more:
+        if max(size, len(body)) > _LARGEST_CHANGE:
+            raise ConfigError(f"a change has {_LARGEST_CHANGE} bytes at most")
+        message = await request.receive()
+        body += message.get("body", b"")
+        # Who goes away before the end has sent no change.
+        more = message.get("more_body", False)
+    return body
+
+
+def _said(status: int, **what: str) -> Response:
+    return Response(as_json_text(what), status, media_type="application/json", headers=HEADERS)
 
 
 def _offset(query: Mapping[str, str]) -> int:

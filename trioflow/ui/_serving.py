@@ -1,53 +1,98 @@
-"""Serving the page: on loopback only, until the caller has enough."""
+"""Serving the page, on loopback unless there is a token, until the caller has enough."""
 
 import os
 import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any, final
 from urllib.parse import urlsplit
 
+import msgspec
 import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve as serve_app
 
-from trioflow.checkpoint.looking import all_runs
-from trioflow.config.checks import check_instance
+from trioflow.config.checks import check_flag, check_instance, check_text
 from trioflow.errors import ConfigError
 from trioflow.graph import StateGraph
-from trioflow.ui._app import make_app
+from trioflow.ui._app import OWN_NAMES, make_app
+from trioflow.ui._changes import Changes
 from trioflow.ui._reader import Reader
-from trioflow.ui._views import Views
+from trioflow.ui._views import Views, list_whole
+
+__all__ = ("Asked", "serve", "shown_url")
 
 _LAST_ANSWERS = 0.5
 """Seconds that answers under way are given at the end."""
 
 
-async def serve(
-    url: str,
-    port: int,
-    graphs: tuple[StateGraph[Any], ...],
-    *,
-    show_data: bool,
-    started: Callable[[str], None],
-) -> None:
-    """Serve the page of the runs at `url`; see `trioflow.ui.serve_page`.
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """How the page is to be served; see `trioflow.ui.serve_page`."""
 
-    Cancellation: the page is served no more.
+    url: str
+    """The store."""
+    host: str
+    """The address."""
+    port: int
+    """The port; 0 is any."""
+    graphs: tuple[StateGraph[Any], ...]
+    """The graphs that are known."""
+    show_data: bool
+    """Whether values are shown."""
+    write: bool
+    """Whether runs may be changed."""
+    token: str | None
+    """What everybody must show."""
+
+
+async def serve(asked: Asked, started: Callable[[str], None]) -> None:
+    """Serve the page.
+
+    Raises:
+        ConfigError: it cannot be served so.
+
+    Cancellation: the page is served no more; runs that were answered from it are cancelled, and kept.
     """
-    check_instance("port", port, int)
-    if not 0 <= port < 1 << 16:
-        raise ConfigError.refusing("port", port, "from 0 (any that is free) to 65535")
-    reader = Reader(url)
-    await reader.ask("runs", all_runs)
-    app: Any = make_app(Views(reader, graphs, show_data=show_data), shown_url(url))
+    _check(asked)
+    reader = Reader(asked.url)
+    await reader.ask("runs", list_whole)
+    listening = await _bind(asked.host, asked.port)
+    port = listening.getsockname()[1]
     config = Config()
     config.accesslog = None
     config.loglevel = "ERROR"
     config.graceful_timeout = _LAST_ANSWERS
     config.include_server_header = False
-    config.bind = [f"fd://{_bind(port)}"]
-    # Without a trigger of its own hypercorn would end at the first signal by itself.
-    await serve_app(app, config, shutdown_trigger=trio.sleep_forever, task_status=_Address(started))
+    config.bind = [f"fd://{listening.detach()}"]
+    async with trio.open_nursery() as nursery:
+        views = Views(reader, asked.graphs, show_data=asked.show_data)
+        changes = Changes(asked.url, asked.graphs, nursery, show_data=asked.show_data) if asked.write else None
+        names = (*OWN_NAMES, asked.host) if is_loopback(asked.host) else None
+        app: Any = make_app(views, shown_url(asked.url), changes, token=asked.token, port=port, names=names)
+        # Without a trigger of its own hypercorn would end at the first signal by itself.
+        await serve_app(app, config, shutdown_trigger=trio.sleep_forever, task_status=_Address(started))
+
+
+def _check(asked: Asked) -> None:
+    check_text("host", asked.host)
+    check_instance("port", asked.port, int)
+    if not 0 <= asked.port < 1 << 16:
+        raise ConfigError.refusing("port", asked.port, "from 0 (any that is free) to 65535")
+    check_flag("show_data", asked.show_data)
+    check_flag("write", asked.write)
+    if asked.token is not None:
+        check_text("token", asked.token, "a non-empty string or None")
+    elif not is_loopback(asked.host):
+        allowed = "an address of this machine alone, such as 127.0.0.1, where there is no token"
+        raise ConfigError.refusing("host", asked.host, allowed)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @final
@@ -61,13 +106,26 @@ class _Address:
         self._started(f"{value[0]}/")
 
 
-def _bind(port: int) -> int:
-    """Return a socket's number; hypercorn would leave one open where the port cannot be had."""
-    with socket.socket() as bound:
+async def _bind(host: str, port: int) -> socket.socket:
+    """Return a socket at this address; hypercorn would leave one open where the port cannot be had.
+
+    Raises:
+        OSError: the address cannot be had.
+
+    Cancellation: passes through.
+    """
+    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    # `localhost` is first what most programs take it for.
+    family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
         if os.name == "posix":
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(("127.0.0.1", port))
-        return bound.detach()
+        bound.bind(address)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
 
 
 def shown_url(url: str) -> str:

@@ -5,19 +5,28 @@ asks for go out only where the page was started to show them.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any, final
 
 import msgspec
+import trio
 
 from trioflow._text import clip, describe_error, escape, one_line, quote
-from trioflow.checkpoint.looking import all_runs, as_json, readable, tree
+from trioflow.checkpoint.looking import as_json, readable, tree
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, CheckpointStore, RunInfo
 from trioflow.checkpoint.session import load_verified
-from trioflow.errors import CheckpointError, CheckpointNotFoundError
+from trioflow.errors import CheckpointCorruptError, CheckpointError, CheckpointNotFoundError
 from trioflow.graph import StateGraph
 from trioflow.ui._pictures import draw, durations
 from trioflow.ui._reader import Reader
+
+PAGE = 1_000
+"""Runs that are read from the store at a time."""
+
+MOST_TOTALS = 100_000
+"""Fan-outs of which is remembered how many items they have."""
 
 RUNS = 200
 """Outermost runs on one page of the list."""
@@ -35,6 +44,47 @@ SHOWN = 20_000
 """Characters of a state or of results that are shown."""
 
 
+class _Known(msgspec.Struct):
+    """What is kept of a run, beside what the list of runs has."""
+
+    steps: Sequence[CheckpointInfo]
+    latest: Checkpoint | None = None
+    """The latest step with its data; None where that is not to be shown."""
+    total: int | None = None
+    """How many items it was begun with, where that was known."""
+    problem: str | None = None
+    """What is damaged."""
+
+
+async def list_whole(store: CheckpointStore) -> tuple[Sequence[RunInfo], str | None]:
+    """Return the runs in the store, page by page, and what keeps the rest from being read.
+
+    Where a page cannot be read, a smaller one is asked for: so all are there that come before the damage.
+
+    Raises:
+        CheckpointError: not one can be read.
+
+    Cancellation: nothing is changed.
+    """
+    runs: list[RunInfo] = []
+    limit = PAGE
+    after: str | None = None
+    while True:
+        try:
+            page = await store.list_runs(after=after, limit=limit)
+        except CheckpointError as error:
+            if limit > 1 and isinstance(error, CheckpointCorruptError):
+                limit //= 2
+                continue
+            if not runs:
+                raise
+            return runs, one_line(describe_error(error))
+        runs.extend(page)
+        if len(page) < limit:
+            return runs, None
+        after = page[-1].run_id
+
+
 @final
 class Views:
     """Answers what the page asks.
@@ -49,6 +99,7 @@ class Views:
         self._reader = reader
         self._graphs = {graph.name: graph for graph in graphs}
         self._show_data = show_data
+        self._totals: dict[tuple[str, float], int | None] = {}
 
     def __repr__(self) -> str:
         return f"<Views of {self._reader!r}>"
@@ -66,24 +117,37 @@ class Views:
 
         Cancellation: nothing is changed.
         """
-        runs = await self._all_runs()
-        groups: list[list[tuple[int, RunInfo]]] = []
-        for depth, run in tree(runs):
-            if not depth:
-                groups.append([])
-            groups[-1].append((depth, run))
-        counts: dict[str, int] = {}
-        for run in runs:
-            counts[run.status] = counts.get(run.status, 0) + 1
-        wanted = [group for group in reversed(groups) if any(_fits(run, text, status) for _, run in group)]
-        shown = wanted[offset : offset + RUNS]
-        return {
-            "counts": counts,
-            "total": len(wanted),
-            "offset": offset,
-            "limit": RUNS,
-            "runs": [_run(run, depth) for group in shown for depth, run in group[:INSIDE]],
-        }
+        runs, problem = await self._listed()
+        # Of many runs this takes a while, and the loop may be at work on those that were answered.
+        found = await trio.to_thread.run_sync(_page_of, runs, text, status, offset)
+        await self._look_up_totals(found["runs"])
+        return found | {"problem": problem}
+
+    async def _look_up_totals(self, runs: list[dict[str, Any]]) -> None:
+        """Put in how many items each fan-out was begun with, which never changes, so each is read once.
+
+        Cancellation: nothing is changed.
+        """
+        fans = {(run["id"], run["created_at"]): run for run in runs if run["kind"] == "parallel"}
+        missing = [key for key in fans if key not in self._totals]
+        if missing:
+            found = await self._reader.ask(("totals", *missing), lambda store: _ask_totals(store, missing))
+            if len(self._totals) > MOST_TOTALS:
+                self._totals.clear()
+            self._totals.update(found)
+        for key, run in fans.items():
+            run["total"] = self._totals.get(key)
+
+    async def find(self, run_id: str) -> RunInfo | None:
+        """Return the run, if it is there.
+
+        Raises:
+            CheckpointError: the store cannot be read.
+
+        Cancellation: nothing is changed.
+        """
+        runs, _ = await self._listed()
+        return next((run for run in runs if run.run_id == run_id), None)
 
     async def run(self, run_id: str) -> dict[str, Any]:
         """Return what is known of one run.
@@ -94,24 +158,33 @@ class Views:
 
         Cancellation: nothing is changed.
         """
-        runs = await self._all_runs()
-        run = next((run for run in runs if run.run_id == run_id), None)
+        run = await self.find(run_id)
         if run is None:
             raise CheckpointNotFoundError(f"there is no run {quote(run_id)} in this store", run_id=run_id)
-        steps, latest, problem = await self._reader.ask(("run", run_id), lambda store: self._ask(store, run_id))
-        took = durations(run.created_at, steps)
-        shown = list(zip(steps, took, strict=True))[-STEPS:]
-        inside = list(tree(runs, run_id))
+        runs, _ = await self._listed()
+        known = await self._reader.ask(("run", run_id), lambda store: self._ask(store, run_id))
+        found = await trio.to_thread.run_sync(self._shown, run, runs, known)
+        await self._look_up_totals(found["inside"])
+        return found
+
+    def _shown(self, run: RunInfo, runs: Sequence[RunInfo], known: "_Known") -> dict[str, Any]:
+        shown = list(zip(known.steps, durations(run.created_at, known.steps), strict=True))[-STEPS:]
+        inside = list(tree(runs, run.run_id))
         return {
             "run": _run(run, 0) | {"parent": run.parent, "forked_from": run.forked_from},
-            "problem": problem,
+            "problem": known.problem,
             "reason": one_line(getattr(run, "reason", None) or ""),
+            "total": known.total,
+            "waits_at": _place(known.steps) if run.status == "paused" else "",
+            "failed_at": _place(known.steps) if run.status == "failed" else "",
             "steps": [_step(step, seconds) for step, seconds in reversed(shown)],
-            "step_count": len(steps),
+            "step_count": len(known.steps),
             "inside": [_run(each, depth) for depth, each in inside[:INSIDE]],
             "inside_count": len(inside),
-            "picture": self._picture(run, steps),
-            "data": None if latest is None else _data(latest),
+            "inside_states": _counted(each for _, each in inside),
+            "picture": self._picture(run, known.steps),
+            # What a fan-out keeps as its state is how many items there are, which is shown as such.
+            "data": None if known.latest is None or run.kind == "parallel" else _data(known.latest),
             "show_data": self._show_data,
         }
 
@@ -124,18 +197,16 @@ class Views:
         Cancellation: nothing is changed.
         """
         items = await self._reader.ask(("items", run_id), lambda store: self._ask_items(store, run_id))
-        names = list(items)[offset : offset + ITEMS]
+        names = islice(items, offset, offset + ITEMS)
         shown = [{"key": one_line(name), "value": self._value(items[name])} for name in names]
         return {"total": len(items), "offset": offset, "limit": ITEMS, "items": shown}
 
-    async def _all_runs(self) -> list[RunInfo]:
-        runs: list[RunInfo] = await self._reader.ask("runs", all_runs)
-        return runs
+    async def _listed(self) -> tuple[Sequence[RunInfo], str | None]:
+        listed: tuple[Sequence[RunInfo], str | None] = await self._reader.ask("runs", list_whole)
+        return listed
 
-    async def _ask(
-        self, store: CheckpointStore, run_id: str
-    ) -> tuple[Sequence[CheckpointInfo], Checkpoint | None, str | None]:
-        """Return the steps, the latest of them where its data is to be shown, and what is damaged.
+    async def _ask(self, store: CheckpointStore, run_id: str) -> "_Known":
+        """Return what is kept of a run, without what is not to be shown.
 
         Cancellation: nothing is changed.
         """
@@ -144,8 +215,9 @@ class Views:
             steps = await store.history(run_id)
             latest = await load_verified(store, run_id) if steps else None
         except CheckpointError as error:
-            return steps, None, one_line(describe_error(error))
-        return steps, latest if self._show_data else None, None
+            return _Known(steps, problem=one_line(describe_error(error)))
+        total = None if latest is None or latest.kind != "parallel" else _total(latest.state)
+        return _Known(steps, latest if self._show_data else None, total)
 
     async def _ask_items(self, store: CheckpointStore, run_id: str) -> Mapping[str, bytes]:
         """Return the items by key, in order, without what is not to be shown.
@@ -153,8 +225,13 @@ class Views:
         Cancellation: nothing is changed.
         """
         items = await store.load_items(run_id)
-        ordered = sorted(items, key=lambda name: (len(name), name) if name.isdecimal() else (0, name))
-        return {name: items[name] if self._show_data else b"" for name in ordered}
+        return await trio.to_thread.run_sync(self._ordered, items)
+
+    def _ordered(self, items: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        # Sorting lets no other thread run, not even the loop's; of plain numbers and texts it is quick.
+        named = sorted(name for name in items if not _is_number(name))
+        numbered = sorted((name for name in items if _is_number(name)), key=int)
+        return {name: items[name] if self._show_data else b"" for name in chain(named, numbered)}
 
     def _value(self, data: bytes) -> str | None:
         return _result(data) if self._show_data else None
@@ -165,9 +242,35 @@ class Views:
         return msgspec.to_builtins(draw(steps, self._graphs.get(run.graph)))
 
 
+def _is_number(name: str) -> bool:
+    # Python refuses to read numbers of thousands of digits.
+    return name.isdecimal() and len(name) < 20
+
+
+def _page_of(runs: Sequence[RunInfo], text: str, status: str, offset: int) -> dict[str, Any]:
+    groups: list[list[tuple[int, RunInfo]]] = []
+    for depth, run in tree(runs):
+        if not depth:
+            groups.append([])
+        groups[-1].append((depth, run))
+    wanted = [group for group in reversed(groups) if any(_fits(run, text, status) for _, run in group)]
+    shown = wanted[offset : offset + RUNS]
+    return {
+        "counts": _counted(runs),
+        "total": len(wanted),
+        "offset": offset,
+        "limit": RUNS,
+        "runs": [_run(run, depth) for group in shown for depth, run in group[:INSIDE]],
+    }
+
+
+def _counted(runs: Iterable[RunInfo]) -> dict[str, int]:
+    return dict(Counter(one_line(str(run.status)) for run in runs))
+
+
 def _fits(run: RunInfo, text: str, status: str) -> bool:
     named = text.casefold() in f"{run.run_id}\n{run.graph}".casefold()
-    return named and status in {"", run.status}
+    return named and status in {"", one_line(str(run.status))}
 
 
 def _run(run: RunInfo, depth: int) -> dict[str, Any]:
@@ -177,9 +280,10 @@ def _run(run: RunInfo, depth: int) -> dict[str, Any]:
         "depth": depth,
         "graph": one_line(run.graph),
         "kind": one_line(run.kind),
-        "status": run.status,
+        "status": one_line(str(run.status)),
         "step": run.step,
         "items": run.items,
+        "total": None,
         "created_at": run.created_at,
         "updated_at": run.updated_at,
     }
@@ -191,10 +295,37 @@ def _step(step: CheckpointInfo, seconds: float) -> dict[str, Any]:
         "node": one_line(step.node),
         "next_node": one_line(step.next_node),
         "iterations": step.iterations,
-        "status": step.status,
+        "status": one_line(str(step.status)),
         "created_at": step.created_at,
         "seconds": seconds,
     }
+
+
+def _place(steps: Sequence[CheckpointInfo]) -> str:
+    return one_line(steps[-1].next_node) if steps else ""
+
+
+async def _ask_totals(
+    store: CheckpointStore, keys: Iterable[tuple[str, float]]
+) -> dict[tuple[str, float], int | None]:
+    """Return how many items each of these fan-outs was begun with; None where it is not known, or damaged.
+
+    Cancellation: nothing is changed.
+    """
+    totals: dict[tuple[str, float], int | None] = {}
+    for key in keys:
+        try:
+            totals[key] = _total((await load_verified(store, key[0])).state)
+        except CheckpointError:
+            totals[key] = None
+    return totals
+
+
+def _total(state: bytes) -> int | None:
+    """Return how many items a fan-out was begun with; a number says nothing of what they are."""
+    header = readable(state)
+    total = header[0] if isinstance(header, list) and header else None
+    return total if isinstance(total, int) else None
 
 
 def _data(checkpoint: Checkpoint) -> dict[str, Any]:

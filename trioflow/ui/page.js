@@ -1,11 +1,14 @@
-// The page of runs: asks three questions over and over, and changes what has changed.
+// The page of runs: follows what the server says of the list or of one run, and changes what has changed.
 // Whatever comes from the store becomes text, never markup: there is no innerHTML here.
 "use strict";
 
-const PAUSE = 1000;
+const AGAIN = 2000;
+const TICK = 1000;
 const $ = (id) => document.getElementById(id);
-const view = { text: "", status: "", offset: 0, limit: 0, itemsOffset: 0, itemsLimit: 0, itemsOf: null, itemsStamp: null };
-let turn = 0;
+const view = { text: "", status: "", offset: 0, limit: 0, itemsOffset: 0, itemsLimit: 0, itemsOf: null, itemsStamp: null, latest: null, done: "", doneOf: null, sure: false };
+let source = null;  // the live answer
+let asked = "";  // what it answers
+let shown = null;  // what it said last: what to do to show it again, since ages grow without news
 
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -44,6 +47,11 @@ function fill(element, cell) {
     if (link.getAttribute("href") !== cell.href) link.setAttribute("href", cell.href);
     element.style.paddingLeft = cell.depth ? `${cell.depth * 1.2}rem` : "";
     put(link, (cell.depth ? "└ " : "") + cell.text);
+  } else if (cell.of !== undefined) {
+    const bar = element.querySelector("progress") ?? element.appendChild(make("progress"));
+    const text = element.querySelector("span") ?? element.insertBefore(make("span"), bar);
+    Object.assign(bar, { max: Math.max(1, cell.of), value: cell.value, hidden: cell.value >= cell.of });
+    put(text, cell.text);
   } else put(element, cell.text);
   if (cell.title) element.title = cell.title;
 }
@@ -74,15 +82,23 @@ function runCells(run) {
     { text: run.status, class: `status ${run.status}` },
     { text: run.kind },
     { text: run.kind === "graph" ? run.graph : "" },
-    { text: run.step ? String(run.step) : "", class: "number", label: "step" },
-    { text: run.items ? String(run.items) : "", class: "number", label: "items" },
+    { text: run.step && run.kind !== "parallel" ? String(run.step) : "", class: "number", label: "step" },
+    itemsCell(run),
     { text: ago(run.created_at), class: "time begun", title: clock(run.created_at) },
     { text: ago(run.updated_at), class: "time", title: clock(run.updated_at) },
   ];
 }
 
+function itemsCell(run) {
+  const known = { class: "number", label: "items" };
+  if (run.total === null) return { text: run.items ? String(run.items) : "", ...known };
+  return { text: `${run.items} of ${run.total}`, value: run.items, of: run.total, ...known };
+}
+
 function showList(found) {
   document.title = "trioflow runs";
+  $("partly").hidden = !found.problem;
+  put($("partly"), found.problem ? `Not all runs can be read: ${found.problem}` : "");
   view.limit = found.limit;
   rows($("runs"), found.runs, (run) => run.id, runCells);
   $("nothing").hidden = found.runs.length > 0;
@@ -110,7 +126,8 @@ function facts(found) {
   if (found.reason) list.push(["reason", found.reason]);
   list.push(["kind", run.kind || "unknown"]);
   if (run.kind === "graph") list.push(["graph", run.graph]);
-  list.push(["step", String(run.step)], ["items", String(run.items)]);
+  if (run.kind !== "parallel") list.push(["step", String(run.step)]);
+  if (run.items) list.push(["items", String(run.items)]);
   list.push(["begun", `${ago(run.created_at)}, ${clock(run.created_at)}`]);
   list.push(["updated", `${ago(run.updated_at)}, ${clock(run.updated_at)}`]);
   if (run.parent) list.push(["inside", run.parent, "", link(run.parent)]);
@@ -132,11 +149,18 @@ function showRun(found) {
   $("damage").hidden = !found.problem;
   put($("damage"), found.problem ?? "");
   showPicture(found.picture, run.status);
+  showWaiting(found);
+  showChanges(found);
+  showErrors(found);
   $("inside").hidden = !found.inside.length;
+  put($("inside-states"), Object.entries(found.inside_states).map(([state, count]) => `${count} ${state}`).join(", "));
   rows($("children"), found.inside, (each) => each.id, runCells);
   more("more-inside", found.inside.length, found.inside_count, "runs");
   showData(found.data);
-  $("steps-section").hidden = !found.step_count;
+  // A fan-out's steps are its items, and only a graph makes attempts.
+  $("steps-section").hidden = !found.step_count || run.kind === "parallel";
+  $("steps-section").querySelector("table").classList.toggle("plain", run.kind !== "graph");
+  $("attempts-note").hidden = run.kind !== "graph" || run.status === "completed";
   const tries = new Map(found.steps.map((step, index) => [step.step, step.iterations - (found.steps[index + 1]?.iterations ?? 0)]));
   rows($("steps"), found.steps, (step) => String(step.step), (step) => [
     { text: String(step.step), class: "number" }, { text: step.node }, { text: step.next_node },
@@ -144,7 +168,9 @@ function showRun(found) {
     { text: span(step.seconds), class: "number" }, { text: clock(step.created_at), class: "time" },
   ]);
   more("more-steps", found.steps.length, found.step_count, "steps");
-  $("items-section").hidden = !run.items;
+  $("items-section").hidden = !run.items && found.total === null;
+  put($("items-state"), itemsState(found));
+  $("items").hidden = !run.items;
   put($("items").querySelector("summary"), `${run.items} kept`);
 }
 
@@ -159,12 +185,52 @@ function more(id, shown, all, what) {
   put($(id), `The latest ${shown} of ${all} ${what}.`);
 }
 
+function itemsState(found) {
+  const { items, status } = found.run;
+  if (found.total === null) return items ? `${items} succeeded. How many there are is not kept.` : "";
+  const left = found.total - items;
+  if (left <= 0) return `All ${found.total} succeeded.`;
+  const why = status === "running" ? "are at work, wait, or failed" : "failed or were not called";
+  return `${items} of ${found.total} succeeded; ${left} ${why}: a store keeps successes only.`;
+}
+
+function showWaiting(found) {
+  $("waits").hidden = !found.waits_at && found.run.status !== "paused";
+  if ($("waits").hidden) return;
+  put($("waits-at"), `At node ${found.waits_at || "(not kept)"}, for ${ago(found.run.updated_at).replace(" ago", "")}.`
+    + (found.data ? "" : " What it asks for is shown with --show-data."));
+  $("asks").hidden = !found.data || found.data.pause === null;
+  put($("asks"), found.data?.pause ?? "");
+}
+
+function showChanges(found) {
+  const may = found.changes;
+  $("answer").hidden = !may?.answer;
+  $("cancel").hidden = !may?.cancel;
+  $("changes").hidden = !may;
+  if (!may) return;
+  // What was done last is said until something else is.
+  if (view.doneOf !== found.run.id) Object.assign(view, { doneOf: found.run.id, done: "", sure: false });
+  put($("done"), view.done || may.note || may.why_not);
+  $("changes").hidden = !may.cancel && !$("done").textContent;
+  put($("cancel"), view.sure ? "really cancel? whoever is at work on it loses it" : "cancel the run");
+}
+
+function showErrors(found) {
+  const failed = found.run.status === "failed";
+  const inside = found.inside_states.failed ?? 0;
+  $("errors").hidden = !failed && !inside;
+  const said = [];
+  if (failed && found.failed_at) said.push(`Failed at node ${found.failed_at}, after step ${found.run.step}.`);
+  else if (failed && found.total > found.run.items) said.push(`${found.total - found.run.items} of ${found.total} items have no result.`);
+  else if (failed) said.push(`Failed after step ${found.run.step}.`);
+  if (inside) said.push(`${inside} inside it failed.`);
+  put($("failed-at"), said.join(" "));
+}
+
 function showData(data) {
   $("data").hidden = !data;
-  if (!data) return;
-  $("pause").hidden = data.pause === null;
-  put($("pause").querySelector("pre"), data.pause ?? "");
-  put($("state").querySelector("pre"), data.state);
+  if (data) put($("state").querySelector("pre"), data.state);
 }
 
 // The picture: boxes in a column, arrows between neighbours straight, all others as arcs beside it:
@@ -176,21 +242,24 @@ function shape(tag, attributes, ...children) {
   return element;
 }
 
-const WIDTH = 230, HEIGHT = 34, GAP = 38, ARC = 26;
+const WIDTH = 230, HEIGHT = 34, GAP = 38, ARC = 26, LETTER = 6.5;
+// How far from the boxes an arc is at its farthest: three quarters of the way to its two control points.
+const arcReach = (way) => (Math.min(8, Math.abs(way.target - way.source)) + 1) * ARC * 0.75;
 
 function showPicture(picture, status) {
   $("picture").hidden = !picture;
   const drawn = JSON.stringify([picture, status]);
   if (!picture || $("drawing").dataset.drawn === drawn) return;
   $("drawing").dataset.drawn = drawn;
-  const reach = (back) => Math.max(0, ...picture.ways.filter((way) => (way.target <= way.source) === back
-    && way.target !== way.source + 1).map((way) => Math.min(8, Math.abs(way.target - way.source)) + 1));
-  const beside = Math.max(0, ...picture.ways.filter((way) => way.target <= way.source).map((way) => wayLabel(way).length));
-  const left = 20 + reach(true) * ARC + beside * 6, right = 140 + reach(false) * ARC;
-  const height = picture.nodes.length * (HEIGHT + GAP);
+  const room = (wanted, start) => Math.max(12, ...picture.ways.filter(wanted).map((way) => start(way) + wayLabel(way).length * LETTER + 12));
+  const left = room((way) => way.target <= way.source, arcReach);
+  const right = Math.max(room((way) => way.target > way.source + 1, arcReach), room((way) => way.target === way.source + 1, () => -WIDTH / 2));
+  const height = picture.nodes.length * (HEIGHT + GAP) - GAP + 8;
   const width = left + WIDTH + right;
   const svg = shape("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "the steps of the run" });
-  for (const way of picture.ways) svg.append(drawWay(way, left));
+  // The farther an arc goes, the sooner it is drawn: so no arc crosses what is said of a shorter one.
+  const ways = [...picture.ways].sort((one, other) => arcReach(other) - arcReach(one));
+  for (const way of ways) svg.append(drawWay(way, left));
   picture.nodes.forEach((node, index) => svg.append(drawNode(node, index, left, picture.current === index ? `here ${status}` : "")));
   $("drawing").replaceChildren(svg);
   $("mermaid").hidden = picture.mermaid === null;
@@ -200,7 +269,8 @@ function showPicture(picture, status) {
 const top_ = (index) => 4 + index * (HEIGHT + GAP);
 
 function drawNode(node, index, left, where) {
-  const name = node.name.length > 28 ? `${node.name.slice(0, 27)}…` : node.name;
+  const most = node.visits > 1 ? 24 : 29;
+  const name = node.name.length > most ? `${node.name.slice(0, most - 1)}…` : node.name;
   const classes = [node.visits ? "seen" : "", node.exit ? "exit" : "", where].join(" ");
   const group = shape("g", { class: classes }, shape("title", {}, node.name));
   group.append(shape("rect", { class: "box", x: left, y: top_(index), width: WIDTH, height: HEIGHT, rx: node.entry ? HEIGHT / 2 : 5 }));
@@ -226,10 +296,10 @@ function drawWay(way, left) {
   }
   const back = way.target <= way.source;
   const side = back ? left : left + WIDTH, out = back ? -1 : 1;
-  const far = side + out * (Math.min(8, Math.abs(way.target - way.source)) + 1) * ARC;
+  const far = side + out * arcReach(way) / 0.75;
   const from = top_(way.source) + HEIGHT * 0.65, to = top_(way.target) + HEIGHT * 0.35;
   group.append(shape("path", { class: "way", d: `M${side} ${from}C${far} ${from} ${far} ${to} ${side + out * 7} ${to}` }));
-  group.append(head(side + out, to, -out, 0), text((side + far) / 2 + out * ARC / 2, (from + to) / 2 + 3, back ? "end" : "start"));
+  group.append(head(side + out, to, -out, 0), text(side + out * (arcReach(way) + 5), (from + to) / 2 + 3, back ? "end" : "start"));
   return group;
 }
 
@@ -269,53 +339,112 @@ function wanted() {
   try { return decodeURIComponent(hash.slice(5)); } catch { return hash.slice(5); }
 }
 
-async function refresh() {
-  const mine = ++turn;
+function question() {
   const id = wanted();
-  try {
-    const found = id === null ? await ask("runs", { text: view.text, status: view.status, offset: view.offset }) : await ask("run", { id });
-    if (mine !== turn) return;
-    $("list").hidden = id !== null;
-    $("one").hidden = id === null;
-    $("problem").hidden = true;
-    put($("store"), found.store);
-    if (id === null) showList(found);
-    else {
-      if (view.itemsOf !== id) Object.assign(view, { itemsOf: id, itemsOffset: 0, itemsStamp: null });
-      showRun(found);
-      await askItems(id, found.run);
-    }
-    put($("live"), "live");
-    $("live").className = "";
-  } catch (error) {
-    if (mine !== turn) return;
-    const away = error instanceof TypeError;
-    $("problem").hidden = false;
-    put($("problem"), away ? "The page is no longer served: start `trioflow ui` again." : error.message);
-    put($("live"), "not live");
-    $("live").className = "lost";
+  return id === null ? ["runs", { text: view.text, status: view.status, offset: view.offset }] : ["run", { id }];
+}
+
+// One answer at a time is open, and none for a page that nobody sees.
+function follow() {
+  const [what, parameters] = question();
+  const url = `live/${what}?${new URLSearchParams(parameters)}`;
+  if (source !== null && url === asked && source.readyState !== EventSource.CLOSED && !document.hidden) return;
+  source?.close();
+  source = null;
+  if (document.hidden) return;
+  if (url !== asked) shown = null;
+  asked = url;
+  const mine = source = new EventSource(url);
+  const ours = (act) => (event) => { if (mine === source) act(event); };
+  mine.addEventListener("found", ours((event) => show(what, JSON.parse(event.data))));
+  mine.addEventListener("problem", ours((event) => say(JSON.parse(event.data).error)));
+  mine.addEventListener("error", ours(() => {
+    say("The page is no longer served: start `trioflow ui` again.");
+    if (mine.readyState === EventSource.CLOSED) setTimeout(follow, AGAIN);
+  }));
+}
+
+function show(what, found) {
+  $("list").hidden = what !== "runs";
+  $("one").hidden = what !== "run";
+  $("problem").hidden = true;
+  put($("problem"), "");
+  put($("store"), found.store);
+  put($("live"), "live");
+  $("live").className = "";
+  if (what === "runs") shown = () => showList(found);
+  else {
+    $("partly").hidden = true;
+    view.latest = found;
+    if (view.itemsOf !== found.run.id) Object.assign(view, { itemsOf: found.run.id, itemsOffset: 0, itemsStamp: null });
+    shown = () => showRun(found);
+    askItems(found.run.id, found.run);
   }
-  if (mine === turn) setTimeout(() => mine === turn && again(), PAUSE);
+  shown();
 }
 
-// A page that nobody sees asks nothing.
-function again() {
-  if (!document.hidden) refresh();
+// What was seen last stays to be seen.
+function say(problem) {
+  $("problem").hidden = false;
+  put($("problem"), problem);
+  put($("live"), "not live");
+  $("live").className = "lost";
 }
 
-document.addEventListener("visibilitychange", again);
-window.addEventListener("hashchange", () => { $("list").hidden = $("one").hidden = true; refresh(); });
+async function change(what, details) {
+  const id = view.latest.run.id;
+  try {
+    const answer = await fetch(`api/${what}`, {
+      method: "POST", body: JSON.stringify({ id, ...details }),
+      headers: { "Content-Type": "application/json", "X-Trioflow-Page": view.latest.changes.secret },
+    });
+    const said = await answer.json();
+    view.done = said.done ?? `Nothing was changed: ${said.error}`;
+  } catch (error) {
+    view.done = `Nothing is known of it: ${error.message}`;
+  }
+  view.sure = false;
+  if (view.latest.run.id === id) shown?.();
+}
+
+function answerPause(event) {
+  event.preventDefault();
+  let update = null;
+  try { update = JSON.parse($("update").value); } catch { update = null; }
+  if (update === null || typeof update !== "object" || Array.isArray(update)) {
+    view.done = "An answer is a JSON object: the values of the state by their names.";
+    shown?.();
+    return;
+  }
+  change("answer", { step: view.latest.run.step, update });
+}
+
+// The first click asks whether that is meant, for as long as a person needs to read it.
+function cancelRun() {
+  if (view.sure) { change("cancel", {}); return; }
+  view.sure = true;
+  setTimeout(() => { view.sure = false; shown?.(); }, 5000);
+  shown?.();
+}
+
+if (new URLSearchParams(location.search).has("token")) history.replaceState(null, "", location.pathname + location.hash);
+document.addEventListener("visibilitychange", follow);
+window.addEventListener("hashchange", () => { $("list").hidden = $("one").hidden = true; follow(); });
+setInterval(() => { if (!document.hidden) shown?.(); }, TICK);
 $("filter").addEventListener("submit", (event) => event.preventDefault());
-$("text").addEventListener("input", () => { Object.assign(view, { text: $("text").value, offset: 0 }); refresh(); });
+$("text").addEventListener("input", () => { Object.assign(view, { text: $("text").value, offset: 0 }); follow(); });
 $("counts").addEventListener("click", (event) => {
   const status = event.target.dataset.status;
   if (status === undefined) return;
   Object.assign(view, { status: view.status === status ? "" : status, offset: 0 });
-  refresh();
+  follow();
 });
-$("newer").addEventListener("click", () => { view.offset = Math.max(0, view.offset - view.limit); refresh(); });
-$("older").addEventListener("click", () => { view.offset += view.limit; refresh(); });
-$("items").addEventListener("toggle", refresh);
-$("items-before").addEventListener("click", () => { view.itemsOffset = Math.max(0, view.itemsOffset - view.itemsLimit); refresh(); });
-$("items-after").addEventListener("click", () => { view.itemsOffset += view.itemsLimit; refresh(); });
-refresh();
+$("newer").addEventListener("click", () => { view.offset = Math.max(0, view.offset - view.limit); follow(); });
+$("older").addEventListener("click", () => { view.offset += view.limit; follow(); });
+const itemsAgain = () => { if (view.latest) askItems(view.latest.run.id, view.latest.run); };
+$("items").addEventListener("toggle", itemsAgain);
+$("items-before").addEventListener("click", () => { view.itemsOffset = Math.max(0, view.itemsOffset - view.itemsLimit); itemsAgain(); });
+$("items-after").addEventListener("click", () => { view.itemsOffset += view.itemsLimit; itemsAgain(); });
+$("answer").addEventListener("submit", answerPause);
+$("cancel").addEventListener("click", cancelRun);
+follow();
