@@ -20,6 +20,8 @@ _UNSAFE = re.compile(
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # bidi controls
     f"{_SURROGATES}]"
 )
+_USER_INFO = re.compile(r"(://[^\s:@/?#'\"]*):[^\s'\"]*@")
+_PARAMETER = re.compile(r"([?&](?:ssl)?password=)[^\s&'\"]*", re.IGNORECASE)
 _LONE_SURROGATE = re.compile(f"[{_SURROGATES}]")
 
 
@@ -42,6 +44,13 @@ def one_line(text: str) -> str:
     """Return `text` as it may stand in one log line: escaped, then clipped."""
     # Escaping only lengthens, so what is shown comes from the beginning: a long text costs no more than that.
     return clip(escape(text[: LINE_LIMIT + 1]))
+
+
+def without_secrets(text: str) -> str:
+    """Return `text` with the passwords of the URLs in it hidden: all between a user's name and the host, and those given as parameters."""
+    if "://" not in text:
+        return text
+    return _PARAMETER.sub(r"\1…", _USER_INFO.sub(r"\1:…@", text))
 
 
 def show(value: object) -> str:

@@ -7,8 +7,8 @@ session that comes after it ends what the one before may still be doing. So what
 
 import secrets
 import time
-from collections.abc import Callable, Generator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar, final
 from urllib.parse import quote as percent
 
@@ -47,8 +47,14 @@ _END_OTHERS = """
         AND (classid::bigint << 32 | objid::bigint) = %s
 """
 
+_GONE = ("08", "57P", "25P03")
+"""What the codes of errors begin with that end a connection."""
+
 # What a server says that is not there yet, or not any more.
 _COMES_BACK = ("starting up", "shutting down", "recovery", "too many", "terminating", "remaining connection slots")
+
+_MISTAKES = ("no password supplied", "translate host name", "certificate", "does not support SSL")
+"""What is said of a server that is not there under this URL, and will not be."""
 
 
 class Bounds(msgspec.Struct, kw_only=True, frozen=True):
@@ -133,7 +139,7 @@ class Patience:
     def __repr__(self) -> str:
         return f"<Patience: {self._seconds:g} s{'' if self._until is None else ', waiting'}>"
 
-    def wait(self, error: psycopg.Error, server: str) -> None:
+    def wait(self, error: Exception, server: str) -> None:
         """Wait a little.
 
         Raises:
@@ -146,7 +152,7 @@ class Patience:
         if now >= self._until:
             why = one_line(describe_error(error))
             message = f"the server of {quote(server)} has not been there for {self._seconds:g} s: {why}"
-            raise CheckpointStoreError(message) from None
+            raise CheckpointStoreError(message)
         self._stop()
         time.sleep(min(self._pause, self._until - now))
         self._pause = min(self._pause * 1.5, 0.25)
@@ -190,6 +196,16 @@ class Link:
         """Whether there is a connection that is not known to be lost."""
         return self._session is not None and not self._session.closed
 
+    def is_lost(self, error: Exception) -> bool:
+        """Whether `error` says that there is no connection any more, or none yet; what is left of it is closed."""
+        if not isinstance(error, psycopg.Error):
+            return False
+        code = error.sqlstate
+        lost = isinstance(error, psycopg.OperationalError) if code is None else code.startswith(_GONE)
+        if lost:
+            self.close()
+        return lost
+
     def ready(self, stop: Callable[[], None]) -> Connection:
         """Return the connection; `stop` raises when its user waits no more.
 
@@ -203,12 +219,19 @@ class Link:
         self._session.stop = stop
         return self._session
 
-    def allow(self, seconds: float) -> None:
-        """Let what comes next take up to so long; `close` ends it."""
+    @contextmanager
+    def taking(self, seconds: float) -> Iterator[None]:
+        """Let what is done in the block take up to so long."""
         session = self._session
-        if session is not None:
-            session.silence = seconds + self.bounds.silence
-            session.execute("SELECT set_config('statement_timeout', %s, false)", (_milliseconds(seconds),))
+        assert session is not None, "ready comes first"
+        _set_timeout(session, seconds)
+        session.silence = seconds + self.bounds.silence
+        try:
+            yield
+        finally:
+            session.silence = self.bounds.silence
+            if not session.closed:
+                _set_timeout(session, self.bounds.statement)
 
     def close(self) -> None:
         """Close the connection, whatever it is at."""
@@ -221,7 +244,7 @@ class Link:
             session = self._connect()
         except psycopg.OperationalError as error:
             why = describe_error(error)
-            if _is_final(why):
+            if _is_final(why, reached=self.reached):
                 raise CheckpointStoreError(f"the store {quote(self.name)} cannot be opened: {one_line(why)}") from None
             # Without the frames of the driver, whose variables have the password.
             raise error.with_traceback(None) from None
@@ -270,12 +293,16 @@ def describe(given: dict[str, Any]) -> str:
     return f"postgresql://{user}{percent(host, safe=',:[]')}{port}/{percent(str(given.get('dbname') or ''))}{service}"
 
 
+def _set_timeout(session: _Session, seconds: float) -> None:
+    session.execute("SELECT set_config('statement_timeout', %s, false)", (_milliseconds(seconds),))
+
+
 def _milliseconds(seconds: float) -> str:
     return str(round(seconds * 1_000))
 
 
-def _is_final(why: str) -> bool:
+def _is_final(why: str, *, reached: bool) -> bool:
     """Whether a refusal stays one, as far as its words say: there is no code with it."""
     if "FATAL" in why:
         return not any(words in why for words in _COMES_BACK)
-    return any(words in why for words in ("no password supplied", "could not translate host name", "certificate", "SSL"))
+    return not reached and any(words in why for words in _MISTAKES)

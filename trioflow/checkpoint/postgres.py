@@ -197,10 +197,11 @@ class PostgresStore:
             except CheckpointError:
                 raise
             except _FAILURES as error:
-                if not isinstance(error, psycopg.OperationalError) or self._link.is_open:
+                if not self._link.is_lost(error):
                     self._raise_for(error)
                 tried.again = True
-                patience.wait(error, self._link.name)
+                lost = error
+            patience.wait(lost, self._link.name)
 
     def _stop(self) -> None:
         """Raise when nobody waits any more for what this thread does."""
@@ -211,11 +212,8 @@ class PostgresStore:
     def _vacuum(self, db: Connection, *, tried: rows.Tried) -> None:
         if tried.again:
             raise CheckpointStoreError("the connection was lost while space was given back: try again")
-        self._link.allow(VACUUM_LIMIT)
-        try:
+        with self._link.taking(VACUUM_LIMIT):
             rows.vacuum(db)
-        finally:
-            self._link.close()
 
     def _raise_for(self, error: Exception) -> NoReturn:
         """Let what the driver raised come out as what it means."""
