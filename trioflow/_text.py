@@ -20,8 +20,9 @@ _UNSAFE = re.compile(
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # bidi controls
     f"{_SURROGATES}]"
 )
-_USER_INFO = re.compile(r"(://[^\s:@/?#'\"]*):[^\s'\"]*@")
-_PARAMETER = re.compile(r"([?&](?:ssl)?password=)[^\s&'\"]*", re.IGNORECASE)
+# A password that somebody did not encode may have anything in it.
+_USER_INFO = re.compile(r"(://[^:@/?#]*):.*@", re.DOTALL)
+_PARAMETER = re.compile(r"((?:ssl)?password=)[^&]*", re.IGNORECASE | re.DOTALL)
 _LONE_SURROGATE = re.compile(f"[{_SURROGATES}]")
 
 
@@ -46,11 +47,9 @@ def one_line(text: str) -> str:
     return clip(escape(text[: LINE_LIMIT + 1]))
 
 
-def without_secrets(text: str) -> str:
-    """Return `text` with the passwords of the URLs in it hidden: all between a user's name and the host, and those given as parameters."""
-    if "://" not in text:
-        return text
-    return _PARAMETER.sub(r"\1…", _USER_INFO.sub(r"\1:…@", text))
+def without_secrets(url: str) -> str:
+    """Return `url` as it may be shown: without the password of its user, and those among its parameters."""
+    return _PARAMETER.sub(r"\1…", _USER_INFO.sub(r"\1:…@", url))
 
 
 def show(value: object) -> str:

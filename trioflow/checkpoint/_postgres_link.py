@@ -7,7 +7,7 @@ session that comes after it ends what the one before may still be doing. So what
 
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar, final
 from urllib.parse import quote as percent
@@ -284,13 +284,21 @@ class Link:
             raise psycopg.OperationalError("the session before this one has not ended")
 
 
-def describe(given: dict[str, Any]) -> str:
-    """Return the URL that may be shown: where the server is, and who asks, and no secret."""
-    user = f"{percent(str(given['user']))}@" if given.get("user") else ""
+def describe(given: Mapping[str, Any]) -> str:
+    """Return the URL that may be shown: where the server is, and who asks, and no secret.
+
+    Raises:
+        psycopg.ProgrammingError: what was given is no URL that was meant so: an `@` or `/` of the password stands in it.
+    """
     host = str(given.get("host") or given.get("hostaddr") or "")
-    port = f":{given['port']}" if given.get("port") else ""
+    ports = str(given.get("port") or "")
+    database = str(given.get("dbname") or "")
+    if "@" in host + database or not all(port.isdecimal() for port in ports.split(",") if port):
+        raise psycopg.ProgrammingError("the URL has parts of a password where others belong")
+    user = f"{percent(str(given['user']))}@" if given.get("user") else ""
+    port = f":{ports.lstrip(',')}" if ports else ""
     service = f"?service={percent(str(given['service']))}" if given.get("service") else ""
-    return f"postgresql://{user}{percent(host, safe=',:[]')}{port}/{percent(str(given.get('dbname') or ''))}{service}"
+    return f"postgresql://{user}{percent(host, safe=',:[]')}{port}/{percent(database)}{service}"
 
 
 def _set_timeout(session: _Session, seconds: float) -> None:

@@ -137,7 +137,8 @@ _SAVE_ITEMS = """
 """
 _COUNT_SAVED = """
     SELECT count(*) FROM trioflow_runs AS run JOIN trioflow_items AS item ON item.run = run.number
-        JOIN unnest(%(keys)b::bytea[], %(seals)b::bytea[]) AS given(key, seal) USING (key, seal)
+        JOIN unnest(%(keys)b::bytea[], %(seals)b::bytea[]) AS given(key, seal)
+        ON item.key = given.key AND item.seal = given.seal
     WHERE run.name = %(name)b AND run.epoch = %(epoch)s
 """
 _LOAD = """

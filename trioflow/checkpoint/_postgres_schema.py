@@ -72,16 +72,28 @@ def prepare(db: Connection, *, migrate: bool, migrations: Sequence[SQL] = MIGRAT
     if not migrate:
         what = f"has tables of form {version}" if version else "has no tables of trioflow"
         raise CheckpointStoreError(f"the database {what}, and is opened to be read only: open it once to write")
-    with db.transaction():
-        db.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATING,))
-        # Somebody else may have done it meanwhile.
-        version = _version(db)
-        _refuse_newer(version, newest)
-        for script in migrations[version:]:
-            db.execute(script)
-        db.execute("CREATE TABLE IF NOT EXISTS trioflow_schema(version bigint NOT NULL)")
-        db.execute("DELETE FROM trioflow_schema")
-        db.execute("INSERT INTO trioflow_schema VALUES (%s)", (newest,))
+    # Locked before the transaction begins: what it sees of the catalogue is from its beginning.
+    db.execute("SELECT pg_advisory_lock(%s)", (_MIGRATING,))
+    try:
+        with db.transaction():
+            _migrate(db, migrations)
+    finally:
+        if not db.closed:
+            db.execute("SELECT pg_advisory_unlock(%s)", (_MIGRATING,))
+
+
+def _migrate(db: Connection, migrations: Sequence[SQL]) -> None:
+    newest = len(migrations)
+    # Somebody else may have done it meanwhile.
+    version = _version(db)
+    _refuse_newer(version, newest)
+    if version == newest:
+        return
+    for script in migrations[version:]:
+        db.execute(script)
+    db.execute("CREATE TABLE IF NOT EXISTS trioflow_schema(version bigint NOT NULL)")
+    db.execute("DELETE FROM trioflow_schema")
+    db.execute("INSERT INTO trioflow_schema VALUES (%s)", (newest,))
 
 
 def _version(db: Connection) -> int:
