@@ -190,6 +190,7 @@ _DELETE = """
         lost AS (DELETE FROM trioflow_items WHERE run = ANY(%(numbers)s))
     DELETE FROM trioflow_runs WHERE number = ANY(%(numbers)s)
 """
+_DELETE_RUNS = "DELETE FROM trioflow_runs WHERE number = ANY(%(numbers)s)"
 
 
 class Tried(msgspec.Struct):
@@ -407,7 +408,15 @@ def delete(db: Connection, run_id: str, epoch: int | None, *, tried: Tried) -> N
             # The one that was to go is gone, and somebody has begun another of the same name.
             return
         tried.number = run.number
-        db.execute(_DELETE, {"numbers": [run.number, *_lock_inside(db, run.number)]})
+        numbers = {"numbers": [run.number, *_lock_inside(db, run.number)]}
+        try:
+            with db.transaction():
+                db.execute(_DELETE, numbers)
+        except psycopg.Error as error:
+            if error.sqlstate not in DAMAGE:
+                raise
+            # What cannot be read cannot be taken out of its table. Without its run it is nobody's.
+            db.execute(_DELETE_RUNS, numbers)
 
 
 def _find_damaged(db: Connection, run_id: str) -> _Run | None:
@@ -459,6 +468,8 @@ def load_items(db: Connection, run_id: str) -> dict[str, bytes]:
 
 def vacuum(db: Connection) -> None:
     """Give the space of what was deleted back to the disk."""
+    # The first needs no space, and the second that of a copy, which may be there only then.
+    db.execute("VACUUM trioflow_runs, trioflow_steps, trioflow_items")
     db.execute("VACUUM (FULL, ANALYZE) trioflow_runs, trioflow_steps, trioflow_items")
 
 
