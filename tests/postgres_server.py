@@ -4,7 +4,6 @@ It is for loopback only, with a password that no message may show. `fsync` is of
 processes and not of machines.
 """
 
-import glob
 import itertools
 import os
 import pwd
@@ -25,8 +24,9 @@ PATIENCE = 30.0
 def find_binaries():
     """Return the folder with `initdb` and `postgres`, or None."""
     found = shutil.which("initdb")
-    folders = ([str(Path(found).parent)] if found else []) + sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)
-    return next((Path(f) for f in folders if all((Path(f) / name).exists() for name in ("initdb", "postgres"))), None)
+    debians = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    folders = [*debians, *([Path(found).parent] if found else [])]
+    return next((each for each in folders if all((each / name).exists() for name in ("initdb", "postgres"))), None)
 
 
 def why_not():
@@ -80,7 +80,7 @@ class Server:
             self._binaries / "initdb", "-D", self.data, "-U", USER, f"--pwfile={secret}", "--no-sync",
             "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C",
         ]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=60, **self._as)
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False, **self._as)
         assert done.returncode == 0, done.stderr
         with (self.data / "postgresql.conf").open("a") as file:
             for line in (

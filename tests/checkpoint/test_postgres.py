@@ -33,11 +33,11 @@ from trioflow.testing import CheckpointStoreConformance
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 
-from psycopg.sql import SQL  # noqa: E402 - after the look whether it is there
+from psycopg.sql import SQL
 
-from trioflow.checkpoint import _postgres_rows, _postgres_schema  # noqa: E402
-from trioflow.checkpoint._postgres_link import Bounds, Patience  # noqa: E402
-from trioflow.checkpoint.postgres import PostgresStore  # noqa: E402
+from trioflow.checkpoint import _postgres_rows, _postgres_schema
+from trioflow.checkpoint._postgres_link import Bounds, Patience
+from trioflow.checkpoint.postgres import PostgresStore
 
 
 class TestPostgresStore(CheckpointStoreConformance):

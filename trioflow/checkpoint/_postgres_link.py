@@ -1,8 +1,8 @@
 """One connection to PostgreSQL at a time, that is waited for within bounds, and made again when it was lost.
 
-A worker thread uses it. Whether it may go on waiting is asked ten times a second, of the caller's cancellation too.
-A store has one session on the server and no second one: the session holds an advisory lock of the store's, and a
-session that comes after it ends what the one before may still be doing. So what is read after a loss stays true.
+A worker thread uses it, and asks ten times a second whether to go on waiting: a cancelled caller does not. A store
+has one session on the server and no second one: the session holds an advisory lock of the store's, and one that
+comes after it ends what the one before may still be doing. So what is read after a loss stays true.
 """
 
 import secrets
@@ -36,8 +36,8 @@ _SETTINGS = """
         set_config('idle_in_transaction_session_timeout', %(statement)s, false),
         set_config('default_transaction_isolation', 'read committed', false),
         set_config('default_transaction_read_only', %(read_only)s, false),
-        set_config('synchronous_commit',
-            CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)
+        set_config('synchronous_commit', CASE current_setting('synchronous_commit')
+            WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)
 """
 
 _END_OTHERS = """
@@ -51,7 +51,7 @@ _GONE = ("08", "57P", "25P03")
 """What the codes of errors begin with that end a connection."""
 
 # What a server says that is not there yet, or not any more.
-_COMES_BACK = ("starting up", "shutting down", "recovery", "too many", "terminating", "remaining connection slots")
+_COMES_BACK = ("starting up", "shutting down", "recovery", "too many", "terminating", "connection slots")
 
 _MISTAKES = ("no password supplied", "translate host name", "certificate", "does not support SSL")
 """What is said of a server that is not there under this URL, and will not be."""
@@ -179,14 +179,18 @@ class Link:
         self._read_only = read_only
         self._session: _Session | None = None
         self._lock = secrets.randbits(63)
-        # In a function and no attribute, so that no repr, and nothing that prints attributes, shows it.
-        self._connect = lambda: _Session.connect(
-            url,
-            autocommit=True,
-            client_encoding="utf8",
-            connect_timeout=given.get("connect_timeout") or bounds.connect,
-            application_name=given.get("application_name") or APPLICATION,
-        )
+
+        def connect() -> _Session:
+            return _Session.connect(
+                url,
+                autocommit=True,
+                client_encoding="utf8",
+                connect_timeout=given.get("connect_timeout") or bounds.connect,
+                application_name=given.get("application_name") or APPLICATION,
+            )
+
+        # The URL is in a function and no attribute: nothing that prints attributes shows it.
+        self._connect = connect
 
     def __repr__(self) -> str:
         return f"<Link to {self.name}{'' if self._session is None else ', open'}>"
@@ -223,7 +227,8 @@ class Link:
     def taking(self, seconds: float) -> Iterator[None]:
         """Let what is done in the block take up to so long."""
         session = self._session
-        assert session is not None, "ready comes first"
+        if session is None:
+            raise RuntimeError("ready() comes first")
         _set_timeout(session, seconds)
         session.silence = seconds + self.bounds.silence
         try:
@@ -245,7 +250,8 @@ class Link:
         except psycopg.OperationalError as error:
             why = describe_error(error)
             if _is_final(why, reached=self.reached):
-                raise CheckpointStoreError(f"the store {quote(self.name)} cannot be opened: {one_line(why)}") from None
+                message = f"the store {quote(self.name)} cannot be opened: {one_line(why)}"
+                raise CheckpointStoreError(message) from None
             # Without the frames of the driver, whose variables have the password.
             raise error.with_traceback(None) from None
         with ExitStack() as undo:
@@ -261,9 +267,8 @@ class Link:
     def _check_server(self, session: _Session) -> None:
         version = session.info.server_version
         if version < OLDEST_SERVER * 10_000:
-            raise CheckpointStoreError(
-                f"the server of {quote(self.name)} is PostgreSQL {version // 10_000}: {OLDEST_SERVER} or newer is needed"
-            )
+            found = f"the server of {quote(self.name)} is PostgreSQL {version // 10_000}"
+            raise CheckpointStoreError(f"{found}: {OLDEST_SERVER} or newer is needed")
 
     def _set_up(self, session: _Session) -> None:
         values = {
@@ -288,13 +293,13 @@ def describe(given: Mapping[str, Any]) -> str:
     """Return the URL that may be shown: where the server is, and who asks, and no secret.
 
     Raises:
-        psycopg.ProgrammingError: what was given is no URL that was meant so: an `@` or `/` of the password stands in it.
+        psycopg.ProgrammingError: a part of the password, which was not encoded, stands where others belong.
     """
     host = str(given.get("host") or given.get("hostaddr") or "")
     ports = str(given.get("port") or "")
     database = str(given.get("dbname") or "")
     if "@" in host + database or not all(port.isdecimal() for port in ports.split(",") if port):
-        raise psycopg.ProgrammingError("the URL has parts of a password where others belong")
+        raise psycopg.ProgrammingError("a part of the password stands where others belong")
     user = f"{percent(str(given['user']))}@" if given.get("user") else ""
     port = f":{ports.lstrip(',')}" if ports else ""
     service = f"?service={percent(str(given['service']))}" if given.get("service") else ""

@@ -1,8 +1,8 @@
 """What the PostgreSQL store does with its tables: each function is one transaction, in a worker thread.
 
-A save is one statement: it looks whether the epoch is the run's latest, locks the run, and writes, in one round trip.
-A writer whose connection was lost does not know whether that happened; the next attempt reads first (`Tried.again`).
-Rows are sealed as in a SQLite file, and a run's row by the server, which alone knows how many items were new.
+A save is one statement: it looks whether the epoch is the run's latest, locks the run, and writes, in one round
+trip. Whoever loses the connection does not know whether that happened; the next attempt reads first
+(`Tried.again`). Rows are sealed as in a SQLite file, a run's row by the server: it knows how many items were new.
 """
 
 import hashlib
@@ -222,7 +222,7 @@ def claim(db: Connection, run_id: str, parent: tuple[str, int] | None, *, tried:
         holder = None if parent is None else _held(db, *parent)
         run = _find(db, _LOCK_RUN, run_id)
         if tried.again and tried.epoch is not None and run is not None and run.epoch >= tried.epoch:
-            # It was claimed by the attempt before, or has been claimed by somebody else since, who goes on with it.
+            # The attempt before has claimed it, or somebody else has since, who goes on with it.
             return tried.epoch
         while run is None:
             tried.epoch = _next_epoch(db)
@@ -310,8 +310,9 @@ def history(db: Connection, run_id: str) -> list[CheckpointInfo]:
     """Return the steps that are kept, oldest first."""
     steps: list[CheckpointInfo] = []
     last_step = None
-    for last_step, whole, seal, *info in _ask(db, _HISTORY, (_short(run_id),)):
+    for last, whole, seal, *info in _ask(db, _HISTORY, (_short(run_id),)):
         _check_entry(run_id, whole=whole)
+        last_step = last
         if seal is None:
             break
         fields = _whole_info(run_id, seal, info)
@@ -433,12 +434,13 @@ def save_items(
     """Keep the items."""
     items = dict(batch)
     keys = [_short(key) for key in items]
+    names = zip(map(str.encode, items), keys, strict=True)
     values: dict[str, Any] = {
         **_names(run_id),
         "epoch": epoch,
         "now": time.time(),
         "keys": keys,
-        "long_keys": [b"" if key == short else key for key, short in zip(map(str.encode, items), keys, strict=True)],
+        "long_keys": [b"" if name == short else name for name, short in names],
         "seals": [seal_item(run_id, key, value) for key, value in items.items()],
         "values": list(items.values()),
     }
@@ -452,24 +454,23 @@ def save_items(
 def load_items(db: Connection, run_id: str) -> dict[str, bytes]:
     """Return the items by key."""
     found: dict[str, bytes] = {}
-    items = 0
+    count = 0
     for items, whole, short, long, seal, value in _ask(db, _LOAD_ITEMS, (_short(run_id),)):
         _check_entry(run_id, whole=whole)
+        count = items
         if short is None:
             break
         key = _shown(short if long is None else long)
         if seal != seal_item(run_id, key, value):
             raise damaged(run_id, f"item {quote(key)} is not what was saved")
         found[key] = value
-    if len(found) != items:
-        raise damaged(run_id, f"{items - len(found)} of its {items} items are missing")
+    if len(found) != count:
+        raise damaged(run_id, f"{count - len(found)} of its {count} items are missing")
     return found
 
 
 def vacuum(db: Connection) -> None:
     """Give the space of what was deleted back to the disk."""
-    # The first needs no space, and the second that of a copy, which may be there only then.
-    db.execute("VACUUM trioflow_runs, trioflow_steps, trioflow_items")
     db.execute("VACUUM (FULL, ANALYZE) trioflow_runs, trioflow_steps, trioflow_items")
 
 

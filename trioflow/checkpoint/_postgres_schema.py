@@ -1,8 +1,8 @@
 """The form of the tables in PostgreSQL, and how an older one is made a newer one.
 
-The tables stand where the connection's `search_path` puts them, and `trioflow_schema` has their version. Migrations
-run in one transaction with the change of the version, one process at a time, under an advisory lock. Names, ids and
-keys are bytes: a text of PostgreSQL has no NUL, and depends on the server's encoding.
+The tables stand where the connection's `search_path` puts them, and `trioflow_schema` has their version.
+Migrations run in one transaction with the change of the version, one process at a time, under an advisory lock.
+Names, ids and keys are bytes: a text of PostgreSQL has no NUL, and depends on the server's encoding.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 MIGRATIONS: Sequence[SQL] = (
     # The seal of a run is made where its row is changed, so that a batch is one statement. No foreign keys: each
-    # item would ask for its run again. An entry of an index takes 2,700 bytes at most, so a long id or key is found
-    # by its digest.
+    # item would ask for its run again. An entry of an index takes 2,700 bytes at most: a long id or key is found
+    # by its digest. Half of a page of runs is left free, so that a change of a row stays on its page.
     SQL("""
     CREATE SEQUENCE trioflow_epoch;
     CREATE TABLE trioflow_runs(
@@ -41,8 +41,8 @@ MIGRATIONS: Sequence[SQL] = (
         PRIMARY KEY (run, key)
     );
     CREATE FUNCTION trioflow_seal(
-        name bytea, run_id bytea, epoch bigint, last_step bigint, items bigint, created_at float8,
-        updated_at float8, parent bigint
+        name bytea, run_id bytea, epoch bigint, last_step bigint, items bigint,
+        created_at float8, updated_at float8, parent bigint
     ) RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
         SELECT sha256(
             int4send(octet_length($1)) || $1 || int4send(octet_length($2)) || $2 || int8send($3)

@@ -1,8 +1,8 @@
 """Runs kept in PostgreSQL: one store for many processes and machines.
 
-Every operation is one call in a worker thread on the store's one connection, and a save one round trip. A connection
-that is lost is made again, and what was under way is looked up there before anything is repeated. Nothing waits for
-ever, and no password is shown. See `docs/design/durability.md`.
+Every operation is one call in a worker thread on the store's one connection, and a save one round trip. A
+connection that is lost is made again, and what was under way is looked up before anything is repeated. Nothing
+waits for ever, and no password is shown. See `docs/design/durability.md`.
 """
 
 import threading
@@ -15,7 +15,8 @@ import trio
 try:
     import psycopg
 except ImportError as missing:
-    raise ImportError("the PostgreSQL store needs the extra 'postgres': pip install 'trioflow[postgres]'") from missing
+    message = "the PostgreSQL store needs the extra 'postgres': pip install 'trioflow[postgres]'"
+    raise ImportError(message) from missing
 
 from trioflow._text import describe_error, one_line, quote
 from trioflow.checkpoint import _postgres_rows as rows
@@ -128,7 +129,7 @@ class PostgresStore:
     async def delete(self, run_id: str, epoch: int | None = None) -> None:
         """See `CheckpointStore.delete`.
 
-        Cancellation: waits until it is forgotten, for two seconds; after that it was forgotten whole, or not at all.
+        Cancellation: waits until it is forgotten, for two seconds; after that it was, whole, or it was not.
         """
         await self._write(rows.delete, run_id, epoch)
 
@@ -226,12 +227,15 @@ class PostgresStore:
         raise CheckpointStoreError(f"the store {name} failed: {why}") from error
 
 
-def _link(url: str, *, read_only: bool, bounds: Bounds) -> Link:
+def _link(url: object, *, read_only: bool, bounds: Bounds) -> Link:
     allowed = "a URL that libpq takes, such as postgresql://user@host/database"
-    if not isinstance(url, str) or "\0" in url:
-        raise ConfigError.refusing("url", "…", allowed)
+    if not isinstance(url, str):
+        raise ConfigError.refusing("url", type(url), allowed)
+    # libpq quotes the part that it does not know, which may be the password.
+    refused = ConfigError.refusing("url", f"{url.partition('://')[0]}://…" if "://" in url else "…", allowed)
+    if not url.startswith("postgresql://") or "\0" in url:
+        raise refused
     try:
         return Link(url, read_only=read_only, bounds=bounds)
     except psycopg.ProgrammingError:
-        # libpq quotes the part that it does not know, which may be the password.
-        raise ConfigError.refusing("url", f"{url.partition('://')[0]}://…", allowed) from None
+        raise refused from None

@@ -16,8 +16,8 @@ _METHODS = ("claim", "save", "load", "history", "list_runs", "delete", "save_ite
 def get_checkpoint_store(name_or_url: str) -> CheckpointStore:
     """Return the store registered under a name, or a new one for a URL such as `sqlite:///runs.db`.
 
-    `sqlite:///` is followed by the path of the file: a relative one, or, with a fourth slash, an absolute one. A URL
-    of `postgresql://` is libpq's: `postgresql://user@host:5432/database?sslmode=verify-full`. The file or server is
+    `sqlite:///` is followed by the path of the file: a relative one, or, with a fourth slash, an absolute one. A
+    URL of `postgresql://` is libpq's: `postgresql://user@host:5432/database?sslmode=verify-full`. What it names is
     opened when the store is first used; close it with `aclose`. Nothing is done that blocks.
 
     Raises:
