@@ -65,6 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
     except cyclopts.CycloptsError:
         return 2
+    except ImportError as error:
+        # The driver of the store that was named comes with an extra, which the message names.
+        _complain(str(error))
+        return 1
     except TrioflowError as error:
         _complain(str(error))
         return 2 if isinstance(error, ConfigError) else 1
