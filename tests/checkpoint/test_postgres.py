@@ -519,6 +519,91 @@ async def test_an_idle_connection_that_was_lost_is_made_again(store, ask):
     assert await store.load("run") == checkpoint()
 
 
+async def test_a_user_without_privileges_is_enough(postgres_server, schema, ask):
+    ask(f"CREATE ROLE plain LOGIN PASSWORD 'x'; GRANT ALL ON SCHEMA {schema} TO plain")
+    url = f"postgresql://plain:x@127.0.0.1:{postgres_server.port}/postgres?options=-csearch_path%3D{schema}"
+    async with PostgresStore(url) as store:
+        epoch = await store.claim("run")
+        lost, store._link._session = store._link._session, None
+        await store.save(checkpoint(), epoch)
+        await store.save_items("run", epoch, [("a", b"1")])
+        await store.vacuum()
+        assert await store.load("run") == checkpoint()
+        await store.delete("run")
+        lost.close()
+
+
+# Several sessions
+
+
+async def test_a_save_that_waited_for_a_claim_is_refused(store, postgres_server, schema):
+    refused = []
+
+    async def save(work):
+        with pytest.raises(CheckpointConflictError):
+            await work
+        refused.append(work)
+
+    async def claim_after_a_while():
+        with postgres_server.connect(options=f"-csearch_path={schema}") as other, other.transaction():
+            _postgres_rows.claim(other, "run", None, tried=_postgres_rows.Tried())
+            await trio.sleep(0.3)
+            assert not refused
+
+    for what in ("items", "step"):
+        epoch = await store.claim("run")
+        work = store.save_items("run", epoch, [("b", b"2")]) if what == "items" else store.save(checkpoint(), epoch)
+        async with trio.open_nursery() as nursery:
+            refused.clear()
+            nursery.start_soon(claim_after_a_while)
+            nursery.start_soon(save, work)
+        assert refused
+    assert await store.load_items("run") == {}
+    assert await store.history("run") == []
+
+
+async def test_a_save_that_waited_for_another_change_counts_with_it(store, url, postgres_server, schema):
+    epoch = await store.claim("run")
+    await store.save_items("run", epoch, [("a", b"1")])
+    with postgres_server.connect(options=f"-csearch_path={schema}") as other:
+        async with trio.open_nursery() as nursery:
+            with other.transaction():
+                batch = [("a", b"2"), ("b", b"2")]
+                _postgres_rows.save_items(other, "run", epoch, batch, tried=_postgres_rows.Tried())
+                nursery.start_soon(store.save_items, "run", epoch, [("a", b"3"), ("c", b"3")])
+                await trio.sleep(0.3)
+    assert await store.load_items("run") == {"a": b"3", "b": b"2", "c": b"3"}
+
+
+async def test_claims_and_deletes_of_a_tree_never_wait_for_each_other_for_ever(url, bounds):
+    bounds(lock=5.0)
+    random_ = random.Random(1)
+    names = ["root", "left", "right", "leaf"]
+    parents = {"left": "root", "right": "root", "leaf": "left"}
+
+    async def work(number):
+        async with PostgresStore(url) as store:
+            for _ in range(40):
+                try:
+                    epochs = {}
+                    for name in names[: random_.randrange(1, 5)]:
+                        above = parents.get(name)
+                        epochs[name] = await store.claim(name, parent=above and (above, epochs[above]))
+                        await store.save_items(name, epochs[name], [(f"{number}", b"v")])
+                    if random_.random() < 0.5:
+                        await store.delete(random_.choice(names))
+                except CheckpointConflictError:
+                    continue
+
+    async with trio.open_nursery() as nursery:
+        for number in range(5):
+            nursery.start_soon(work, number)
+    async with PostgresStore(url) as store:
+        assert "corrupt" not in {run.status for run in await store.list_runs()}
+        for run in await store.list_runs():
+            assert len(await store.load_items(run.run_id)) == run.items
+
+
 # A server that is not there
 
 
@@ -590,6 +675,12 @@ async def test_a_cancelled_call_that_hangs_lets_go_of_the_connection(store, url,
             assert 0.4 < time.monotonic() - started < 3
             assert not hanging._link.is_open
         # What it was at is ended before anything else is done, and does nothing later.
+        await hanging.save_items("run", epoch, [("a", b"2")])
+        with postgres_server.connect(options=f"-csearch_path={schema}") as other, other.transaction():
+            other.execute("SELECT 1 FROM trioflow_runs FOR UPDATE")
+            with trio.move_on_after(0.2) as scope:
+                await hanging.claim("run")
+            assert scope.cancelled_caught
         await hanging.save_items("run", epoch, [("a", b"2")])
         assert ask("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (backend,)) == []
         assert await hanging.load_items("run") == {"a": b"2"}
@@ -720,7 +811,7 @@ def test_a_store_shows_where_it_is():
 
 def test_the_missing_driver_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    monkeypatch.delitem(sys.modules, "trioflow.checkpoint.postgres")
+    monkeypatch.delitem(sys.modules, "trioflow.checkpoint.postgres", raising=False)
     with pytest.raises(ImportError, match=r"pip install 'trioflow\[postgres\]'"):
         get_checkpoint_store("postgresql://host/runs")
 
