@@ -115,8 +115,8 @@ class _Session(psycopg.Connection[tuple[Any, ...]]):
     def _is_stopped(self) -> bool:
         try:
             self.stop()
-        except (trio.Cancelled, CheckpointStoreError):
-            return True
+        except (trio.Cancelled, CheckpointStoreError):  # noqa: ASYNC103 - in a thread: it is raised when time is up
+            return True  # noqa: ASYNC104 - the same
         return False
 
     def _give_up(self) -> None:
