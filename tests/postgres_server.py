@@ -6,7 +6,6 @@ processes and not of machines.
 
 import itertools
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -46,6 +45,8 @@ def why_not():
 
 def unprivileged():
     """Return the user to run as, where we are root."""
+    import pwd
+
     for name in ("postgres", "nobody"):
         try:
             return pwd.getpwnam(name)
