@@ -5,7 +5,9 @@ import math
 import os
 import pickle
 import random
+import shutil
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -748,6 +750,50 @@ async def test_a_clock_that_jumps_makes_no_difference(store, autojump_clock):
 
     result = await process_parallel(range(50), double, store=store, run_id="run")
     assert list(result.results) == [2 * number for number in range(50)]
+
+
+@pytest.fixture(scope="module")
+def tls(postgres_servers):
+    """Return a server that has a certificate, and the file of whoever vouches for it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes a certificate, is not installed")
+    server = postgres_servers.Server(settings=["ssl = on"])
+    try:
+        server.make()
+        key, certificate = server.data / "server.key", server.data / "server.crt"
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+        command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        if os.geteuid() == 0:
+            for file in (key, certificate):
+                shutil.chown(file, server.data.owner())
+        key.chmod(0o600)
+        server.start()
+        yield server, certificate
+    finally:
+        server.remove()
+
+
+async def test_tls_is_libpqs(tls):
+    server, certificate = tls
+    schema = server.new_schema()
+    url = server.url(schema, sslmode="verify-full", sslrootcert=certificate)
+    async with PostgresStore(url) as store:
+        await store.save(checkpoint(), await store.claim("run"))
+        assert store._link._session.pgconn.ssl_in_use
+        assert await store.load("run") == checkpoint()
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(tls, tmp_path):
+    server, _ = tls
+    other = tmp_path / "other.crt"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=other", "-out", str(other)]
+    await trio.run_process([*command, "-keyout", str(tmp_path / "key")], capture_stdout=True, capture_stderr=True)
+    started = time.monotonic()
+    async with PostgresStore(server.url(sslmode="verify-full", sslrootcert=other)) as store:
+        with pytest.raises(CheckpointStoreError, match=r"cannot be opened: .*certificate verify failed"):
+            await store.claim("run")
+    assert time.monotonic() - started < 5
 
 
 # Secrets and URLs
