@@ -1,6 +1,6 @@
 """What does it cost to keep a run: a step, an item, a state of 64 MiB or 1 MiB, a beginning, a run inside a run?
 
-    python benchmarks/bench_durable.py [--repeat 3] [--only abcdef] [--json FILE] [--check]
+    python benchmarks/bench_durable.py [--repeat 3] [--only abcdefg] [--json FILE] [--check]
 
 Beside LangGraph with its savers, and beside the same run that is not kept. SQLite commits with
 `synchronous=FULL`, so its figures are this machine's disk as much as this library: what a commit takes is printed
@@ -9,6 +9,7 @@ beside them. With `--check` the exit status is 1 if a limit is missed.
 
 import argparse
 import asyncio
+import importlib.util
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable
@@ -37,6 +38,7 @@ from trioflow import (
 from trioflow.checkpoint.session import Session, load_verified
 from trioflow.checkpoint.sqlite import SqliteStore
 
+SERVER = Path(__file__).parents[1] / "tests" / "postgres_server.py"
 MEMORY_DISK = Path("/dev/shm")
 STEPS = 1_000
 ITEMS = 20_000
@@ -183,6 +185,34 @@ def ask_fan_out(folder: Folder, repeat: int) -> list[Row]:
     ]
     rows = compare(f"b. a fan-out of {ITEMS:,} items: an item", contenders, items=ITEMS, repeat=repeat)
     return [*rows, Row(rows[0].question, "SQLite, an item", rows[-1].value, limit=Limit(ITEM_BOUND))]
+
+
+async def fan_out_postgres(url: str) -> float:
+    from trioflow.checkpoint.postgres import PostgresStore  # noqa: PLC0415 - optional
+
+    async with PostgresStore(url) as store:
+        return await fan_out(store)
+
+
+def ask_postgres(folder: Folder, repeat: int) -> Iterable[list[Row]]:
+    """Ask a server of its own, which commits to the disk as SQLite does."""
+    spec = importlib.util.spec_from_file_location("postgres_server", SERVER)
+    servers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(servers)
+    if (why := servers.why_not()) is not None:
+        print(f"g. skipped: {why}")
+        return
+    server = servers.Server(settings=["fsync = on", "full_page_writes = on", "shared_buffers = 128MB"])
+    try:
+        server.make()
+        server.start()
+        contenders = [
+            Contender("SQLite", partial(trio.run, fan_out_sqlite, folder), Role.OURS),
+            Contender("PostgreSQL", lambda: trio.run(fan_out_postgres, server.url()), Role.VARIANT, Limit(3)),
+        ]
+        yield compare(f"g. a fan-out of {ITEMS:,} items: an item", contenders, items=ITEMS, repeat=repeat)
+    finally:
+        server.remove()
 
 
 async def sleep_and_watch(longest: list[float]) -> None:
@@ -437,6 +467,7 @@ QUESTIONS: dict[str, Callable[[Folder, int], Iterable[list[Row]]]] = {
     "d": ask_mib,
     "e": lambda folder, repeat: [ask_beginning(folder, repeat)],
     "f": lambda folder, repeat: [ask_child(folder, repeat)],
+    "g": ask_postgres,
 }
 
 

@@ -1,9 +1,13 @@
 """What tests share: a loguru sink to read back, a `Cancelled` that is over, and a guard on how tests end."""
 
 import functools
+import importlib.util
 import inspect
 import signal
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import trio
@@ -42,6 +46,31 @@ async def stale() -> trio.Cancelled:
         except trio.Cancelled as cancelled:
             return cancelled
     raise AssertionError("the scope was not cancelled")
+
+
+@pytest.fixture(scope="session")
+def postgres_servers() -> ModuleType:
+    """The module that starts servers of PostgreSQL; skips, and says why, where there can be none."""
+    spec = importlib.util.spec_from_file_location("postgres_server", Path(__file__).with_name("postgres_server.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if (why := module.why_not()) is not None:
+        pytest.skip(why)
+    return module
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres_servers: ModuleType) -> Iterator[Any]:
+    """A running server of PostgreSQL, for all tests of this process; whoever stops it starts it again."""
+    server = postgres_servers.Server()
+    try:
+        server.make()
+        server.start()
+        yield server
+    finally:
+        server.remove()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

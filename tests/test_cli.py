@@ -224,6 +224,15 @@ def test_without_the_extra_it_names_it(without_extra, capsys):
     assert capsys.readouterr().err == "trioflow: the command line needs the extra `cli`: pip install 'trioflow[cli]'\n"
 
 
+def test_without_the_driver_of_a_store_it_names_the_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.delitem(sys.modules, "trioflow.checkpoint.postgres", raising=False)
+    assert main(["runs", "list", "--store", "postgresql://host/runs"]) == 1
+    assert capsys.readouterr().err == (
+        "trioflow: the PostgreSQL store needs the extra 'postgres': pip install 'trioflow[postgres]'\n"
+    )
+
+
 # Each run by itself.
 
 

@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 
 import trioflow._text as text_module
-from trioflow._text import clip, describe_error, escape, escape_surrogates, one_line, show
+from trioflow._text import clip, describe_error, escape, escape_surrogates, one_line, show, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,23 @@ from trioflow._text import clip, describe_error, escape, escape_surrogates, one_
 )
 def test_escape(raw, safe):
     assert escape(raw) == safe
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("memory", "memory"),
+        ("sqlite:///a:b@c.db", "sqlite:///a:b@c.db"),
+        ("postgresql://host:5432/runs", "postgresql://host:5432/runs"),
+        ("postgresql://me@host/runs", "postgresql://me@host/runs"),
+        ("postgresql://me:secret@host/runs", "postgresql://me:…@host/runs"),
+        ("postgresql://me:se:c/r@e\nt@host:1/runs", "postgresql://me:…@host:1/runs"),
+        ("postgresql://host/runs?password=se=cret&user=me", "postgresql://host/runs?password=…&user=me"),
+        ("postgresql://host/runs?user=me&SSLPassword=secret", "postgresql://host/runs?user=me&SSLPassword=…"),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url, shown):
+    assert without_secrets(url) == shown
 
 
 def test_escape_surrogates_leaves_everything_else():

@@ -20,6 +20,9 @@ _UNSAFE = re.compile(
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # bidi controls
     f"{_SURROGATES}]"
 )
+# A password that somebody did not encode may have anything in it.
+_USER_INFO = re.compile(r"(://[^:@/?#]*):.*@", re.DOTALL)
+_PARAMETER = re.compile(r"((?:ssl)?password=)[^&]*", re.IGNORECASE | re.DOTALL)
 _LONE_SURROGATE = re.compile(f"[{_SURROGATES}]")
 
 
@@ -42,6 +45,11 @@ def one_line(text: str) -> str:
     """Return `text` as it may stand in one log line: escaped, then clipped."""
     # Escaping only lengthens, so what is shown comes from the beginning: a long text costs no more than that.
     return clip(escape(text[: LINE_LIMIT + 1]))
+
+
+def without_secrets(url: str) -> str:
+    """Return `url` as it may be shown: without the password of its user, and those among its parameters."""
+    return _PARAMETER.sub(r"\1…", _USER_INFO.sub(r"\1:…@", url))
 
 
 def show(value: object) -> str:

@@ -37,11 +37,11 @@ def acknowledged():
 
 
 class Workload:
-    """One of the workloads, with a store and a log of its own in `folder`."""
+    """One of the workloads, with a log of its own in `folder`, and a store of its own there, or behind a URL."""
 
-    def __init__(self, what, folder, *options):
+    def __init__(self, what, folder, *options, url=None):
         folder.mkdir(exist_ok=True)
-        self.store = folder / "runs.db"
+        self.store = url or folder / "runs.db"
         self.log = folder / "log"
         self._what, self._options = what, options
 

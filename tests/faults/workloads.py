@@ -229,9 +229,18 @@ async def run_backlog(store, log, checkpoint):
 RUN = {"graph": run_graph, "fan_out": run_fan_out, "nested": run_nested, "backlog": run_backlog}
 
 
+def open_store(place):
+    """Return the store in a file, or behind a URL."""
+    if "://" in place:
+        from trioflow.checkpoint.postgres import PostgresStore
+
+        return PostgresStore(place)
+    return SqliteStore(place)
+
+
 async def main(what, path, log_path, *options):
     log = Log(log_path, sync=what == "nested")
-    async with SqliteStore(path) as store:
+    async with open_store(path) as store:
         print("ready", flush=True)
         result = await RUN[what](store, log, FORGET if "forget" in options else KEEP)
         print("done", result, flush=True)

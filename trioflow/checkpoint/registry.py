@@ -1,9 +1,8 @@
 """Stores by name and by URL: what a config's `store` field refers to."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from trioflow._text import list_known, show
+from trioflow._text import list_known, show, without_secrets
 from trioflow.checkpoint.memory import MemoryStore
 from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.config.checks import check_text
@@ -17,20 +16,22 @@ _METHODS = ("claim", "save", "load", "history", "list_runs", "delete", "save_ite
 def get_checkpoint_store(name_or_url: str) -> CheckpointStore:
     """Return the store registered under a name, or a new one for a URL such as `sqlite:///runs.db`.
 
-    `sqlite:///` is followed by the path of the file: a relative one, or, with a fourth slash, an absolute one. The
-    file is opened when the store is first used; close it with `aclose`. Nothing is done that blocks.
+    `sqlite:///` is followed by the path of the file: a relative one, or, with a fourth slash, an absolute one. A
+    URL of `postgresql://` is libpq's: `postgresql://user@host:5432/database?sslmode=verify-full`. What it names is
+    opened when the store is first used; close it with `aclose`. Nothing is done that blocks.
 
     Raises:
         ConfigError: there is no such store; the message lists those there are.
+        ImportError: the driver of such a store is not installed; the message names the extra.
     """
     check_text("store", name_or_url, "the name or URL of a checkpoint store")
     if is_url(name_or_url):
         scheme, _, rest = name_or_url.partition("://")
         opener = _schemes.get(scheme)
-        if opener is None or not rest.startswith("/") or len(rest) == 1:
+        if opener is None or (scheme == "sqlite" and (not rest.startswith("/") or len(rest) == 1)):
             allowed = "a URL such as sqlite:///runs.db " + list_known(scheme, _schemes)
-            raise ConfigError.refusing("store", name_or_url, allowed)
-        return opener(rest[1:])
+            raise ConfigError.refusing("store", without_secrets(name_or_url), allowed)
+        return opener(name_or_url, read_only=False)
     if name_or_url not in _stores:
         known = list_known(name_or_url, _stores)
         allowed = f"the name of a registered store {known} or a URL such as sqlite:///runs.db"
@@ -45,8 +46,8 @@ def open_to_look(url: str) -> CheckpointStore:
         ConfigError: there is no such store.
     """
     store = get_checkpoint_store(url)
-    scheme, _, rest = url.partition("://")
-    return _open_sqlite(rest.removeprefix("/"), read_only=True) if scheme == "sqlite" else store
+    opener = _schemes.get(url.partition("://")[0]) if is_url(url) else None
+    return store if opener is None else opener(url, read_only=True)
 
 
 def register_checkpoint_store(name: str, store: CheckpointStore) -> None:
@@ -75,11 +76,23 @@ def is_url(text: str) -> bool:
     return "://" in text
 
 
-def _open_sqlite(path: str, *, read_only: bool = False) -> CheckpointStore:
+def _open_sqlite(url: str, *, read_only: bool) -> CheckpointStore:
     from trioflow.checkpoint.sqlite import SqliteStore  # noqa: PLC0415 - apsw is for those who use it
 
-    return SqliteStore(path, read_only=read_only)
+    return SqliteStore(url.removeprefix("sqlite:///"), read_only=read_only)
+
+
+def _open_postgres(url: str, *, read_only: bool) -> CheckpointStore:
+    from trioflow.checkpoint.postgres import PostgresStore  # noqa: PLC0415 - the driver comes with an extra
+
+    return PostgresStore(url, read_only=read_only)
+
+
+class _Opener(Protocol):
+    """What makes a store of a URL."""
+
+    def __call__(self, url: str, *, read_only: bool) -> CheckpointStore: ...
 
 
 _stores: dict[str, CheckpointStore] = {"memory": MemoryStore()}
-_schemes: dict[str, Callable[[str], CheckpointStore]] = {"sqlite": _open_sqlite}
+_schemes: dict[str, _Opener] = {"sqlite": _open_sqlite, "postgresql": _open_postgres}

@@ -82,6 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except cyclopts.CycloptsError as error:
         _complain(" ".join(escape(str(error)).replace("\\n", " ").split()))
         return 2
+    except ImportError as error:
+        # The driver of the store that was named comes with an extra, which the message names.
+        _complain(str(error))
+        return 1
     except TrioflowError as error:
         _complain(str(error))
         return 2 if isinstance(error, ConfigError) else 1

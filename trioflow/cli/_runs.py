@@ -14,7 +14,7 @@ from typing import Any, get_args
 import msgspec
 import trio
 
-from trioflow._text import one_line, quote
+from trioflow._text import one_line, quote, without_secrets
 from trioflow.checkpoint.looking import all_runs, readable, tree
 from trioflow.checkpoint.protocol import CheckpointStore, RunInfo, RunStatus
 from trioflow.checkpoint.registry import get_checkpoint_store, is_url, open_to_look
@@ -169,7 +169,7 @@ def vacuum(*, store: str) -> int:
     async def ask(opened: CheckpointStore) -> None:
         give_back = getattr(opened, "vacuum", None)
         if give_back is None:
-            raise ConfigError.refusing("store", store, "the URL of a store that can be vacuumed")
+            raise ConfigError.refusing("store", without_secrets(store), "the URL of a store that can be vacuumed")
         await give_back()
 
     _change(store, ask)

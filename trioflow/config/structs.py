@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 
+from trioflow._text import without_secrets
 from trioflow.config import checks
 
 __all__ = (
@@ -74,6 +75,9 @@ class CheckpointConfig(Settings, frozen=True, kw_only=True):
             checks.check_count("interval", self.interval, minimum=0, allowed=allowed)
         checks.check_flag("preserve", self.preserve)
         checks.check_seconds("flush_interval", self.flush_interval, optional=False)
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace(repr(self.store), repr(without_secrets(self.store)))
 
 
 class ParallelConfig(Settings, frozen=True, kw_only=True):

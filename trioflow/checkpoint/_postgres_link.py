@@ -1,0 +1,321 @@
+"""One connection to PostgreSQL at a time, that is waited for within bounds, and made again when it was lost.
+
+A worker thread uses it, and asks ten times a second whether to go on waiting: a cancelled caller does not. A store
+has one session on the server and no second one: the session holds an advisory lock of the store's, and one that
+comes after it ends what the one before may still be doing. So what is read after a loss stays true.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar, final
+from urllib.parse import quote as percent
+
+import msgspec
+import psycopg
+import trio
+from psycopg.conninfo import conninfo_to_dict
+
+from trioflow._text import describe_error, one_line, quote
+from trioflow.checkpoint._postgres_schema import Connection, prepare
+from trioflow.errors import CheckpointStoreError
+
+__all__ = ("Bounds", "Link", "Patience", "describe")
+
+R = TypeVar("R")
+
+OLDEST_SERVER = 13
+
+APPLICATION = "trioflow"
+
+_DURABLE = ("on", "remote_apply")
+
+_SETTINGS = """
+    SELECT set_config('lock_timeout', %(lock)s, false), set_config('statement_timeout', %(statement)s, false),
+        set_config('idle_in_transaction_session_timeout', %(statement)s, false),
+        set_config('default_transaction_isolation', 'read committed', false),
+        set_config('default_transaction_read_only', %(read_only)s, false),
+        set_config('synchronous_commit', CASE current_setting('synchronous_commit')
+            WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)
+"""
+
+_END_OTHERS = """
+    SELECT pg_terminate_backend(pid) FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND pid <> pg_backend_pid()
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND (classid::bigint << 32 | objid::bigint) = %s
+"""
+
+_GONE = ("08", "57P", "25P03")
+"""What the codes of errors begin with that end a connection."""
+
+# What a server says that is not there yet, or not any more.
+_COMES_BACK = ("starting up", "shutting down", "recovery", "too many", "terminating", "connection slots")
+
+_MISTAKES = ("no password supplied", "translate host name", "certificate", "does not support SSL")
+"""What is said of a server that is not there under this URL, and will not be."""
+
+
+class Bounds(msgspec.Struct, kw_only=True, frozen=True):
+    """How long is waited, in seconds."""
+
+    lock: float = 10.0
+    """For a lock that another session has."""
+    statement: float = 30.0
+    """For the server to do one thing."""
+    silence: float = 40.0
+    """For the server to say anything."""
+    connect: int = 5
+    """For one connection to be made, where the URL does not say."""
+    returning: float = 60.0
+    """For a server that was there to be there again."""
+    appearing: float = 10.0
+    """For a server that this store has never reached."""
+    cancelled: float = 2.0
+    """For what is under way when its caller is cancelled."""
+
+
+class _Silent(psycopg.OperationalError):
+    """The server said nothing for too long; the connection is closed."""
+
+
+class _Session(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that never waits for ever."""
+
+    silence: float = 0.0
+    grace: float = 0.0
+    stop: Callable[[], None] = staticmethod(trio.from_thread.check_cancelled)
+
+    def wait(self, gen: Generator[Any, Any, R], *args: Any, **kwargs: Any) -> R:
+        """Do what the driver waits for with this, and close the connection when that takes too long."""
+        return super().wait(self._watched(gen), *args, **kwargs)
+
+    def _watched(self, gen: Generator[Any, Any, R]) -> Generator[Any, Any, R]:
+        until = time.monotonic() + self.silence
+        given_up = False
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                now = time.monotonic()
+                if not given_up and not ready and self._is_stopped():
+                    # What is under way is nearly done, as a rule; then its end is known.
+                    given_up = True
+                    until = min(until, now + self.grace)
+                elif ready and not given_up:
+                    until = now + self.silence
+                if now >= until:
+                    self._give_up()
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            result: R = end.value
+            return result
+
+    def _is_stopped(self) -> bool:
+        try:
+            self.stop()
+        except (trio.Cancelled, CheckpointStoreError):  # noqa: ASYNC103 - in a thread: it is raised when time is up
+            return True  # noqa: ASYNC104 - the same
+        return False
+
+    def _give_up(self) -> None:
+        # In the middle of an answer it is of no use to anybody.
+        self.close()
+        self.stop()
+        raise _Silent(f"the server has not answered for {self.silence:g} s")
+
+
+@final
+class Patience:
+    """How long one operation waits for a server that is not there, from when it was lost."""
+
+    def __init__(self, seconds: float, stop: Callable[[], None]) -> None:
+        self._seconds = seconds
+        self._stop = stop
+        self._until: float | None = None
+        self._pause = 0.02
+
+    def __repr__(self) -> str:
+        return f"<Patience: {self._seconds:g} s{'' if self._until is None else ', waiting'}>"
+
+    def wait(self, error: Exception, server: str) -> None:
+        """Wait a little.
+
+        Raises:
+            CheckpointStoreError: it has been waited for long enough; or the store was closed.
+            Cancelled: the caller was.
+        """
+        now = time.monotonic()
+        if self._until is None:
+            self._until = now + self._seconds
+        if now >= self._until:
+            why = one_line(describe_error(error))
+            message = f"the server of {quote(server)} has not been there for {self._seconds:g} s: {why}"
+            raise CheckpointStoreError(message)
+        self._stop()
+        time.sleep(min(self._pause, self._until - now))
+        self._pause = min(self._pause * 1.5, 0.25)
+
+
+@final
+class Link:
+    """The connection of one store, made when it is first needed.
+
+    Args:
+        url: what libpq takes: it may have a password, and is shown to nobody.
+        read_only: the session can change nothing.
+        bounds: how long is waited.
+
+    Raises:
+        psycopg.ProgrammingError: `url` is none that libpq takes.
+    """
+
+    def __init__(self, url: str, *, read_only: bool, bounds: Bounds) -> None:
+        given = conninfo_to_dict(url)
+        self.name = describe(given)
+        self.bounds = bounds
+        self.reached = False
+        self._read_only = read_only
+        self._session: _Session | None = None
+        self._lock = secrets.randbits(63)
+
+        def connect() -> _Session:
+            return _Session.connect(
+                url,
+                autocommit=True,
+                client_encoding="utf8",
+                connect_timeout=given.get("connect_timeout") or bounds.connect,
+                application_name=given.get("application_name") or APPLICATION,
+            )
+
+        # The URL is in a function and no attribute: nothing that prints attributes shows it.
+        self._connect = connect
+
+    def __repr__(self) -> str:
+        return f"<Link to {self.name}{'' if self._session is None else ', open'}>"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection that is not known to be lost."""
+        return self._session is not None and not self._session.closed
+
+    def is_lost(self, error: Exception) -> bool:
+        """Whether `error` says that there is no connection any more, or none yet; what is left of it is closed."""
+        if not isinstance(error, psycopg.Error):
+            return False
+        code = error.sqlstate
+        lost = isinstance(error, psycopg.OperationalError) if code is None else code.startswith(_GONE)
+        if lost:
+            self.close()
+        return lost
+
+    def ready(self, stop: Callable[[], None]) -> Connection:
+        """Return the connection; `stop` raises when its user waits no more.
+
+        Raises:
+            psycopg.Error: the server is not there.
+            CheckpointStoreError: it refuses us, is too old, or has tables that we do not know.
+        """
+        if self._session is None or self._session.closed:
+            self._session = self._open(stop)
+            self.reached = True
+        self._session.stop = stop
+        return self._session
+
+    @contextmanager
+    def taking(self, seconds: float) -> Iterator[None]:
+        """Let what is done in the block take up to so long."""
+        session = self._session
+        if session is None:
+            raise RuntimeError("ready() comes first")
+        _set_timeout(session, seconds)
+        session.silence = seconds + self.bounds.silence
+        try:
+            yield
+        finally:
+            session.silence = self.bounds.silence
+            if not session.closed:
+                _set_timeout(session, self.bounds.statement)
+
+    def close(self) -> None:
+        """Close the connection, whatever it is at."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def _open(self, stop: Callable[[], None]) -> _Session:
+        try:
+            session = self._connect()
+        except psycopg.OperationalError as error:
+            why = describe_error(error)
+            if _is_final(why, reached=self.reached):
+                message = f"the store {quote(self.name)} cannot be opened: {one_line(why)}"
+                raise CheckpointStoreError(message) from None
+            # Without the frames of the driver, whose variables have the password.
+            raise error.with_traceback(None) from None
+        with ExitStack() as undo:
+            undo.callback(session.close)
+            session.silence, session.grace, session.stop = self.bounds.silence, self.bounds.cancelled, stop
+            self._check_server(session)
+            self._set_up(session)
+            self._be_the_only_one(session)
+            prepare(session, migrate=not self._read_only)
+            undo.pop_all()
+        return session
+
+    def _check_server(self, session: _Session) -> None:
+        version = session.info.server_version
+        if version < OLDEST_SERVER * 10_000:
+            found = f"the server of {quote(self.name)} is PostgreSQL {version // 10_000}"
+            raise CheckpointStoreError(f"{found}: {OLDEST_SERVER} or newer is needed")
+
+    def _set_up(self, session: _Session) -> None:
+        values = {
+            "lock": _milliseconds(self.bounds.lock),
+            "statement": _milliseconds(self.bounds.statement),
+            "read_only": "on" if self._read_only else "off",
+        }
+        row = session.execute(_SETTINGS, values).fetchone()
+        # A commit returns when it is on the disk, or it would be lost with the machine.
+        if row is None or row[-1] not in _DURABLE:
+            raise CheckpointStoreError(f"the store {quote(self.name)} cannot be made durable: synchronous_commit")
+
+    def _be_the_only_one(self, session: _Session) -> None:
+        """End the session before this one, which may be alive where only the way to it was lost."""
+        if session.execute("SELECT pg_try_advisory_lock(%s)", (self._lock,)).fetchone() != (True,):
+            session.execute(_END_OTHERS, (self._lock,))
+            session.close()
+            raise psycopg.OperationalError("the session before this one has not ended")
+
+
+def describe(given: Mapping[str, Any]) -> str:
+    """Return the URL that may be shown: where the server is, and who asks, and no secret.
+
+    Raises:
+        psycopg.ProgrammingError: a part of the password, which was not encoded, stands where others belong.
+    """
+    host = str(given.get("host") or given.get("hostaddr") or "")
+    ports = str(given.get("port") or "")
+    database = str(given.get("dbname") or "")
+    if "@" in host + database or not all(port.isdecimal() for port in ports.split(",") if port):
+        raise psycopg.ProgrammingError("a part of the password stands where others belong")
+    user = f"{percent(str(given['user']))}@" if given.get("user") else ""
+    port = f":{ports.lstrip(',')}" if ports else ""
+    service = f"?service={percent(str(given['service']))}" if given.get("service") else ""
+    return f"postgresql://{user}{percent(host, safe=',:[]')}{port}/{percent(database)}{service}"
+
+
+def _set_timeout(session: _Session, seconds: float) -> None:
+    session.execute("SELECT set_config('statement_timeout', %s, false)", (_milliseconds(seconds),))
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1_000))
+
+
+def _is_final(why: str, *, reached: bool) -> bool:
+    """Whether a refusal stays one, as far as its words say: there is no code with it."""
+    if "FATAL" in why:
+        return not any(words in why for words in _COMES_BACK)
+    return not reached and any(words in why for words in _MISTAKES)

@@ -1,0 +1,545 @@
+"""What the PostgreSQL store does with its tables: each function is one transaction, in a worker thread.
+
+A save is one statement: it looks whether the epoch is the run's latest, locks the run, and writes, in one round
+trip. Whoever loses the connection does not know whether that happened; the next attempt reads first
+(`Tried.again`). Rows are sealed as in a SQLite file, a run's row by the server: it knows how many items were new.
+"""
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, LiteralString
+
+import msgspec
+import psycopg
+from psycopg.sql import SQL
+
+from trioflow._text import quote
+from trioflow.checkpoint._postgres_schema import Connection
+from trioflow.checkpoint._seals import INFO, REST, damaged, seal_info, seal_item, seal_step
+from trioflow.checkpoint.memory import conflict, foreign_child, not_found
+from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo
+from trioflow.errors import CheckpointCorruptError
+
+__all__ = (
+    "DAMAGE",
+    "Tried",
+    "claim",
+    "delete",
+    "history",
+    "list_runs",
+    "load",
+    "load_items",
+    "save",
+    "save_items",
+    "vacuum",
+)
+
+LOOKED_AT = 1 << 16
+"""Bytes of a state up to which a list of runs looks whether it is whole."""
+
+LONGEST_NAME = 1_000
+"""Bytes of an id or key up to which it is found by itself, and not by its digest."""
+
+DAMAGE = ("XX001", "XX002")
+"""What PostgreSQL says of a table or index that is damaged."""
+
+_TEXTS = {"graph", "node", "next_node", "status", "kind", "forked_from", "digest"}
+
+_SELECT_RUN = (
+    "SELECT number, run_id, epoch, last_step, parent,"
+    " seal = trioflow_seal(name, run_id, epoch, last_step, items, created_at, updated_at, parent)"
+    " FROM trioflow_runs WHERE name = %b"
+)
+_LOCK_RUN = _SELECT_RUN + " FOR UPDATE"
+_ADD_RUN = """
+    INSERT INTO trioflow_runs(name, run_id, epoch, last_step, items, created_at, updated_at, parent, seal)
+    SELECT given.*, trioflow_seal(name, run_id, epoch, last_step, items, created_at, updated_at, parent)
+    FROM (
+        SELECT %(name)b::bytea AS name, %(run_id)b::bytea AS run_id, %(epoch)s::bigint AS epoch,
+            NULL::bigint AS last_step, 0::bigint AS items, %(now)s::float8 AS created_at,
+            %(now)s::float8 AS updated_at, %(parent)s::bigint AS parent
+    ) AS given
+    ON CONFLICT (name) DO NOTHING RETURNING number
+"""
+_TAKE_RUN = """
+    UPDATE trioflow_runs SET epoch = %(epoch)s, updated_at = %(now)s,
+        seal = trioflow_seal(name, run_id, %(epoch)s, last_step, items, created_at, %(now)s, parent)
+    WHERE number = %(number)s
+"""
+_SELECT_INSIDE = """
+    WITH RECURSIVE inside(number) AS (
+        SELECT number FROM trioflow_runs WHERE parent = %s
+        UNION SELECT run.number FROM trioflow_runs AS run JOIN inside ON run.parent = inside.number
+    )
+    SELECT number FROM inside ORDER BY number
+"""
+_LOCK_INSIDE = "SELECT number FROM trioflow_runs WHERE number = ANY(%s) ORDER BY number FOR UPDATE"
+# What is damaged stays damaged, and its former holder loses it all the same.
+_TAKE_INSIDE = """
+    UPDATE trioflow_runs AS run SET epoch = drawn.epoch,
+        seal = CASE WHEN run.seal = trioflow_seal(run.name, run.run_id, run.epoch, run.last_step, run.items,
+                run.created_at, run.updated_at, run.parent)
+            THEN trioflow_seal(run.name, run.run_id, drawn.epoch, run.last_step, run.items, run.created_at,
+                run.updated_at, run.parent)
+            ELSE run.seal END
+    FROM (SELECT number, nextval('trioflow_epoch') AS epoch FROM unnest(%s::bigint[]) AS number) AS drawn
+    WHERE run.number = drawn.number
+"""
+_SAVE = """
+    WITH held AS MATERIALIZED (
+        SELECT number FROM trioflow_runs WHERE name = %(name)b AND epoch = %(epoch)s
+            AND seal = trioflow_seal(name, run_id, epoch, last_step, items, created_at, updated_at, parent)
+        FOR UPDATE
+    ), put AS (
+        INSERT INTO trioflow_steps(run, step, graph, node, next_node, iterations, status, created_at, kind,
+            forked_from, version, digest, pause, info_seal, seal, state)
+        SELECT number, %(step)s::bigint, %(graph)b::bytea, %(node)b::bytea, %(next_node)b::bytea,
+            %(iterations)s::bigint, %(status)b::bytea, %(created_at)s::float8, %(kind)b::bytea,
+            %(forked_from)b::bytea, %(version)s::bigint, %(digest)b::bytea, %(pause)b::bytea,
+            %(info_seal)b::bytea, %(seal)b::bytea, %(state)b::bytea
+        FROM held
+        ON CONFLICT (run, step) DO UPDATE SET graph = excluded.graph, node = excluded.node,
+            next_node = excluded.next_node, iterations = excluded.iterations, status = excluded.status,
+            created_at = excluded.created_at, kind = excluded.kind, forked_from = excluded.forked_from,
+            version = excluded.version, digest = excluded.digest, pause = excluded.pause,
+            info_seal = excluded.info_seal, seal = excluded.seal, state = excluded.state
+    )
+    UPDATE trioflow_runs AS run SET last_step = %(step)s::bigint, updated_at = %(now)s::float8,
+        seal = trioflow_seal(run.name, run.run_id, run.epoch, %(step)s::bigint, run.items, run.created_at,
+            %(now)s::float8, run.parent)
+    FROM held WHERE run.number = held.number RETURNING run.number
+"""
+_IS_SAVED = """
+    SELECT 1 FROM trioflow_runs AS run JOIN trioflow_steps AS saved ON saved.run = run.number
+    WHERE run.name = %(name)b AND run.epoch = %(epoch)s AND run.last_step = %(step)s AND saved.step = %(step)s
+        AND saved.seal = %(seal)b
+"""
+# A row that was there before has been locked by this very statement, which leaves a mark in `xmax`.
+_SAVE_ITEMS = """
+    WITH held AS MATERIALIZED (
+        SELECT number FROM trioflow_runs WHERE name = %(name)b AND epoch = %(epoch)s
+            AND seal = trioflow_seal(name, run_id, epoch, last_step, items, created_at, updated_at, parent)
+        FOR UPDATE
+    ), put AS (
+        INSERT INTO trioflow_items(run, key, long_key, seal, value)
+        SELECT held.number, given.key, nullif(given.long_key, ''), given.seal, given.value
+        FROM held, unnest(%(keys)b::bytea[], %(long_keys)b::bytea[], %(seals)b::bytea[], %(values)b::bytea[])
+            AS given(key, long_key, seal, value)
+        ON CONFLICT (run, key) DO UPDATE SET long_key = excluded.long_key, seal = excluded.seal,
+            value = excluded.value
+        RETURNING xmax = 0 AS added
+    ), counted AS (SELECT count(*) FILTER (WHERE added) AS added FROM put)
+    UPDATE trioflow_runs AS run SET items = run.items + counted.added, updated_at = %(now)s::float8,
+        seal = trioflow_seal(run.name, run.run_id, run.epoch, run.last_step, run.items + counted.added,
+            run.created_at, %(now)s::float8, run.parent)
+    FROM held, counted WHERE run.number = held.number RETURNING run.number
+"""
+_COUNT_SAVED = """
+    SELECT count(*) FROM trioflow_runs AS run JOIN trioflow_items AS item ON item.run = run.number
+        JOIN unnest(%(keys)b::bytea[], %(seals)b::bytea[]) AS given(key, seal)
+        ON item.key = given.key AND item.seal = given.seal
+    WHERE run.name = %(name)b AND run.epoch = %(epoch)s
+"""
+_LOAD = """
+    SELECT run.last_step, run.seal = trioflow_seal(run.name, run.run_id, run.epoch, run.last_step, run.items,
+            run.created_at, run.updated_at, run.parent),
+        saved.step, saved.graph, saved.node, saved.next_node, saved.iterations, saved.status, saved.created_at,
+        saved.kind, saved.forked_from, saved.version, saved.digest, saved.pause, saved.seal, saved.state
+    FROM trioflow_runs AS run LEFT JOIN trioflow_steps AS saved
+        ON saved.run = run.number AND saved.step = coalesce(%(step)s, run.last_step)
+    WHERE run.name = %(name)b
+"""
+_HISTORY = """
+    SELECT run.last_step, run.seal = trioflow_seal(run.name, run.run_id, run.epoch, run.last_step, run.items,
+            run.created_at, run.updated_at, run.parent),
+        saved.info_seal, saved.step, saved.graph, saved.node, saved.next_node, saved.iterations, saved.status,
+        saved.created_at, saved.kind, saved.forked_from
+    FROM trioflow_runs AS run LEFT JOIN trioflow_steps AS saved ON saved.run = run.number
+    WHERE run.name = %b ORDER BY saved.step
+"""
+_LOAD_ITEMS = """
+    SELECT run.items, run.seal = trioflow_seal(run.name, run.run_id, run.epoch, run.last_step, run.items,
+            run.created_at, run.updated_at, run.parent),
+        item.key, item.long_key, item.seal, item.value
+    FROM trioflow_runs AS run LEFT JOIN trioflow_items AS item ON item.run = run.number
+    WHERE run.name = %b
+"""
+_SELECT_PAGE = """
+    SELECT run.number, run.run_id, run.items, run.created_at, run.updated_at, parent.run_id, run.last_step,
+        run.seal = trioflow_seal(run.name, run.run_id, run.epoch, run.last_step, run.items, run.created_at,
+            run.updated_at, run.parent)
+    FROM trioflow_runs AS run LEFT JOIN trioflow_runs AS parent ON parent.number = run.parent
+    WHERE run.number > %s AND (run.last_step IS NOT NULL OR run.items > 0
+        OR run.seal <> trioflow_seal(run.name, run.run_id, run.epoch, run.last_step, run.items, run.created_at,
+            run.updated_at, run.parent))
+    ORDER BY run.number LIMIT %s
+"""
+_SELECT_LAST = """
+    SELECT saved.run, saved.info_seal, saved.step, saved.graph, saved.node, saved.next_node, saved.iterations,
+        saved.status, saved.created_at, saved.kind, saved.forked_from, saved.version, saved.digest, saved.pause,
+        saved.seal, CASE WHEN octet_length(saved.state) <= %s THEN saved.state END
+    FROM unnest(%s::bigint[], %s::bigint[]) AS wanted(run, step) JOIN trioflow_steps AS saved USING (run, step)
+"""
+_SELECT_DAMAGED = """
+    SELECT name, run_id FROM trioflow_runs
+    WHERE seal <> trioflow_seal(name, run_id, epoch, last_step, items, created_at, updated_at, parent)
+"""
+_DELETE = """
+    WITH gone AS (DELETE FROM trioflow_steps WHERE run = ANY(%(numbers)s)),
+        lost AS (DELETE FROM trioflow_items WHERE run = ANY(%(numbers)s))
+    DELETE FROM trioflow_runs WHERE number = ANY(%(numbers)s)
+"""
+_DELETE_RUNS = "DELETE FROM trioflow_runs WHERE number = ANY(%(numbers)s)"
+
+
+class Tried(msgspec.Struct):
+    """What an operation knows of its attempts before, when it has lost its connection."""
+
+    again: bool = False
+    """Whether there was an attempt whose end nobody knows."""
+    epoch: int | None = None
+    """The epoch that it was to give."""
+    number: int | None = None
+    """The run that it was to forget."""
+
+
+class _Run(msgspec.Struct, frozen=True):
+    """The row of a run, as far as a writer has to know it."""
+
+    number: int
+    run_id: bytes
+    epoch: int
+    last_step: int | None
+    parent: int | None
+    whole: bool
+
+
+def claim(db: Connection, run_id: str, parent: tuple[str, int] | None, *, tried: Tried) -> int:
+    """Give the run, and those inside it, to the caller, and return the new epoch."""
+    now = time.time()
+    with db.transaction():
+        holder = None if parent is None else _held(db, *parent)
+        run = _find(db, _LOCK_RUN, run_id)
+        if tried.again and tried.epoch is not None and run is not None and run.epoch >= tried.epoch:
+            # The attempt before has claimed it, or somebody else has since, who goes on with it.
+            return tried.epoch
+        while run is None:
+            tried.epoch = _next_epoch(db)
+            added = {"epoch": tried.epoch, "now": now, "parent": holder}
+            if _ask(db, _ADD_RUN, {**_names(run_id), **added}):
+                return tried.epoch
+            run = _find(db, _LOCK_RUN, run_id)
+        _check_whole(run, run_id)
+        if run.parent != holder:
+            raise foreign_child(run_id, _name_of(db, run.parent))
+        # Whoever worked inside the run did so for its former holder.
+        inside = _lock_inside(db, run.number)
+        if inside:
+            db.execute(_TAKE_INSIDE, (inside,))
+        tried.epoch = _next_epoch(db)
+        db.execute(_TAKE_RUN, {"epoch": tried.epoch, "now": now, "number": run.number})
+    return tried.epoch
+
+
+def _lock_inside(db: Connection, number: int) -> list[int]:
+    """Lock the runs inside a run that is locked, and return their numbers.
+
+    A run can be put inside one only by who has locked that: the same ones found twice are all there are.
+    """
+    locked: list[int] = []
+    while (inside := [each for (each,) in _ask(db, _SELECT_INSIDE, (number,))]) != locked:
+        db.execute(_LOCK_INSIDE, (inside,))
+        locked = inside
+    return locked
+
+
+def _next_epoch(db: Connection) -> int:
+    # A sequence: what was drawn is never given out again, whatever becomes of the transaction.
+    return int(_ask(db, "SELECT nextval('trioflow_epoch')")[0][0])
+
+
+def save(db: Connection, checkpoint: Checkpoint, epoch: int, *, tried: Tried) -> None:
+    """Keep the checkpoint."""
+    info = [getattr(checkpoint, name) for name in INFO]
+    info[6] = float(checkpoint.created_at)
+    rest = [getattr(checkpoint, name) for name in REST]
+    fields = dict(zip(INFO + REST, (*info, *rest), strict=True))
+    run_id = checkpoint.run_id
+    values: dict[str, Any] = {
+        **{name: _encode(value) if name in _TEXTS else value for name, value in fields.items()},
+        **_names(run_id),
+        "epoch": epoch,
+        "now": time.time(),
+        "info_seal": seal_info(run_id, info),
+        "seal": seal_step(run_id, info, rest, checkpoint.state),
+        "state": checkpoint.state,
+    }
+    if tried.again and _ask(db, _IS_SAVED, values):
+        return
+    if not _ask(db, _SAVE, values):
+        raise _refusal(db, run_id, epoch)
+
+
+def load(db: Connection, run_id: str, step: int | None) -> Checkpoint:
+    """Return the checkpoint of a step, or the latest."""
+    rows = _ask(db, _LOAD, {**_names(run_id), "step": step})
+    if not rows:
+        raise not_found(run_id, step)
+    last_step, whole, *row = rows[0]
+    _check_entry(run_id, whole=whole)
+    if row[0] is None:
+        if last_step is not None and step in {None, last_step}:
+            raise damaged(run_id, f"its last step, {last_step}, is missing")
+        raise not_found(run_id, step)
+    fields = _whole_step(run_id, row)
+    return Checkpoint(run_id=run_id, state=row[-1], **fields)
+
+
+def _whole_step(run_id: str, row: Sequence[Any]) -> dict[str, Any]:
+    """Return the fields of a step but its state, if they are what was saved."""
+    *values, seal, state = row
+    fields = _decoded(run_id, INFO + REST, values)
+    found = list(fields.values())
+    if seal != seal_step(run_id, found[: len(INFO)], found[len(INFO) :], state):
+        raise damaged(run_id, f"step {fields['step']} is not what was saved")
+    return fields
+
+
+def history(db: Connection, run_id: str) -> list[CheckpointInfo]:
+    """Return the steps that are kept, oldest first."""
+    steps: list[CheckpointInfo] = []
+    last_step = None
+    for last, whole, seal, *info in _ask(db, _HISTORY, (_short(run_id),)):
+        _check_entry(run_id, whole=whole)
+        last_step = last
+        if seal is None:
+            break
+        fields = _whole_info(run_id, seal, info)
+        steps.append(
+            CheckpointInfo(run_id=run_id, **{name: fields[name] for name in CheckpointInfo.__struct_fields__[1:]})
+        )
+    if last_step not in {None, *(step.step for step in steps)}:
+        raise damaged(run_id, f"its last step, {last_step}, is missing")
+    return steps
+
+
+def _whole_info(run_id: str, seal: bytes, info: Sequence[Any]) -> dict[str, Any]:
+    fields = _decoded(run_id, INFO, info)
+    if seal != seal_info(run_id, list(fields.values())):
+        raise damaged(run_id, f"step {fields['step']} is not what was saved")
+    return fields
+
+
+def list_runs(db: Connection, after: str | None, limit: int | None) -> list[RunInfo]:
+    """Return the runs that something is kept of."""
+    with db.transaction():
+        # One state of the database for all that is asked.
+        db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        start = 0
+        if after is not None:
+            found = _ask(db, "SELECT number FROM trioflow_runs WHERE name = %b", (_short(after),))
+            if not found:
+                raise not_found(after, None)
+            start = found[0][0]
+        rows = _ask(db, _SELECT_PAGE, (start, limit))
+        last = _last_steps(db, [(row[0], row[6]) for row in rows if row[6] is not None])
+    return [_look(row, last.get(row[0])) for row in rows]
+
+
+def _last_steps(db: Connection, wanted: Sequence[tuple[int, int]]) -> dict[int, Sequence[Any]]:
+    """Return the rows of these steps by run; of a step that cannot be read there is none."""
+    if not wanted:
+        return {}
+    try:
+        with db.transaction():
+            runs, steps = zip(*wanted, strict=True)
+            return {run: row for run, *row in _ask(db, _SELECT_LAST, (LOOKED_AT, list(runs), list(steps)))}
+    except psycopg.Error as error:
+        if error.sqlstate not in DAMAGE:
+            raise
+    if len(wanted) == 1:
+        return {}
+    # One of them is damaged down in its table, and keeps nobody from seeing the others.
+    middle = len(wanted) // 2
+    return _last_steps(db, wanted[:middle]) | _last_steps(db, wanted[middle:])
+
+
+def _look(row: Sequence[Any], last: Sequence[Any] | None) -> RunInfo:
+    """Return what is known of a run, which damage does not keep from being listed."""
+    _, name, items, created_at, updated_at, parent, last_step, whole = row
+    run_id = _shown(name)
+    known: dict[str, Any] = {"graph": "", "kind": "", "status": "running", "step": 0, "forked_from": None}
+    try:
+        _check_entry(run_id, whole=whole)
+        if last_step is not None:
+            known |= _last_of(run_id, last_step, last)
+    except CheckpointCorruptError:
+        # What is damaged in its rows makes it a damaged run, and no more is to be said of it.
+        known["status"] = "corrupt"
+    return RunInfo(
+        run_id=run_id,
+        items=items,
+        created_at=created_at,
+        updated_at=updated_at,
+        parent=None if parent is None else _shown(parent),
+        **known,
+    )
+
+
+def _last_of(run_id: str, last_step: int, row: Sequence[Any] | None) -> dict[str, Any]:
+    if row is None:
+        raise damaged(run_id, f"its last step, {last_step}, is missing")
+    seal, *step = row
+    fields = _whole_info(run_id, seal, step[: len(INFO)])
+    if step[-1] is not None:
+        _whole_step(run_id, step)
+    return {name: fields[name] for name in ("graph", "kind", "status", "step", "forked_from")}
+
+
+def delete(db: Connection, run_id: str, epoch: int | None, *, tried: Tried) -> None:
+    """Forget the run and those inside it, if the epoch, where one is given, is its latest."""
+    with db.transaction():
+        run = _find(db, _LOCK_RUN, run_id)
+        if run is None and epoch is None:
+            run = _find_damaged(db, run_id)
+        if run is None or epoch not in {None, run.epoch}:
+            return
+        if tried.again and tried.number not in {None, run.number}:
+            # The one that was to go is gone, and somebody has begun another of the same name.
+            return
+        tried.number = run.number
+        numbers = {"numbers": [run.number, *_lock_inside(db, run.number)]}
+        try:
+            with db.transaction():
+                db.execute(_DELETE, numbers)
+        except psycopg.Error as error:
+            if error.sqlstate not in DAMAGE:
+                raise
+            # What cannot be read cannot be taken out of its table. Without its run it is nobody's.
+            db.execute(_DELETE_RUNS, numbers)
+
+
+def _find_damaged(db: Connection, run_id: str) -> _Run | None:
+    """Return the run that is listed under this id and is damaged: its name may be no text any more."""
+    for name, kept in _ask(db, _SELECT_DAMAGED):
+        if _shown(kept) == run_id:
+            return _Run(*_ask(db, _LOCK_RUN, (name,))[0])
+    return None
+
+
+def save_items(
+    db: Connection, run_id: str, epoch: int, batch: Sequence[tuple[str, bytes]], *, tried: Tried
+) -> None:
+    """Keep the items."""
+    items = dict(batch)
+    keys = [_short(key) for key in items]
+    names = zip(map(str.encode, items), keys, strict=True)
+    values: dict[str, Any] = {
+        **_names(run_id),
+        "epoch": epoch,
+        "now": time.time(),
+        "keys": keys,
+        "long_keys": [b"" if name == short else name for name, short in names],
+        "seals": [seal_item(run_id, key, value) for key, value in items.items()],
+        "values": list(items.values()),
+    }
+    # All of a batch is there, or nothing.
+    if tried.again and items and _ask(db, _COUNT_SAVED, values) == [(len(items),)]:
+        return
+    if not _ask(db, _SAVE_ITEMS, values):
+        raise _refusal(db, run_id, epoch)
+
+
+def load_items(db: Connection, run_id: str) -> dict[str, bytes]:
+    """Return the items by key."""
+    found: dict[str, bytes] = {}
+    count = 0
+    for items, whole, short, long, seal, value in _ask(db, _LOAD_ITEMS, (_short(run_id),)):
+        _check_entry(run_id, whole=whole)
+        count = items
+        if short is None:
+            break
+        key = _shown(short if long is None else long)
+        if seal != seal_item(run_id, key, value):
+            raise damaged(run_id, f"item {quote(key)} is not what was saved")
+        found[key] = value
+    if len(found) != count:
+        raise damaged(run_id, f"{count - len(found)} of its {count} items are missing")
+    return found
+
+
+def vacuum(db: Connection) -> None:
+    """Give the space of what was deleted back to the disk."""
+    db.execute("VACUUM (FULL, ANALYZE) trioflow_runs, trioflow_steps, trioflow_items")
+
+
+def _ask(db: Connection, query: LiteralString, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
+    """Return the rows that `query` gives; in binary, which needs no escaping of bytes."""
+    return db.execute(SQL(query), values, binary=True).fetchall()
+
+
+def _find(db: Connection, query: LiteralString, run_id: str) -> _Run | None:
+    rows = _ask(db, query, (_short(run_id),))
+    return _Run(*rows[0]) if rows else None
+
+
+def _held(db: Connection, run_id: str, epoch: int) -> int:
+    """Lock a run that the caller has, and return its number."""
+    run = _find(db, _LOCK_RUN, run_id)
+    if run is not None:
+        _check_whole(run, run_id)
+    if run is None or run.epoch != epoch:
+        raise conflict(run_id, epoch, None if run is None else run.epoch)
+    return run.number
+
+
+def _refusal(db: Connection, run_id: str, epoch: int) -> Exception:
+    """Return why a save found no run that is whole and has this epoch."""
+    run = _find(db, _SELECT_RUN, run_id)
+    if run is not None and not run.whole:
+        return damaged(run_id, "its entry is not what was saved")
+    return conflict(run_id, epoch, None if run is None else run.epoch)
+
+
+def _check_whole(run: _Run, run_id: str) -> None:
+    _check_entry(run_id, whole=run.whole)
+
+
+def _check_entry(run_id: str, *, whole: bool) -> None:
+    if not whole:
+        raise damaged(run_id, "its entry is not what was saved")
+
+
+def _name_of(db: Connection, number: int | None) -> str | None:
+    rows = _ask(db, "SELECT run_id FROM trioflow_runs WHERE number = %s", (number,))
+    return _shown(rows[0][0]) if rows else None
+
+
+def _names(run_id: str) -> dict[str, bytes]:
+    return {"name": _short(run_id), "run_id": run_id.encode()}
+
+
+def _short(text: str) -> bytes:
+    """Return what a run or an item is found by: its name, or, where that is long, a digest, which is no text."""
+    name = text.encode()
+    return name if len(name) <= LONGEST_NAME else b"\xff" + hashlib.sha256(name).digest()
+
+
+def _encode(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()
+
+
+def _decoded(run_id: str, names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    """Return the fields of a step by name, with their texts."""
+    try:
+        return {
+            name: value.decode() if name in _TEXTS and value is not None else value
+            for name, value in zip(names, values, strict=True)
+        }
+    except UnicodeDecodeError as error:
+        raise damaged(run_id, f"step {values[0]} is not what was saved") from error
+
+
+def _shown(name: bytes) -> str:
+    return name.decode(errors="backslashreplace")

@@ -1,0 +1,111 @@
+"""The form of the tables in PostgreSQL, and how an older one is made a newer one.
+
+The tables stand where the connection's `search_path` puts them, and `trioflow_schema` has their version.
+Migrations run in one transaction with the change of the version, one process at a time, under an advisory lock.
+Names, ids and keys are bytes: a text of PostgreSQL has no NUL, and depends on the server's encoding.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from psycopg.sql import SQL
+
+from trioflow.errors import CheckpointStoreError
+
+__all__ = ("MIGRATIONS", "Connection", "prepare")
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+MIGRATIONS: Sequence[SQL] = (
+    # The seal of a run is made where its row is changed, so that a batch is one statement. No foreign keys: each
+    # item would ask for its run again. An entry of an index takes 2,700 bytes at most: a long id or key is found
+    # by its digest. Half of a page of runs is left free, so that a change of a row stays on its page.
+    SQL("""
+    CREATE SEQUENCE trioflow_epoch;
+    CREATE TABLE trioflow_runs(
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name bytea NOT NULL UNIQUE, run_id bytea NOT NULL,
+        epoch bigint NOT NULL, last_step bigint, items bigint NOT NULL, created_at float8 NOT NULL,
+        updated_at float8 NOT NULL, parent bigint, seal bytea NOT NULL
+    ) WITH (fillfactor = 50);
+    CREATE INDEX trioflow_runs_by_parent ON trioflow_runs(parent) WHERE parent IS NOT NULL;
+    CREATE TABLE trioflow_steps(
+        run bigint NOT NULL, step bigint NOT NULL, graph bytea NOT NULL, node bytea NOT NULL,
+        next_node bytea NOT NULL, iterations bigint NOT NULL, status bytea NOT NULL, created_at float8 NOT NULL,
+        kind bytea NOT NULL, forked_from bytea, version bigint NOT NULL, digest bytea NOT NULL,
+        info_seal bytea NOT NULL, seal bytea NOT NULL, pause bytea, state bytea NOT NULL,
+        PRIMARY KEY (run, step)
+    );
+    CREATE TABLE trioflow_items(
+        run bigint NOT NULL, key bytea NOT NULL, long_key bytea, seal bytea NOT NULL, value bytea NOT NULL,
+        PRIMARY KEY (run, key)
+    );
+    CREATE FUNCTION trioflow_seal(
+        name bytea, run_id bytea, epoch bigint, last_step bigint, items bigint,
+        created_at float8, updated_at float8, parent bigint
+    ) RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+        SELECT sha256(
+            int4send(octet_length($1)) || $1 || int4send(octet_length($2)) || $2 || int8send($3)
+            || coalesce('\\x01'::bytea || int8send($4), '\\x00'::bytea) || int8send($5) || float8send($6)
+            || float8send($7) || coalesce('\\x01'::bytea || int8send($8), '\\x00'::bytea)
+        )
+    $$;
+    """),
+)
+"""What makes version n + 1 of version n."""
+
+_MIGRATING = 0x7472696F666C6F77  # "trioflow"
+"""The advisory lock of whoever makes or changes the tables."""
+
+
+def prepare(db: Connection, *, migrate: bool, migrations: Sequence[SQL] = MIGRATIONS) -> None:
+    """Refuse tables that are newer, and bring older ones, or none, up to date if `migrate`.
+
+    Raises:
+        CheckpointStoreError: the tables are newer; or they are not there or older, and must stay as they are.
+    """
+    newest = len(migrations)
+    version = _version(db)
+    _refuse_newer(version, newest)
+    if version == newest:
+        return
+    if not migrate:
+        what = f"has tables of form {version}" if version else "has no tables of trioflow"
+        raise CheckpointStoreError(f"the database {what}, and is opened to be read only: open it once to write")
+    # Locked before the transaction begins: what it sees of the catalogue is from its beginning.
+    db.execute("SELECT pg_advisory_lock(%s)", (_MIGRATING,))
+    try:
+        with db.transaction():
+            _migrate(db, migrations)
+    finally:
+        if not db.closed:
+            db.execute("SELECT pg_advisory_unlock(%s)", (_MIGRATING,))
+
+
+def _migrate(db: Connection, migrations: Sequence[SQL]) -> None:
+    newest = len(migrations)
+    # Somebody else may have done it meanwhile.
+    version = _version(db)
+    _refuse_newer(version, newest)
+    if version == newest:
+        return
+    for script in migrations[version:]:
+        db.execute(script)
+    db.execute("CREATE TABLE IF NOT EXISTS trioflow_schema(version bigint NOT NULL)")
+    db.execute("DELETE FROM trioflow_schema")
+    db.execute("INSERT INTO trioflow_schema VALUES (%s)", (newest,))
+
+
+def _version(db: Connection) -> int:
+    if db.execute("SELECT to_regclass('trioflow_schema')::text").fetchone() == (None,):
+        return 0
+    row = db.execute("SELECT max(version) FROM trioflow_schema").fetchone()
+    return int(row[0]) if row and row[0] is not None else 0
+
+
+def _refuse_newer(version: int, newest: int) -> None:
+    if version > newest:
+        raise CheckpointStoreError(
+            f"the database has tables of form {version}, and this version of trioflow knows up to {newest}: "
+            "upgrade trioflow; the tables were left as they are"
+        )

@@ -1,0 +1,241 @@
+"""Runs kept in PostgreSQL: one store for many processes and machines.
+
+Every operation is one call in a worker thread on the store's one connection, and a save one round trip. A
+connection that is lost is made again, and what was under way is looked up before anything is repeated. Nothing
+waits for ever, and no password is shown. See `docs/design/durability.md`.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import ClassVar, NoReturn, Self, TypeVar, final
+
+import trio
+
+try:
+    import psycopg
+except ImportError as missing:
+    message = "the PostgreSQL store needs the extra 'postgres': pip install 'trioflow[postgres]'"
+    raise ImportError(message) from missing
+
+from trioflow._text import describe_error, one_line, quote
+from trioflow.checkpoint import _postgres_rows as rows
+from trioflow.checkpoint._postgres_link import Bounds, Link, Patience
+from trioflow.checkpoint._postgres_schema import Connection
+from trioflow.checkpoint._users import OneRunAtATime
+from trioflow.checkpoint.memory import check_page
+from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo
+from trioflow.config.checks import check_in_trio
+from trioflow.errors import CheckpointCorruptError, CheckpointError, CheckpointStoreError, ConfigError
+
+__all__ = ("PostgresStore",)
+
+R = TypeVar("R")
+
+VACUUM_LIMIT = 3_600.0
+"""Seconds that giving space back may take."""
+
+_FAILURES = (psycopg.Error, OSError, UnicodeError, ValueError, OverflowError, TypeError)
+
+_MEANINGS = {
+    "53100": "cannot grow: the server's disk is full",
+    "55P03": "is locked by another session for too long",
+    "57014": "took too long: the server ended the statement",
+    "25006": "cannot be written: the server is a standby, or was told to be read only",
+    "42501": "may not be used as it must be by this user: grant it the right to create and to write tables",
+}
+
+
+@final
+class PostgresStore:
+    """A `CheckpointStore` in a PostgreSQL database, reached when it is first used; its tables are made there.
+
+    ::
+
+        async with PostgresStore("postgresql://worker@db.example/runs") as store:
+            await process_parallel(items, call, store=store, run_id="nightly")
+
+    Any number of processes on any number of machines may use one database. What was saved survives a crash of the
+    server. A server that restarts is waited for, for up to a minute. Passwords and TLS are libpq's: `~/.pgpass`,
+    `PGPASSWORD`, `sslmode=verify-full` in the URL.
+
+    Args:
+        url: as libpq takes it: `postgresql://user@host:5432/database?sslmode=verify-full`.
+        read_only: look only: nothing is written, and no tables are made.
+
+    Raises:
+        ConfigError: `url` is none that libpq takes.
+    """
+
+    bounds_waiting: ClassVar[bool] = True
+    """It waits for nobody, or not for ever, so nobody has to end its waiting."""
+
+    _bounds: ClassVar[Bounds] = Bounds()
+
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        self._link = _link(url, read_only=read_only, bounds=self._bounds)
+        self._read_only = read_only
+        self._closing = threading.Event()
+        self._user = OneRunAtATime()
+        self._turns = trio.CapacityLimiter(1)
+
+    def __repr__(self) -> str:
+        return f"<PostgresStore {self._link.name}{', open' if self._link.is_open else ''}>"
+
+    async def __aenter__(self) -> Self:
+        check_in_trio()
+        await trio.lowlevel.checkpoint()
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        await self.aclose()
+
+    async def claim(self, run_id: str, *, parent: tuple[str, int] | None = None) -> int:
+        """See `CheckpointStore.claim`.
+
+        Cancellation: the run may have been claimed.
+        """
+        return await self._write(rows.claim, run_id, parent)
+
+    async def save(self, checkpoint: Checkpoint, epoch: int) -> None:
+        """See `CheckpointStore.save`.
+
+        Cancellation: waits until it is kept, for two seconds; after that it was kept whole, or not at all.
+        """
+        await self._write(rows.save, checkpoint, epoch)
+
+    async def load(self, run_id: str, step: int | None = None) -> Checkpoint:
+        """See `CheckpointStore.load`.
+
+        Cancellation: nothing is changed.
+        """
+        return await self._read(rows.load, run_id, step)
+
+    async def history(self, run_id: str) -> Sequence[CheckpointInfo]:
+        """See `CheckpointStore.history`.
+
+        Cancellation: nothing is changed.
+        """
+        return await self._read(rows.history, run_id)
+
+    async def list_runs(self, *, after: str | None = None, limit: int | None = None) -> Sequence[RunInfo]:
+        """See `CheckpointStore.list_runs`.
+
+        Cancellation: nothing is changed.
+        """
+        check_page(limit)
+        return await self._read(rows.list_runs, after, limit)
+
+    async def delete(self, run_id: str, epoch: int | None = None) -> None:
+        """See `CheckpointStore.delete`.
+
+        Cancellation: waits until it is forgotten, for two seconds; after that it was, whole, or it was not.
+        """
+        await self._write(rows.delete, run_id, epoch)
+
+    async def save_items(self, run_id: str, epoch: int, batch: Sequence[tuple[str, bytes]]) -> None:
+        """See `CheckpointStore.save_items`.
+
+        Cancellation: waits until they are kept, for two seconds; after that all of them were kept, or none.
+        """
+        await self._write(rows.save_items, run_id, epoch, batch)
+
+    async def load_items(self, run_id: str) -> dict[str, bytes]:
+        """See `CheckpointStore.load_items`.
+
+        Cancellation: nothing is changed.
+        """
+        return await self._read(rows.load_items, run_id)
+
+    async def vacuum(self) -> None:
+        """Give the space of what was deleted back to the disk; others wait meanwhile.
+
+        Cancellation: it is done, or nothing was changed.
+        """
+        await self._write(self._vacuum)
+
+    async def aclose(self) -> None:
+        """Close the connection; it is made again by its next use.
+
+        Cancellation: waits until it is closed; what is under way is given two seconds.
+        """
+        self._user.check(self)
+        self._closing.set()
+        try:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._link.close, limiter=self._turns)
+        finally:
+            self._closing.clear()
+        self._user.leave()
+        await trio.lowlevel.checkpoint()
+
+    async def _write(self, operation: Callable[..., R], *args: object) -> R:
+        """Do what changes the database.
+
+        Cancellation: done, or not begun, or of unknown fate and whole.
+        """
+        if self._read_only:
+            raise CheckpointStoreError(f"the store {quote(self._link.name)} was opened to be read only")
+        tried = rows.Tried()
+        return await self._call(partial(operation, tried=tried), tried, *args)
+
+    async def _read(self, operation: Callable[..., R], *args: object) -> R:
+        return await self._call(operation, rows.Tried(), *args)
+
+    async def _call(self, operation: Callable[..., R], tried: rows.Tried, *args: object) -> R:
+        self._user.check(self)
+        await trio.lowlevel.checkpoint()
+        # The thread is never abandoned: it asks whether its caller was cancelled, and lets go of the connection.
+        return await trio.to_thread.run_sync(self._run, operation, tried, *args, limiter=self._turns)
+
+    def _run(self, operation: Callable[..., R], tried: rows.Tried, *args: object) -> R:
+        bounds = self._link.bounds
+        patience = Patience(bounds.returning if self._link.reached else bounds.appearing, self._stop)
+        while True:
+            try:
+                db = self._link.ready(self._stop)
+                return operation(db, *args)
+            except CheckpointError:
+                raise
+            except _FAILURES as error:
+                if not self._link.is_lost(error):
+                    self._raise_for(error)
+                tried.again = True
+                lost = error
+            patience.wait(lost, self._link.name)
+
+    def _stop(self) -> None:
+        """Raise when nobody waits any more for what this thread does."""
+        trio.from_thread.check_cancelled()
+        if self._closing.is_set():
+            raise CheckpointStoreError(f"the store {quote(self._link.name)} was closed meanwhile")
+
+    def _vacuum(self, db: Connection, *, tried: rows.Tried) -> None:
+        if tried.again:
+            raise CheckpointStoreError("the connection was lost while space was given back: try again")
+        with self._link.taking(VACUUM_LIMIT):
+            rows.vacuum(db)
+
+    def _raise_for(self, error: Exception) -> NoReturn:
+        """Let what the driver raised come out as what it means."""
+        name, why = quote(self._link.name), one_line(describe_error(error))
+        code = error.sqlstate if isinstance(error, psycopg.Error) else None
+        if code in rows.DAMAGE:
+            raise CheckpointCorruptError(f"the store {name} is damaged ({why}): restore a copy of it") from error
+        if code in _MEANINGS:
+            raise CheckpointStoreError(f"the store {name} {_MEANINGS[code]} ({why})") from error
+        raise CheckpointStoreError(f"the store {name} failed: {why}") from error
+
+
+def _link(url: object, *, read_only: bool, bounds: Bounds) -> Link:
+    allowed = "a URL that libpq takes, such as postgresql://user@host/database"
+    if not isinstance(url, str):
+        raise ConfigError.refusing("url", type(url), allowed)
+    # libpq quotes the part that it does not know, which may be the password.
+    refused = ConfigError.refusing("url", f"{url.partition('://')[0]}://…" if "://" in url else "…", allowed)
+    if not url.startswith("postgresql://") or "\0" in url:
+        raise refused
+    try:
+        return Link(url, read_only=read_only, bounds=bounds)
+    except psycopg.ProgrammingError:
+        raise refused from None
