@@ -1,7 +1,7 @@
 """The time that a store's timers go by: wall time, carried on by Trio's clock within a `trio.run`.
 
-With Trio's own clock that is the wall's, whatever sets it. With a test's clock it is that of the run's first moment
-and what the clock has gone since, so leases, waits and delays can be tested without waiting for them.
+With Trio's own clock that is the wall's, whatever sets it. With a test's clock it is that of the run's first
+moment and what the clock has gone since, so leases, waits and delays can be tested without waiting for them.
 """
 
 import time

@@ -176,9 +176,10 @@ def release(db: apsw.Connection, run_id: str, epoch: int, given: Release, ahead:
 
 
 def finish(
-    db: apsw.Connection, run_id: str, epoch: int, status: EndStatus, outcome: bytes, reason: str | None
+    db: apsw.Connection, claim: tuple[str, int], status: EndStatus, outcome: bytes, reason: str | None
 ) -> None:
     """Keep how the run ended."""
+    run_id, epoch = claim
     with immediately(db):
         number = claimed(db, run_id, epoch).number
         _submitted(db, run_id)

@@ -199,7 +199,8 @@ class MemoryStore:
         held: dict[str, bool] = {}
         for run_id, epoch in request.held:
             run = self._runs.get(run_id)
-            is_cancelled = None if run is None or run.epoch != epoch else self._entries.prolong(run_id, request.lease)
+            ours = run is not None and run.epoch == epoch
+            is_cancelled = self._entries.prolong(run_id, request.lease) if ours else None
             if is_cancelled is not None:
                 held[run_id] = is_cancelled
         taken = [

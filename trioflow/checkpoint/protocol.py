@@ -26,7 +26,7 @@ RunStatus = Literal[
 """How a run stands after a step.
 
 In a list of runs only: `corrupt`, what is kept of it is damaged; and of a run that was submitted to a service
-`queued`, it waits for its turn, `parked`, for a time or a signal, and `blocked`, for a process that knows its node.
+`queued`, it waits for its turn, `parked`, for a time or a signal, `blocked`, for a process that knows its node.
 """
 
 CHECKPOINT_VERSION = 2

@@ -48,7 +48,7 @@ _MEANINGS: dict[type[Exception], str] = {
 
 @final
 class SqliteStore:
-    """A `CheckpointStore`, and a `ServiceStore`, in the SQLite file `path`, opened when it is first used, and made if it is not there.
+    """A `CheckpointStore` and `ServiceStore` in the SQLite file `path`, opened when first used, made if not there.
 
     ::
 
@@ -178,7 +178,7 @@ class SqliteStore:
 
         Cancellation: waits until it is kept.
         """
-        await self._write(_service_rows.finish, run_id, epoch, status, outcome, reason)
+        await self._write(_service_rows.finish, (run_id, epoch), status, outcome, reason)
         self._changes.note()
 
     async def put_signal(self, run_id: str, name: str, payload: bytes) -> None:

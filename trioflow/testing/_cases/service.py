@@ -54,7 +54,7 @@ class ServiceCases(StoreCases):
         await store.submit(checkpoint("other", step=0, graph="other"), 0.0)
         await store.submit(checkpoint("refused", step=0), 0.0)
         await store.submit(checkpoint("run", step=0), 0.0)
-        check([lease.run_id for lease in await _take(store, refused=["refused"])] == ["run"], "a wrong run is given")
+        check([lease.run_id for lease in await _take(store, refused=["refused"])] == ["run"], "a wrong run")
         check([lease.run_id for lease in await _take(store, graphs=["other"])] == ["other"], "a run was not given")
         check(not await _take(store, graphs=[]), "a run was given to who makes none")
 
