@@ -23,7 +23,7 @@ from trioflow._text import quote
 from trioflow.checkpoint._clock import store_time
 from trioflow.checkpoint.codec import Codec
 from trioflow.checkpoint.service_protocol import ServiceStore
-from trioflow.config.checks import check_seconds, check_text
+from trioflow.config.checks import check_number, check_text
 from trioflow.errors import CheckpointError, ConfigError
 
 __all__ = ("Parking", "WaitHost", "durable_sleep", "not_here", "parking", "payload_codec", "wait_for_signal")
@@ -168,8 +168,7 @@ async def durable_sleep(seconds: float) -> None:
 
     Cancellation: passes through; the wait goes on when the node is called again.
     """
-    if seconds != 0:
-        check_seconds("seconds", seconds, optional=False)
+    check_number("seconds", seconds, allowed="a number of seconds, 0 or more", least="zero")
     await trio.lowlevel.checkpoint()
     wait = await _Wait.begin()
     deadline = wait.deadline(seconds)
@@ -208,8 +207,8 @@ async def wait_for_signal(name: str, timeout: float | None = None) -> Any:  # no
     Cancellation: passes through; a signal that was taken is there when the node is called again.
     """
     check_text("name", name)
-    if timeout is not None and timeout != 0:
-        check_seconds("timeout", timeout)
+    if timeout is not None:
+        check_number("timeout", timeout, allowed="a number of seconds, 0 or more, or None (for ever)", least="zero")
     await trio.lowlevel.checkpoint()
     wait = await _Wait.begin()
     deadline = float("inf") if timeout is None else wait.deadline(timeout)

@@ -1,7 +1,7 @@
-"""The time that a store's timers go by: wall time, carried on by Trio's clock within a `trio.run`.
+"""The time that a store's timers go by: the wall's, or that of a test's clock.
 
-With Trio's own clock that is the wall's, whatever sets it. With a test's clock it is that of the run's first
-moment and what the clock has gone since, so leases, waits and delays can be tested without waiting for them.
+Under a clock that is not Trio's own it is the wall's time at the run's first look and what the clock has gone since,
+so leases, waits and delays can be tested without waiting for them.
 """
 
 import time
@@ -14,16 +14,24 @@ _base: trio.lowlevel.RunVar[float] = trio.lowlevel.RunVar("trioflow_clock_base")
 
 
 def clock_offset() -> float:
-    """Return what to add to the wall's time: nothing worth mentioning, except under a test's clock."""
-    ahead = trio.current_time() - time.perf_counter()
-    try:
-        base = _base.get()
-    except LookupError:
-        base = ahead
-        _base.set(base)
-    return ahead - base
+    """Return what to add to the wall's time, in a thread that cannot ask the clock."""
+    return 0.0 if _is_the_walls() else store_time() - time.time()
 
 
 def store_time() -> float:
     """Return the time now."""
-    return time.time() + clock_offset()
+    if _is_the_walls():
+        return time.time()
+    now = trio.current_time()
+    try:
+        base = _base.get()
+    except LookupError:
+        # Whole seconds: what is left of a float's precision is for what the clock goes.
+        base = time.time() // 1 - now // 1
+        _base.set(base)
+    return base + now
+
+
+def _is_the_walls() -> bool:
+    """Whether the running clock is Trio's own, which has no public name."""
+    return type(trio.lowlevel.current_clock()).__name__ == "SystemClock"

@@ -47,7 +47,7 @@ class Served(msgspec.Struct, frozen=True):
     store: CheckpointStore
     """Where it is kept."""
     observer: Observer
-    """What receives its events, where the graph names nobody."""
+    """What receives its events."""
     on_step: OnStep[Any]
     """Awaited after each step."""
     answer: Callable[[str], Awaitable[bytes]]
@@ -322,8 +322,7 @@ class StateGraph(GraphBuilder[S]):
         Cancellation: passes through; where it is kept, it goes on when the node is called again.
         """
         self._check_state("state", state)
-        named = self._config.observer != DEFAULT_OBSERVER
-        observer = self._observer or (get_observer(self._config.observer) if named else child.observer)
+        observer = self.observer_or(child.observer)
         run_id = child.run_id or uuid.uuid4().hex
         first = self._entrance(state)
         if child.store is None:
@@ -350,11 +349,16 @@ class StateGraph(GraphBuilder[S]):
             return self._updating(lambda state: on_resume(state, payload))(position.state)
 
         async def go_on(resumed: Resumed[S]) -> GraphResult[S]:
-            return await self._go_on(resumed, self._observer or served.observer, served.on_step)
+            return await self._go_on(resumed, served.observer, served.on_step)
 
         runs = KeptRuns(served.store, self._keeping(preserve=True, interval=1))
         claimed = Claimed(served.epoch, self._planned().entry)
         return await runs.serve(self._asked(served.run_id), claimed, answer, go_on)
+
+    def observer_or(self, default: Observer) -> Observer:
+        """Return who hears of the graph's runs; `default` where neither it nor its config names anybody."""
+        named = self._config.observer != DEFAULT_OBSERVER
+        return self._observer or (get_observer(self._config.observer) if named else default)
 
     def _check_state(self, field: str, state: object) -> None:
         check_instance(field, state, self._state_type)
