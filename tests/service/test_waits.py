@@ -333,7 +333,7 @@ async def test_waits_elsewhere_are_refused(store, graph_of, nothing, autojump_cl
     nodes = [
         parallel_node(item, items=[1], aggregate=lambda state, result: state, config=ParallelConfig(observer="noop")),
         chain_node(chain, items=[1]),
-        branches_node({"one": branch}, join=lambda state, result: state),
+        branches_node({"one": branch, "two": branch}),
         task,
     ]
     with pytest.raises(RuntimeError, match="work in a node itself"):
