@@ -122,7 +122,7 @@ async def test_each_run_completes_once_whatever_dies_when(tmp_path):
             assert result.state["got"] == [None, None, f"{run_id}/0", None, f"{run_id}/1"]
         infos = await store.list_runs()
         assert Counter(info.status for info in infos) == {"completed": RUNS}
-        lines = [json.loads(line) for line in Path(f"{path}.log").read_text().splitlines()]
+        lines = [json.loads(line) for line in (await trio.Path(f"{path}.log").read_text()).splitlines()]
         again = await called_again(store, lines, faults.stops)
     # What stood still when the last process died goes on within a lease and a poll; the rest is the work itself.
     assert waited < LEASE + POLL + 10

@@ -1,5 +1,7 @@
 """Graphs that a service can make, on a clock that jumps, with a store in memory: a second process is a second task."""
 
+from itertools import pairwise
+
 import pytest
 
 from trioflow import GraphConfig, MemoryStore, State, StateGraph
@@ -20,7 +22,7 @@ def graph_of():
         for number, node in enumerate(nodes):
             names.append(f"{node.__name__}" if node.__name__ not in names else f"{node.__name__}{number}")
             graph.add_node(names[-1], node)
-        for one, other in zip(names, names[1:], strict=False):
+        for one, other in pairwise(names):
             graph.add_edge(one, other)
         graph.set_entry_point(names[0])
         graph.set_exit_point(names[-1])

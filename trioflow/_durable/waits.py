@@ -4,8 +4,8 @@ A wait is kept as an item of its run, with the moment at which it began, under t
 the wait in this call of the node; so a node that is called again meets its own waits, and those that are over are
 over at once. A signal is the store's to give: the same wait is given the same one, whoever asks for it.
 
-Where a service makes the run it sets `parking`, and a wait that takes longer ends the call of the node by `Parked`:
-the run leaves memory, and the node is called again when the wait is over.
+Where a service makes the run it sets `parking`, and a wait that takes longer ends the call of the node by
+`Parked`: the run leaves memory, and the node is called again when the wait is over.
 """
 
 from collections.abc import Iterator
@@ -186,7 +186,7 @@ async def durable_sleep(seconds: float) -> None:
             wait.park(deadline, None, reason)
 
 
-async def wait_for_signal(name: str, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - it counts across crashes
+async def wait_for_signal(name: str, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - across crashes
     """Wait in a node of a graph that is kept until a signal comes, and return its payload.
 
     A signal is sent by `Service.signal`, or `service_client`, also to a run that does not wait yet. It is taken

@@ -1,7 +1,7 @@
 """The time that a store's timers go by: the wall's, or that of a test's clock.
 
-Under a clock that is not Trio's own it is the wall's time at the run's first look and what the clock has gone since,
-so leases, waits and delays can be tested without waiting for them.
+Under a clock that is not Trio's own it is the wall's time at the run's first look and what the clock has gone
+since, so leases, waits and delays can be tested without waiting for them.
 """
 
 import time

@@ -132,7 +132,7 @@ def _due(db: apsw.Connection, request: LeaseRequest, now: float) -> Sequence[tup
     """Return number, id, graph and whether it is cancelled of the runs to take, in their order."""
     passed = json.dumps([*request.refused, *(run_id for run_id, _ in request.held)])
     left_behind: list[tuple[int, str, str, bool]] = []
-    due: list[tuple[float, int, str, str, bool]] = []
+    due: list[Any] = []
     for graph in request.graphs:
         limit = request.limits.get(graph)
         room = request.room
@@ -145,7 +145,7 @@ def _due(db: apsw.Connection, request: LeaseRequest, now: float) -> Sequence[tup
         room -= len(rows)
         waiting: Any = db.execute(_SELECT_DUE, (graph, now, passed, max(room, 0)))
         due += [(since, number, run_id, graph, bool(cancelled)) for number, run_id, cancelled, since in waiting]
-    return [*left_behind, *((*each, cancelled) for _, *each, cancelled in sorted(due))][: request.room]  # type: ignore[list-item]
+    return [*left_behind, *(row for _, *row in sorted(due))][: request.room]
 
 
 def _taken(db: apsw.Connection, row: tuple[int, str, str, bool], until: float) -> Lease | None:

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from trioflow.cli import _graphs, _page, _runs, _traces
+from trioflow.cli import _graphs, _page, _runs, _service, _traces
 from trioflow.errors import ConfigError, TrioflowError
 
 __all__ = ("main", "program")
@@ -16,7 +16,17 @@ __all__ = ("main", "program")
 _GROUPS: dict[str, tuple[str, Sequence[Callable[..., int]]]] = {
     "runs": (
         "The runs in a checkpoint store.",
-        (_runs.list_runs, _runs.show, _runs.history, _runs.delete, _runs.prune, _runs.vacuum),
+        (
+            _runs.list_runs,
+            _runs.show,
+            _runs.history,
+            _runs.delete,
+            _runs.prune,
+            _runs.vacuum,
+            _service.submit,
+            _service.signal,
+            _service.cancel,
+        ),
     ),
     "graph": ("A graph in a module.", (_graphs.mermaid, _graphs.validate)),
     "trace": ("What TraceObserver wrote.", (_traces.summary,)),
@@ -54,12 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         message = "the command line needs the extra `cli`: pip install 'trioflow[cli]'"
         raise ImportError(message) from error
-    app = cyclopts.App(name="trioflow", help="Look at runs, graphs and traces, and clear runs away.")
+    app = cyclopts.App(name="trioflow", help="Look at runs, graphs and traces, clear runs away, and serve graphs.")
     for name, (description, commands) in _GROUPS.items():
         group = cyclopts.App(name=name, help=description)
         app.command(group)
         for command in commands:
             group.command(command, name=command.__name__.removesuffix("_runs"))
+    app.command(_service.serve)
     app.command(_page.ui)
     try:
         status = app(arguments, exit_on_error=False, print_error=True, result_action="return_value")

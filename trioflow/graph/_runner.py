@@ -120,7 +120,9 @@ class GraphRunner(Generic[S]):
             raise not_here()
         if not isinstance(self.steps, KeptSteps):
             name = quote(self._config.name)
-            raise RuntimeError(f"a wait that outlives the process needs a run that is kept: give {name} a store")
+            raise RuntimeError(  # noqa: TRY004 - no argument is wrong
+                f"a wait that outlives the process needs a run that is kept: give {name} a store"
+            )
         attempt, number = self._waits
         number = number + 1 if attempt == self.attempts else 1
         self._waits = self.attempts, number

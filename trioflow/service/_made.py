@@ -1,7 +1,7 @@
 """One run that this process makes: its cancel scope, why that was cancelled, and how it ends.
 
-A run is ended from outside for one of three reasons, and the gravest holds: it was lost, and nothing may be said of
-it any more; it was cancelled; or it is let go of, and others may take it.
+A run is ended from outside for one of three reasons, and the one that says most holds: it was lost, and nothing
+may be said of it any more; it was cancelled; or it is let go of, and others may take it.
 """
 
 from typing import Any, Literal, final
@@ -17,13 +17,23 @@ from trioflow.checkpoint.service_protocol import EndStatus, Lease, Release, Serv
 from trioflow.outcomes import GraphResult, GraphStep
 from trioflow.service import _outcomes
 
-__all__ = ("RESUME", "End", "MadeRun", "StillPaused", "Why", "end_of_error", "end_of_result", "paused", "release_of")
+__all__ = (
+    "RESUME",
+    "End",
+    "MadeRun",
+    "StillPaused",
+    "Why",
+    "end_of_error",
+    "end_of_result",
+    "paused",
+    "release_of",
+)
 
 RESUME = "resume"
 """The signal that a paused run waits for."""
 
 Why = Literal["let go", "cancelled", "lost"]
-_GRAVITY: tuple[Why, ...] = ("let go", "cancelled", "lost")
+_ORDER: tuple[Why, ...] = ("let go", "cancelled", "lost")
 
 
 class End(msgspec.Struct, frozen=True):
@@ -63,8 +73,8 @@ class MadeRun:
         return self.lease.run_id
 
     def stop(self, why: Why) -> None:
-        """Cancel what the run does, for this reason or a graver one."""
-        if self.why is None or _GRAVITY.index(why) > _GRAVITY.index(self.why):
+        """Cancel what the run does, for this reason, or one that says more and came before."""
+        if self.why is None or _ORDER.index(why) > _ORDER.index(self.why):
             self.why = why
         self.scope.cancel(reason=f"the run is {self.why}")
 

@@ -1,8 +1,8 @@
 """What a run ended with, as bytes: any process can read it, and nothing in it is code.
 
 Of a result all but the state is kept here: the state is the run's last step. Of an error the type's name, the
-message, the arguments where they are plain data, and the text of its traceback are kept; it is made again where its
-type is one of Python's or of trioflow's, from a `RemoteError` that says what is known of it.
+message, the arguments where they are plain data, and the text of its traceback are kept; it is made again where
+its type is one of Python's or of trioflow's, from a `RemoteError` that says what is known of it.
 """
 
 import builtins
@@ -96,7 +96,8 @@ def rebuilt(outcome: Failed, run_id: str, codec: Codec[Any]) -> Exception:
 
     The cause of an `ExecutionError` stands for what the node had raised.
     """
-    remote = RemoteError(**msgspec.structs.asdict(outcome.cause if outcome.place and outcome.cause else outcome.error))
+    known = outcome.cause if outcome.place and outcome.cause else outcome.error
+    remote = RemoteError(known.type, known.message, known.traceback)
     error = _of_its_type(outcome, run_id, codec)
     if error is None:
         return remote

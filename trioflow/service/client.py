@@ -204,7 +204,7 @@ class ServiceClient:
         await self._store.request_cancel(run_id)
 
     def _begin(self, graph: str, state: Any) -> tuple[Codec[Any], str]:
-        """Return what encodes the state of a new run, and the node that it begins with; empty where nobody knows."""
+        """Return what encodes the state of a new run, and the node that it begins with; empty is not known."""
         if graph in self._graphs:
             known = self._graphs[graph]
             known._check_state("state", state)  # noqa: SLF001 - what execute does
@@ -213,7 +213,8 @@ class ServiceClient:
             allowed = f"the name of a graph that is served {list_known(graph, self._graphs)}"
             raise ConfigError.refusing("graph", graph, allowed)
         if not is_state_type(type(state)):
-            raise ConfigError.refusing("state", state, "a State, a msgspec.Struct, a dataclass or a pydantic model")
+            allowed = "a State, a msgspec.Struct, a dataclass or a pydantic model"
+            raise ConfigError.refusing("state", state, allowed)
         return state_codec(type(state)), ""
 
     async def _check_resumable(self, run_id: str) -> None:
@@ -227,8 +228,8 @@ class ServiceClient:
             return
         graph = self._graphs.get(run.graph)
         if graph is not None and graph._on_resume is None:  # noqa: SLF001 - the other half of it
-            message = f"graph {quote(run.graph)} has no on_resume that could use a payload: give it one, or send none"
-            raise ConfigError(message, field="payload")
+            message = f"graph {quote(run.graph)} has no on_resume that could use a payload"
+            raise ConfigError(f"{message}: give it one, or send no payload", field="payload")
 
     async def _concluded(self, run: ServiceRun) -> GraphResult[Any]:
         """Return, or raise, what the run ended with.
@@ -263,7 +264,8 @@ def check_service_store(store: Any) -> None:
 
 def graphs_by_name(graphs: Iterable[StateGraph[Any]]) -> dict[str, StateGraph[Any]]:
     """Return graphs by their names; refuse two of one name, and one that cannot work."""
-    if isinstance(graphs, StateGraph) or not isinstance(graphs, Iterable):
+    given: object = graphs
+    if isinstance(given, StateGraph) or not isinstance(given, Iterable):
         raise ConfigError.refusing("graphs", graphs, "StateGraphs, in a list")
     found: dict[str, StateGraph[Any]] = {}
     for graph in graphs:

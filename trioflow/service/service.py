@@ -1,9 +1,9 @@
 """A service: a process that makes the runs which are submitted to a store, beside any number of others.
 
-One task, the poller, asks the store again and again for two things at once: to prolong the leases of the runs that
-are made here, and to be given others. It sleeps until the store changes, a run is due, or a third of a lease has
-passed. Each run is a task of its own, which goes through the graph under the epoch of its lease, and says in the end
-what became of it: finished, to be let go of, or, where the run is somebody else's by now, nothing.
+One task, the poller, asks the store again and again for two things at once: to prolong the leases of the runs
+that are made here, and to be given others. It sleeps until the store changes, a run is due, or a third of a lease
+has passed. Each run is a task of its own, which goes through the graph under the epoch of its lease, and says in
+the end what became of it: finished, to be let go of, or, where the run is somebody else's by now, nothing.
 
 The store decides whose a run is, never this process: where the two disagree, the save that comes next is refused.
 """
@@ -74,10 +74,10 @@ def open_service(
             run_id = await service.submit("review", Draft(text="..."))
             result = await service.result(run_id)
 
-    Any number of processes may serve one store. A run is made by one of them at a time; each of its steps is saved,
-    and where its process dies another one goes on after the last step. Leaving the block normally lets the steps in
-    hand end, for `config.drain_timeout`; otherwise they are cancelled at once. What has not ended stays in the
-    store for others.
+    Any number of processes may serve one store. A run is made by one of them at a time; each of its steps is
+    saved, and where its process dies another one goes on after the last step. Leaving the block normally lets the
+    steps in hand end, for `config.drain_timeout`; otherwise they are cancelled at once. What has not ended stays
+    in the store for others.
 
     Args:
         store: where runs are submitted and kept; it stays the caller's to close.
@@ -340,9 +340,27 @@ class _Engine:
 
         Cancellation: passes through.
         """
+        graph = self._graphs[run.lease.graph]
+        try:
+            return end_of_result(await self._execute(graph, run))
+        except StillPaused:
+            return paused()
+        except Parked as parked:
+            return release_of(parked)
+        except CheckpointConflictError:
+            return None
+        except CheckpointError as error:
+            return self._end_of_trouble(graph, run, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is what the run failed with
+            return self._end_of_failure(graph, run, error)
+
+    async def _execute(self, graph: StateGraph[Any], run: MadeRun) -> GraphResult[Any]:
+        """Go through the graph.
+
+        Cancellation: passes through.
+        """
         await trio.lowlevel.checkpoint_if_cancelled()
         parking.set(run.parking)
-        graph = self._graphs[run.lease.graph]
         served = Served(
             run_id=run.run_id,
             epoch=run.lease.epoch,
@@ -351,24 +369,25 @@ class _Engine:
             on_step=run.on_step,
             answer=self._answer_for(run),
         )
-        try:
-            return end_of_result(await graph._serve(served))  # noqa: SLF001 - the other half of it
-        except StillPaused:
-            return paused()
-        except Parked as parked:
-            return release_of(parked)
-        except CheckpointConflictError:
-            return None
-        except CheckpointStoreError as error:
-            self._warn("store failed", one_line(describe_error(error)), run.run_id)
+        return await graph._serve(served)  # noqa: SLF001 - the other half of it
+
+    def _end_of_trouble(self, graph: StateGraph[Any], run: MadeRun, error: CheckpointError) -> End | Release:
+        """Return how a run ends for what the store says of it."""
+        message = one_line(describe_error(error))
+        if isinstance(error, CheckpointStoreError):
+            self._warn("store failed", message, run.run_id)
             return Release(status="queued", delay=self._config.poll)
-        except (CheckpointMismatchError, CheckpointCorruptError) as error:
+        if isinstance(error, CheckpointMismatchError | CheckpointCorruptError):
             # Another process may have other code, or this one a newer version next time.
             self._refused.add(run.run_id)
-            return Release(status="blocked", delay=0.0, reason=one_line(describe_error(error)))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is what the run failed with
-            self._remember(run.run_id, error)
-            return end_of_error(error, state_codec(graph._state_type))  # noqa: SLF001 - as above
+            return Release(status="blocked", delay=0.0, reason=message)
+        return self._end_of_failure(graph, run, error)
+
+    def _end_of_failure(self, graph: StateGraph[Any], run: MadeRun, error: Exception) -> End:
+        self.errors[run.run_id] = error
+        if len(self.errors) > _ERRORS_KEPT:
+            del self.errors[next(iter(self.errors))]
+        return end_of_error(error, state_codec(graph._state_type))  # noqa: SLF001 - for the state in it
 
     def _answer_for(self, run: MadeRun) -> Callable[[str], Any]:
         async def answer(name: str) -> bytes:
@@ -378,11 +397,6 @@ class _Engine:
             return data
 
         return answer
-
-    def _remember(self, run_id: str, error: Exception) -> None:
-        self.errors[run_id] = error
-        if len(self.errors) > _ERRORS_KEPT:
-            del self.errors[next(iter(self.errors))]
 
     async def _keep(self, run: MadeRun, end: End | Release) -> None:
         """Keep how the run ended; where that is refused or fails, the run is for whoever takes it next.
