@@ -208,7 +208,8 @@ async def wait_for_signal(name: str, timeout: float | None = None) -> Any:  # no
     """
     check_text("name", name)
     if timeout is not None:
-        check_number("timeout", timeout, allowed="a number of seconds, 0 or more, or None (for ever)", least="zero")
+        allowed = "a number of seconds, 0 or more, or None (for ever)"
+        check_number("timeout", timeout, allowed=allowed, least="zero")
     await trio.lowlevel.checkpoint()
     wait = await _Wait.begin()
     deadline = float("inf") if timeout is None else wait.deadline(timeout)

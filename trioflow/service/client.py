@@ -96,7 +96,7 @@ class ServiceClient:
     def __repr__(self) -> str:
         return f"<ServiceClient of {self._store!r}>"
 
-    async def submit(self, graph: str, state: Any, *, run_id: str | None = None, delay: float = 0.0) -> str:
+    async def submit(self, graph: str, state: Any, run_id: str | None = None, delay: float = 0.0) -> str:
         """Submit a run, and return its id; once this has returned the run is not lost.
 
         Args:

@@ -131,12 +131,12 @@ class Service:
     def __repr__(self) -> str:
         return f"<Service: {self._engine!r}>"
 
-    async def submit(self, graph: str, state: Any, *, run_id: str | None = None, delay: float = 0.0) -> str:
+    async def submit(self, graph: str, state: Any, run_id: str | None = None, delay: float = 0.0) -> str:
         """Submit a run, which any process that serves the graph may make; see `ServiceClient.submit`.
 
         Cancellation: the run was submitted whole, or not at all.
         """
-        return await self._client.submit(graph, state, run_id=run_id, delay=delay)
+        return await self._client.submit(graph, state, run_id, delay)
 
     async def result(self, run_id: str) -> GraphResult[Any]:
         """Wait until the run has ended, and return its result; see `ServiceClient.result`.
