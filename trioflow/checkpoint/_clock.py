@@ -8,14 +8,9 @@ import time
 
 import trio
 
-__all__ = ("clock_offset", "store_time")
+__all__ = ("store_time",)
 
 _base: trio.lowlevel.RunVar[float] = trio.lowlevel.RunVar("trioflow_clock_base")
-
-
-def clock_offset() -> float:
-    """Return what to add to the wall's time, in a thread that cannot ask the clock."""
-    return 0.0 if _is_the_walls() else store_time() - time.time()
 
 
 def store_time() -> float:

@@ -1,12 +1,11 @@
 """What the SQLite store does for a service: each function is one transaction, in a worker thread.
 
 A run that was submitted has a row of its own beside the one in `runs`, under the same number, which is also its
-place in the queue. `due` is the moment from which it may be taken; who has it moves it forward. `ahead` is what a
-test's clock is ahead of the wall's.
+place in the queue. `due` is the moment from which it may be taken; who has it moves it forward. `now` is the time
+at which the caller asked: where it had to wait for its turn, leases are the shorter and nobody's is taken too soon.
 """
 
 import json
-import time
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -83,7 +82,7 @@ _SELECT_SIGNAL = (
 )
 
 
-def submit(db: apsw.Connection, checkpoint: Checkpoint, delay: float, ahead: float) -> None:
+def submit(db: apsw.Connection, checkpoint: Checkpoint, delay: float, now: float) -> None:
     """Keep a new run at its first step."""
     with immediately(db):
         if find(db, checkpoint.run_id) is not None:
@@ -91,13 +90,12 @@ def submit(db: apsw.Connection, checkpoint: Checkpoint, delay: float, ahead: flo
         new_run(db, checkpoint.run_id)
         run = find(db, checkpoint.run_id)
         put_step(db, run, checkpoint)
-        db.execute(_INSERT, (run.number, checkpoint.graph, time.time() + ahead + delay))
+        db.execute(_INSERT, (run.number, checkpoint.graph, now + delay))
 
 
-def lease(db: apsw.Connection, request: LeaseRequest, ahead: float) -> LeaseGrant:
+def lease(db: apsw.Connection, request: LeaseRequest, now: float) -> LeaseGrant:
     """Prolong what is held, and take what is due."""
     with immediately(db):
-        now = time.time() + ahead
         held = dict(_prolonged(db, request, now))
         rows = _due(db, request, now)
         taken = [each for row in rows if (each := _taken(db, row, now + request.lease)) is not None]
@@ -160,7 +158,7 @@ def _taken(db: apsw.Connection, row: tuple[int, str, str, bool], until: float) -
     return Lease(run_id=run_id, graph=graph, epoch=epoch, is_cancelled=is_cancelled)
 
 
-def release(db: apsw.Connection, run_id: str, epoch: int, given: Release, ahead: float) -> None:
+def release(db: apsw.Connection, run_id: str, epoch: int, given: Release, now: float) -> None:
     """Let go of the run."""
     with immediately(db):
         number = claimed(db, run_id, epoch).number
@@ -168,7 +166,6 @@ def release(db: apsw.Connection, run_id: str, epoch: int, given: Release, ahead:
         if row[6]:
             db.execute(_END, ("cancelled", None, None, None, number))
             return
-        now = time.time() + ahead
         due = None if given.delay is None else now + given.delay
         if db.execute(_SIGNAL_THERE, (number, given.waits_for)).get is not None:
             due = now
@@ -186,7 +183,7 @@ def finish(
         db.execute(_END, (status, reason, seal_item(run_id, status, outcome), outcome, number))
 
 
-def put_signal(db: apsw.Connection, run_id: str, name: str, payload: bytes, ahead: float) -> None:
+def put_signal(db: apsw.Connection, run_id: str, name: str, payload: bytes, now: float) -> None:
     """Keep the signal, and let the run be taken if it waits for it."""
     with immediately(db):
         run = find(db, run_id)
@@ -197,7 +194,6 @@ def put_signal(db: apsw.Connection, run_id: str, name: str, payload: bytes, ahea
             if row[3] in ENDED:
                 raise has_ended(run_id, row[3])
             if row[5] == name:
-                now = time.time() + ahead
                 db.execute("UPDATE service_runs SET due = ? WHERE run = ?", (now, run.number))
         db.execute(
             "INSERT INTO signals(run, name, seal, payload) VALUES (?, ?, ?, ?)",

@@ -17,7 +17,7 @@ import trio
 from trioflow._text import describe_error, one_line, quote
 from trioflow.checkpoint import _rows, _service_rows
 from trioflow.checkpoint._changes import Changes
-from trioflow.checkpoint._clock import clock_offset
+from trioflow.checkpoint._clock import store_time
 from trioflow.checkpoint._schema import open_to_look, prepare
 from trioflow.checkpoint._users import OneRunAtATime
 from trioflow.checkpoint.memory import check_page
@@ -153,7 +153,7 @@ class SqliteStore:
 
         Cancellation: waits until it is submitted.
         """
-        await self._write(_service_rows.submit, checkpoint, delay, clock_offset())
+        await self._write(_service_rows.submit, checkpoint, delay, store_time())
         self._changes.note()
 
     async def lease(self, request: LeaseRequest) -> LeaseGrant:
@@ -161,14 +161,14 @@ class SqliteStore:
 
         Cancellation: waits until they are taken.
         """
-        return await self._write(_service_rows.lease, request, clock_offset())
+        return await self._write(_service_rows.lease, request, store_time())
 
     async def release(self, run_id: str, epoch: int, release: Release) -> None:
         """See `ServiceStore.release`.
 
         Cancellation: waits until it is let go of.
         """
-        await self._write(_service_rows.release, run_id, epoch, release, clock_offset())
+        await self._write(_service_rows.release, run_id, epoch, release, store_time())
         self._changes.note()
 
     async def finish(
@@ -186,7 +186,7 @@ class SqliteStore:
 
         Cancellation: waits until it is kept.
         """
-        await self._write(_service_rows.put_signal, run_id, name, payload, clock_offset())
+        await self._write(_service_rows.put_signal, run_id, name, payload, store_time())
         self._changes.note()
 
     async def take_signal(self, run_id: str, epoch: int, name: str, wait: str) -> bytes | None:

@@ -59,6 +59,7 @@ def service_client(store: ServiceStore, graphs: Iterable[StateGraph[Any]] = ()) 
 
     Raises:
         ConfigError: an argument cannot work.
+        GraphError: a graph has faults.
     """
     check_service_store(store)
     return ServiceClient._create(store, graphs_by_name(graphs), {})  # noqa: SLF001 - only made here and by a service
