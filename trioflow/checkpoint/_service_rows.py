@@ -2,7 +2,7 @@
 
 A run that was submitted has a row of its own beside the one in `runs`, under the same number, which is also its
 place in the queue. `due` is the moment from which it may be taken; who has it moves it forward. `now` is the time
-at which the caller asked: where it had to wait for its turn, leases are the shorter and nobody's is taken too soon.
+at which the caller asked: where it had to wait for its turn, leases are shorter, and none is taken too soon.
 """
 
 import json
