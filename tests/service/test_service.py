@@ -713,3 +713,28 @@ async def test_objects_say_what_they_are(store, graph_of, autojump_clock):
     for kind in (Service, ServiceClient):
         with pytest.raises(TypeError):
             kind()
+
+
+async def test_every_call_is_a_checkpoint(store, graph_of, nothing, autojump_clock):
+    from trio.testing import assert_checkpoints
+
+    from trioflow import durable_sleep, wait_for_signal
+
+    async def work(state):
+        with assert_checkpoints():
+            await durable_sleep(0)
+        with assert_checkpoints():
+            await wait_for_signal("go")
+        return state
+
+    async with open_service(store, [graph_of(work)], config=QUIET) as service:
+        with assert_checkpoints():
+            await service.submit("work", nothing, "r")
+        with assert_checkpoints():
+            await service.signal("r", "go")
+        with assert_checkpoints():
+            await service.result("r")
+        with assert_checkpoints():
+            await service.result("r")
+        with assert_checkpoints():
+            await service.cancel("r")

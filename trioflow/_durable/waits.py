@@ -23,7 +23,7 @@ from trioflow._text import quote
 from trioflow.checkpoint._clock import store_time
 from trioflow.checkpoint.codec import Codec
 from trioflow.checkpoint.service_protocol import ServiceStore
-from trioflow.config.checks import check_number, check_text
+from trioflow.config.checks import check_in_trio, check_number, check_text
 from trioflow.errors import CheckpointError, ConfigError
 
 __all__ = ("Parking", "WaitHost", "durable_sleep", "not_here", "parking", "payload_codec", "wait_for_signal")
@@ -168,6 +168,7 @@ async def durable_sleep(seconds: float) -> None:
 
     Cancellation: passes through; the wait goes on when the node is called again.
     """
+    check_in_trio()
     check_number("seconds", seconds, allowed="a number of seconds, 0 or more", least="zero")
     await trio.lowlevel.checkpoint()
     wait = await _Wait.begin()
@@ -206,6 +207,7 @@ async def wait_for_signal(name: str, timeout: float | None = None) -> Any:  # no
 
     Cancellation: passes through; a signal that was taken is there when the node is called again.
     """
+    check_in_trio()
     check_text("name", name)
     if timeout is not None:
         allowed = "a number of seconds, 0 or more, or None (for ever)"

@@ -53,6 +53,7 @@ class MadeRun:
         parking: ends its waits.
         scope: what it runs in.
         why: why it was cancelled here; None while it was not.
+        is_draining: whether no other step is to begin.
     """
 
     __slots__ = ("is_draining", "lease", "parking", "scope", "why")

@@ -247,7 +247,8 @@ class _Engine:
     def _lose(self, run: MadeRun) -> None:
         since = trio.current_time() - self._renewed
         run.stop("lost")
-        message = f"run {quote(run.run_id)} is lost: its lease was prolonged {since:.1f} s ago, and another has it"
+        when = f"its lease was prolonged {since:.1f} s ago"
+        message = f"run {quote(run.run_id)} is lost: {when}, and another may have it"
         self._warn("lease lost", message, run.run_id)
 
     def _warn(self, name: str, message: str, run_id: str | None = None) -> None:
