@@ -1,6 +1,6 @@
 """A web service whose runs outlive it: reviews that wait for approval, two worker processes, one of them killed.
 
-Run it (with `pip install starlette "hypercorn[trio]" httpx` beside trioflow)::
+Run it (with `pip install starlette "hypercorn[trio]"` beside trioflow)::
 
     python examples/service.py [--count N] [--store FILE] [--serve]
 
@@ -11,12 +11,14 @@ steps. With `--serve` it goes on serving, for a `curl` and a `kill -9` of your o
 """
 
 import argparse
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -39,7 +41,6 @@ from trioflow import (
 from trioflow.checkpoint.sqlite import SqliteStore
 
 try:
-    import httpx
     from hypercorn.config import Config
     from hypercorn.trio import serve as serve_app
     from starlette.applications import Starlette
@@ -47,7 +48,7 @@ try:
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 except ImportError as missing:
-    raise SystemExit(f"this example needs {missing.name}: pip install starlette 'hypercorn[trio]' httpx") from None
+    raise SystemExit(f"this example needs {missing.name}: pip install starlette 'hypercorn[trio]'") from None
 
 # Short ones, so that there is something to see; a real service takes the defaults.
 SETTINGS = ServiceConfig(max_runs=8, lease=2.0, poll=0.1, park_after=0.2, observer="noop")
@@ -177,19 +178,15 @@ async def show(path: Path, count: int, serve: bool) -> int:  # noqa: FBT001 - ca
     workers = [start_worker(path) for _ in range(WORKERS)]
     try:
         await trio.to_thread.run_sync(wait_until_ready, workers)
-        async with (
-            SqliteStore(path) as store,
-            open_web_server(store) as address,
-            httpx.AsyncClient(base_url=address) as web,
-        ):
+        async with SqliteStore(path) as store, open_web_server(store) as address:
             print(f"serving {address}, workers {', '.join(str(worker.pid) for worker in workers)}", flush=True)
-            ids = [await submit(web, f"text number {number}") for number in range(count)]
-            await trio.sleep(0.2)
+            ids = [await submit(address, f"text number {number}") for number in range(count)]
+            await trio.sleep(0.6)
             workers[0].kill()
             print(f"submitted {count} reviews, killed worker {workers[0].pid}", flush=True)
             for number, run_id in enumerate(ids):
-                await web.post(f"/reviews/{run_id}/approval", json={"approved": number % 3 != 0})
-            completed = [await wait_for_end(web, run_id) for run_id in ids]
+                await ask(f"{address}/reviews/{run_id}/approval", {"approved": number % 3 != 0})
+            completed = [await wait_for_end(address, run_id) for run_id in ids]
             changed = sum(len(set(made_by)) > 1 for made_by in completed)
             print(f"{len(completed)} of {count} reviews completed, {changed} of them by two workers", flush=True)
             if serve:
@@ -205,15 +202,30 @@ async def show(path: Path, count: int, serve: bool) -> int:  # noqa: FBT001 - ca
     return 0
 
 
-async def submit(web: httpx.AsyncClient, text: str) -> str:
+async def ask(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what the web server answers; with a `body` it is sent something."""
+    data = None if body is None else json.dumps(body).encode()
+    # Nobody is asked for this machine's own address.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def call() -> dict[str, Any]:
+        with opener.open(url, data, timeout=10) as response:
+            answer: dict[str, Any] = json.load(response)
+        return answer
+
+    return await trio.to_thread.run_sync(call)
+
+
+async def submit(address: str, text: str) -> str:
     """Submit a review, and return its id."""
-    run_id: str = (await web.post("/reviews", json={"text": text})).json()["id"]
+    run_id: str = (await ask(f"{address}/reviews", {"text": text}))["id"]
     return run_id
 
 
-async def wait_for_end(web: httpx.AsyncClient, run_id: str) -> list[int]:
+async def wait_for_end(address: str, run_id: str) -> list[int]:
     """Wait until the review has ended, print it, and return the processes that made its steps."""
-    while (review := (await web.get(f"/reviews/{run_id}")).json())["status"] != "completed":  # noqa: ASYNC110 - it is asked over HTTP
+    url = f"{address}/reviews/{run_id}"
+    while (review := await ask(url))["status"] != "completed":  # noqa: ASYNC110 - it is asked over HTTP
         await trio.sleep(0.1)
     verdict = "approved" if review["approved"] else "rejected"
     print(f"{run_id[:8]} {verdict}, {review['words']} words, steps made by {review['made_by']}", flush=True)

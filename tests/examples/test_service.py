@@ -9,8 +9,8 @@ import sys
 import pytest
 import trio
 
-for package in ("starlette", "hypercorn", "httpx"):
-    pytest.importorskip(package, reason="the example needs starlette, hypercorn[trio] and httpx: demo group")
+for package in ("starlette", "hypercorn"):
+    pytest.importorskip(package, reason="the example needs starlette and hypercorn[trio]")
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX's")
 
