@@ -15,12 +15,14 @@
 #   hub/           agents that talk: messages, mailboxes, handlers
 #   workflows/     many calls: parallel, chain, conditional
 #   graph/         calls that decide what comes next: state, edges, graph, nodes of patterns
+#   service/       runs that outlive a process: submitted to a store, made by any process that serves it
 #   testing/       what users test with: scripted processors, faulty stores, a conformance suite for stores
 #   ui/            the page of runs, in a browser on this machine
 #   cli/           the command line: `trioflow runs`, `graph`, `trace`, `ui`; `python -m trioflow`
 #   __main__       the same
 """Structured workflows for agent services on Trio, with an exact account of what succeeded, failed and why."""
 
+from trioflow._durable.waits import durable_sleep, wait_for_signal
 from trioflow._runtime.context import RunContext, current_run
 from trioflow.checkpoint import (
     Checkpoint,
@@ -28,6 +30,7 @@ from trioflow.checkpoint import (
     CheckpointStore,
     MemoryStore,
     RunInfo,
+    ServiceStore,
     get_checkpoint_store,
     register_checkpoint_store,
 )
@@ -39,6 +42,7 @@ from trioflow.config import (
     HubConfig,
     ParallelConfig,
     RetryConfig,
+    ServiceConfig,
     load_config,
     merge,
     to_schema,
@@ -63,7 +67,9 @@ from trioflow.errors import (
     HubError,
     MailboxFullError,
     ParallelError,
+    RemoteError,
     RequestTimeoutError,
+    RunCancelledError,
     TransferError,
     TrioflowError,
     UnknownAgentError,
@@ -129,6 +135,7 @@ from trioflow.policies import (
     with_retry,
     with_timeout,
 )
+from trioflow.service import Service, ServiceClient, open_service, service_client
 from trioflow.workflows import (
     ParallelRun,
     Routes,
@@ -204,11 +211,17 @@ __all__ = (
     "ProgressObserver",
     "RateLimiter",
     "RecordingObserver",
+    "RemoteError",
     "RequestTimeoutError",
     "RetryConfig",
     "Routes",
+    "RunCancelledError",
     "RunContext",
     "RunInfo",
+    "Service",
+    "ServiceClient",
+    "ServiceConfig",
+    "ServiceStore",
     "SourceMetrics",
     "State",
     "StateGraph",
@@ -227,6 +240,7 @@ __all__ = (
     "conditional_node",
     "current_run",
     "dask_executor",
+    "durable_sleep",
     "gather_requests",
     "get_checkpoint_store",
     "get_observer",
@@ -240,6 +254,7 @@ __all__ = (
     "on_process",
     "open_hub",
     "open_parallel",
+    "open_service",
     "parallel_node",
     "pause",
     "process_chain",
@@ -247,7 +262,9 @@ __all__ = (
     "process_parallel",
     "register_checkpoint_store",
     "register_observer",
+    "service_client",
     "to_schema",
+    "wait_for_signal",
     "with_budget",
     "with_concurrency_limit",
     "with_rate_limit",

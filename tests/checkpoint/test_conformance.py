@@ -12,16 +12,16 @@ import pytest
 import trioflow
 from trioflow import MemoryStore
 from trioflow.checkpoint.sqlite import SqliteStore
-from trioflow.testing import CheckpointStoreConformance
+from trioflow.testing import CheckpointStoreConformance, ServiceStoreConformance
 
 
-class TestMemoryStore(CheckpointStoreConformance):
+class TestMemoryStore(CheckpointStoreConformance, ServiceStoreConformance):
     @asynccontextmanager
     async def open_store(self):
         yield MemoryStore()
 
 
-class TestSqliteStore(CheckpointStoreConformance):
+class TestSqliteStore(CheckpointStoreConformance, ServiceStoreConformance):
     durable = True
 
     @pytest.fixture(autouse=True)

@@ -143,3 +143,23 @@ async def test_a_fan_out_that_was_not_done_calls_only_what_had_not_succeeded(pat
         assert calls == [number for number in range(5) if str(number) not in kept]
         assert len(result.results) == 5
         assert "fan-1" not in {run.run_id for run in await store.list_runs()}
+
+
+KEPT_2 = [("graph-2", "completed", None, None), ("fork-2", "completed", None, "graph-2"), ("outer-2", "paused", None, None), ("outer-2..0/fan", "completed", "outer-2", None)]
+
+
+async def test_a_file_of_schema_2_is_read_and_serves(tmp_path):
+    from trioflow.checkpoint.service_protocol import LeaseRequest
+
+    path = Path(shutil.copy(Path(__file__).parent / "data" / "schema-2.db", tmp_path / "runs.db"))
+    assert version(path) == 2
+    async with SqliteStore(path) as store:
+        infos = await store.list_runs()
+        assert [(run.run_id, run.status, run.parent, run.forked_from) for run in infos] == KEPT_2
+        assert {run.reason for run in infos} == {None}
+        # None of them was submitted, so none of them is given to a service.
+        request = LeaseRequest(graphs=["kept", "outer"], room=9, limits={}, lease=30.0)
+        assert (await store.lease(request)).taken == []
+        await store.put_signal("outer-2", "go", b"1")
+        assert len(await store.load_items("outer-2..0/fan")) == 3
+    assert version(path) == len(_schema.MIGRATIONS) == 3

@@ -216,7 +216,7 @@ async def test_a_newer_schema_is_refused_and_left_as_it_is(path):
     db.close()
     before = path.read_bytes()
     async with SqliteStore(path) as store:
-        with pytest.raises(CheckpointStoreError, match="has schema 99, and this version of trioflow knows up to 2: upgrade"):
+        with pytest.raises(CheckpointStoreError, match="has schema 99, and this version of trioflow knows up to 3: upgrade"):
             await store.load("r")
     assert path.read_bytes() == before
 

@@ -18,6 +18,7 @@ from trioflow._durable.steps import (
     UnkeptSteps,
     begin_steps,
     refuse_existing,
+    served_steps,
     take_over_steps,
 )
 from trioflow._runtime.signals import Paused
@@ -55,6 +56,15 @@ class Resumption(msgspec.Struct, Generic[S], frozen=True):
     def forks(self) -> bool:
         """Whether a new run is to begin where the old one stood."""
         return self.step is not None or self.as_run_id is not None
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """How a service has claimed a run."""
+
+    epoch: int
+    """The epoch."""
+    entry: str
+    """The node that a run begins with which was submitted by who does not know the graph."""
 
 
 class Resumed(msgspec.Struct, Generic[S], frozen=True):
@@ -167,6 +177,44 @@ class KeptRuns(Generic[S]):
         await steps.write(position.iterations, None if entered is None else state, entered)
         return await run(Resumed(run_id, position, checkpoint.status, steps))
 
+    async def serve(
+        self,
+        asked: Resumption[S],
+        served: Claimed,
+        answer: Callable[[str, Position[S]], Awaitable[S]],
+        run: Callable[[Resumed[S]], Awaitable[R]],
+    ) -> R:
+        """Go on with a run that was claimed already, and await `run` with it.
+
+        Args:
+            asked: the run.
+            served: how it was claimed.
+            answer: gives the state that a paused run goes on with, by a name for the pause and where it stands.
+            run: makes the run.
+
+        Raises:
+            CheckpointMismatchError: its node or state type is gone.
+            CheckpointCorruptError: what is kept of it is damaged.
+
+        Cancellation: passes through; the run can be taken over.
+        """
+        async with open_store(self._store) as store:
+            checkpoint = await load_verified(store, asked.run_id)
+            if not checkpoint.step and not checkpoint.next_node:
+                checkpoint = msgspec.structs.replace(checkpoint, next_node=served.entry)
+            self._check_resumable(checkpoint, asked)
+            position = await self._position(checkpoint)
+            if checkpoint.status == "completed":
+                return await run(Resumed(asked.run_id, position, "completed", UnkeptSteps()))
+            steps = served_steps(store, asked.run_id, served.epoch, self._keeping, checkpoint)
+            if checkpoint.status == "paused":
+                state = await answer(f"resume/{position.step}/{position.iterations}", position)
+                # From here on it is not paused any more, whoever goes on with it.
+                await steps.write(position.iterations, state)
+                position = msgspec.structs.replace(position, state=state)
+            known = checkpoint.step > 0 or checkpoint.status != "running"
+            return await run(Resumed(asked.run_id, position, checkpoint.status, steps, from_store=known))
+
     async def _take_over(self, store: CheckpointStore, asked: Resumption[S]) -> Resumed[S]:
         checkpoint = await self._load_resumable(store, asked)
         if asked.forks:
@@ -208,9 +256,14 @@ class KeptRuns(Generic[S]):
 
         Cancellation: nothing is changed.
         """
-        run_id, name = asked.run_id, self._keeping.name
         suggest = not isinstance(store, ChildStore)
-        checkpoint = await load_verified(store, run_id, asked.step, suggest=suggest)
+        checkpoint = await load_verified(store, asked.run_id, asked.step, suggest=suggest)
+        self._check_resumable(checkpoint, asked)
+        return checkpoint
+
+    def _check_resumable(self, checkpoint: Checkpoint, asked: Resumption[S]) -> None:
+        """Refuse a run that this graph cannot go on with."""
+        run_id, name = asked.run_id, self._keeping.name
         if checkpoint.graph != name or checkpoint.kind != self._keeping.kind:
             message = f"run {quote(run_id)} is one of {quote(checkpoint.graph)}, not of graph {quote(name)}"
             raise CheckpointMismatchError(f"{message}: resume it there", run_id=run_id)
@@ -221,7 +274,6 @@ class KeptRuns(Generic[S]):
                 f"{list_known(node, asked.nodes)}: add a node of that name, or resume from another step",
                 run_id=run_id,
             )
-        return checkpoint
 
     async def _resumed(self, checkpoint: Checkpoint) -> Resumed[S]:
         """Return a run that has ended.

@@ -10,13 +10,14 @@ run cleaned up: whoever is killed in between, or has lost the run to somebody el
 
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, Generic, Protocol, TypeVar, final
 
 import msgspec
 import trio
 
 from trioflow._durable.children import ChildStore, Rebase, child_store, note_entered
-from trioflow._runtime.signals import Paused
+from trioflow._runtime.signals import Parked, Paused
 from trioflow._text import describe_error, quote
 from trioflow.checkpoint.codec import Codec, is_large
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore, RunStatus
@@ -187,8 +188,10 @@ class KeptSteps(Generic[S]):
         return child_store(self.store, (self.session.run_id, self.session.epoch), self.flush, rebase)
 
     def start(self, on_save: Saved) -> None:
-        """See `Steps.start`."""
+        """See `Steps.start`; from now on a run inside this one knows what keeps it."""
         self._on_save = on_save
+        if not isinstance(self.store, ChildStore):
+            outermost.set(self)
         if self._written is not None:
             on_save(*self._written)
 
@@ -280,13 +283,16 @@ class KeptSteps(Generic[S]):
         try:
             await shielded_save(self.store, lambda: self._end(error, forget=forget))
         except CheckpointError as problem:
-            if isinstance(problem, CheckpointConflictError) or error is None or isinstance(error, Paused):
+            if isinstance(problem, CheckpointConflictError) or error is None or isinstance(error, Parked | Paused):
                 return problem
             error.add_note(f"how the run ended was not saved: {describe_error(problem)}")
         return error
 
     async def _end(self, error: BaseException | None, *, forget: bool) -> None:
-        if isinstance(error, Paused):
+        if isinstance(error, Parked):
+            # It runs still, only not here.
+            await self.flush()
+        elif isinstance(error, Paused):
             await self._save("paused", _payloads.encode(error.payload))
         elif self._is_last and error is not None:
             # It has reached its end, and was kept from saying so: whoever resumes it gets the result.
@@ -325,6 +331,18 @@ class KeptSteps(Generic[S]):
         self._written = (last.step, last.node, status, len(last.state))
         if self._on_save is not None:
             self._on_save(*self._written)
+
+
+outermost: ContextVar[KeptSteps[Any]] = ContextVar("trioflow_outermost")
+"""What keeps the run that stands by itself, in its own task and in those of the runs inside it."""
+
+
+def served_steps(
+    store: CheckpointStore, run_id: str, epoch: int, keeping: Keeping[S], checkpoint: Checkpoint
+) -> KeptSteps[S]:
+    """Return what keeps a run that was claimed already, and goes on from `checkpoint`."""
+    session = Session(store, run_id, epoch)
+    return KeptSteps(store, session, keeping, _step_of(checkpoint), checkpoint.forked_from)
 
 
 async def begin_steps(

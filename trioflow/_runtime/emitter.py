@@ -14,7 +14,7 @@ import trio
 
 from trioflow._runtime.context import enclosing_run_id, enclosing_worker
 from trioflow._runtime.places import find_caller
-from trioflow._runtime.signals import Paused
+from trioflow._runtime.signals import Parked, Paused
 from trioflow._text import describe_error, one_line
 from trioflow.events import Event, EventType, Observer
 from trioflow.observers import MultiObserver, NoopObserver
@@ -171,7 +171,7 @@ def status_of(error: BaseException | None) -> str:
     """Return the status of what ended with `error`: a pause is no failure of what it cut short."""
     if error is None:
         return "ok"
-    return "cancelled" if isinstance(error, trio.Cancelled | Paused) else "error"
+    return "cancelled" if isinstance(error, trio.Cancelled | Parked | Paused) else "error"
 
 
 def error_fields(error: BaseException | None) -> dict[str, Any]:

@@ -15,6 +15,22 @@ class Paused(BaseException):
         self.payload = payload
 
 
+class Parked(BaseException):
+    """A run is let go of until later: it waits for longer than it may stay in memory, or its service ends.
+
+    Attributes:
+        delay: seconds until it goes on; None is not before the signal comes.
+        waits_for: the signal's name; None is none.
+        reason: what to say of it.
+    """
+
+    def __init__(self, delay: float | None, waits_for: str | None = None, reason: str | None = None) -> None:
+        super().__init__()
+        self.delay = delay
+        self.waits_for = waits_for
+        self.reason = reason
+
+
 class NotAsyncError(BaseException):
     """A call did not give the awaitable that it was to give: no failure of an item, but a wrong argument.
 

@@ -3,6 +3,7 @@
 from trioflow.checkpoint.memory import MemoryStore
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, CheckpointStore, RunInfo
 from trioflow.checkpoint.registry import get_checkpoint_store, register_checkpoint_store
+from trioflow.checkpoint.service_protocol import ServiceStore
 
 __all__ = (
     "Checkpoint",
@@ -10,6 +11,7 @@ __all__ = (
     "CheckpointStore",
     "MemoryStore",
     "RunInfo",
+    "ServiceStore",
     "get_checkpoint_store",
     "register_checkpoint_store",
 )

@@ -17,7 +17,22 @@ from trioflow.checkpoint.memory import conflict, foreign_child, not_found
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo, kind_of_form_1
 from trioflow.errors import CheckpointCorruptError
 
-__all__ = ("claim", "delete", "history", "list_runs", "load", "load_items", "save", "save_items", "vacuum")
+__all__ = (
+    "claim",
+    "claimed",
+    "delete",
+    "find",
+    "history",
+    "list_runs",
+    "load",
+    "load_items",
+    "new_run",
+    "put_step",
+    "save",
+    "save_items",
+    "take",
+    "vacuum",
+)
 
 PIECE = 1 << 20
 """Bytes of a state from which it is written and read apart from its row."""
@@ -59,6 +74,7 @@ _SELECT_INFOS = (
     "SELECT info_seal, step, graph, node, next_node, iterations, status, created_at, kind, forked_from"
     " FROM checkpoints WHERE run = ? ORDER BY step"
 )
+_SELECT_SUBMITTED = "SELECT status, reason FROM service_runs WHERE run = ?"
 _PUT_STEP = (
     "REPLACE INTO checkpoints(run, info_seal, seal, step, graph, node, next_node, iterations, status, created_at,"
     " kind, forked_from, version, digest, pause, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -67,21 +83,34 @@ _PUT_STEP = (
 
 def claim(db: apsw.Connection, run_id: str, parent: tuple[str, int] | None) -> int:
     """Give the run, and those inside it, to the caller, and return the new epoch."""
-    now = time.time()
     with immediately(db):
-        holder = None if parent is None else _claimed(db, *parent).number
-        run = _find(db, run_id)
+        holder = None if parent is None else claimed(db, *parent).number
+        run = find(db, run_id)
         if run is None:
-            epoch = _next_epoch(db)
-            _put_run(db, RunRow(None, run_id, epoch, None, 0, now, now, holder))
-            return epoch
+            return new_run(db, run_id, holder)
         if run.parent != holder:
             raise foreign_child(run_id, _name_of(db, run.parent))
-        # Whoever worked inside the run did so for its former holder.
-        for number, inside in list(db.execute(_SELECT_INSIDE, (run.number,))):
-            _take_away(db, number, inside)
-        epoch = _next_epoch(db)
-        _put_run(db, run._replace(epoch=epoch, updated_at=now))
+        return take(db, run_id)
+
+
+# What is done inside a transaction of the caller's.
+
+
+def new_run(db: apsw.Connection, run_id: str, holder: int | None = None) -> int:
+    """Make a run, and return its first epoch."""
+    now, epoch = time.time(), _next_epoch(db)
+    _put_run(db, RunRow(None, run_id, epoch, None, 0, now, now, holder))
+    return epoch
+
+
+def take(db: apsw.Connection, run_id: str) -> int:
+    """Give a run that is there, and those inside it, a new epoch, and return it."""
+    run = find(db, run_id)
+    # Whoever worked inside the run did so for its former holder.
+    for number, inside in list(db.execute(_SELECT_INSIDE, (run.number,))):
+        _take_away(db, number, inside)
+    epoch = _next_epoch(db)
+    _put_run(db, run._replace(epoch=epoch, updated_at=time.time()))
     return epoch
 
 
@@ -89,7 +118,7 @@ def _take_away(db: apsw.Connection, number: int, run_id: str) -> None:
     """Give the run an epoch that nobody knows."""
     epoch = _next_epoch(db)
     try:
-        run = _find(db, run_id)
+        run = find(db, run_id)
     except CheckpointCorruptError:
         # It stays damaged, and its former holder loses it all the same.
         db.execute("UPDATE runs SET epoch = ? WHERE number = ?", (epoch, number))
@@ -103,24 +132,28 @@ def _next_epoch(db: apsw.Connection) -> int:
 
 def save(db: apsw.Connection, checkpoint: Checkpoint, epoch: int) -> None:
     """Keep the checkpoint."""
+    with immediately(db):
+        put_step(db, claimed(db, checkpoint.run_id, epoch), checkpoint)
+
+
+def put_step(db: apsw.Connection, run: RunRow, checkpoint: Checkpoint) -> None:
+    """Keep the checkpoint of a run that is the caller's."""
     info = [getattr(checkpoint, name) for name in INFO]
     info[6] = float(checkpoint.created_at)
     rest = [getattr(checkpoint, name) for name in REST]
     state = checkpoint.state
     seals = seal_info(checkpoint.run_id, info), seal_step(checkpoint.run_id, info, rest, state)
     long = len(state) > PIECE
-    with immediately(db):
-        run = _claimed(db, checkpoint.run_id, epoch)
-        db.execute(_PUT_STEP, (run.number, *seals, *info, *rest, apsw.zeroblob(len(state)) if long else state))
-        if long:
-            _write_state(db, state)
-        _put_run(db, run._replace(last_step=checkpoint.step, updated_at=time.time()))
+    db.execute(_PUT_STEP, (run.number, *seals, *info, *rest, apsw.zeroblob(len(state)) if long else state))
+    if long:
+        _write_state(db, state)
+    _put_run(db, run._replace(last_step=checkpoint.step, updated_at=time.time()))
 
 
 def load(db: apsw.Connection, run_id: str, step: int | None) -> Checkpoint:
     """Return the checkpoint of a step, or the latest."""
     with reading(db):
-        run = _find(db, run_id)
+        run = find(db, run_id)
         wanted = run.last_step if step is None and run is not None else step
         if run is None or wanted is None:
             raise not_found(run_id, step)
@@ -160,7 +193,7 @@ def _read_state(db: apsw.Connection, place: int) -> bytes:
 def history(db: apsw.Connection, run_id: str) -> list[CheckpointInfo]:
     """Return the steps that are kept, oldest first."""
     with reading(db):
-        run = _find(db, run_id)
+        run = find(db, run_id)
         if run is None:
             return []
         rows = db.execute(_SELECT_INFOS, (run.number,)).fetchall()
@@ -229,7 +262,9 @@ def _last_of(db: apsw.Connection, run: RunRow) -> dict[str, Any]:
         raise damaged(run.run_id, f"step {run.last_step} is not what was saved")
     fields = dict(zip(INFO, info, strict=True))
     kind = kind_of_form_1(fields["graph"]) if fields["kind"] is None else fields["kind"]
-    return {"kind": kind, **{name: fields[name] for name in ("graph", "status", "step", "forked_from")}}
+    known = {"kind": kind, **{name: fields[name] for name in ("graph", "status", "step", "forked_from")}}
+    submitted: Any = db.execute(_SELECT_SUBMITTED, (run.number,)).fetchone()
+    return known if submitted is None else {**known, "status": submitted[0], "reason": submitted[1]}
 
 
 def _number(value: Any) -> Any:
@@ -250,6 +285,8 @@ def delete(db: apsw.Connection, run_id: str, epoch: int | None) -> None:
                 for each in (number, *(row[0] for row in inside)):
                     db.execute("DELETE FROM checkpoints WHERE run = ?", (each,))
                     db.execute("DELETE FROM items WHERE run = ?", (each,))
+                    db.execute("DELETE FROM service_runs WHERE run = ?", (each,))
+                    db.execute("DELETE FROM signals WHERE run = ?", (each,))
                     db.execute("DELETE FROM runs WHERE number = ?", (each,))
 
 
@@ -259,7 +296,7 @@ def save_items(
     """Keep the items."""
     sealed = [(seal_item(run_id, key, value), value, key) for key, value in dict(batch).items()]
     with immediately(db):
-        run = _claimed(db, run_id, epoch)
+        run = claimed(db, run_id, epoch)
         rows = [(seal, value, run.number, key) for seal, value, key in sealed]
         before = db.total_changes()
         db.executemany("INSERT OR IGNORE INTO items(seal, value, run, key) VALUES (?, ?, ?, ?)", rows)
@@ -273,7 +310,7 @@ def load_items(db: apsw.Connection, run_id: str) -> dict[str, bytes]:
     """Return the items by key."""
     found: dict[str, bytes] = {}
     with reading(db):
-        run = _find(db, run_id)
+        run = find(db, run_id)
         number = None if run is None else run.number
         for key, seal, value in db.execute("SELECT key, seal, value FROM items WHERE run = ?", (number,)):
             whole = isinstance(key, str) and isinstance(value, bytes)
@@ -291,7 +328,7 @@ def vacuum(db: apsw.Connection) -> None:
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _find(db: apsw.Connection, run_id: str) -> Any:
+def find(db: apsw.Connection, run_id: str) -> Any:
     """Return the row of the run, if there is one and it is whole."""
     row = db.execute(_SELECT_RUN, (run_id,)).fetchone()
     if row is None:
@@ -315,8 +352,9 @@ def _check_index(db: apsw.Connection, run_id: str) -> None:
         raise damaged(run_id, "the index of the runs is not what was saved")
 
 
-def _claimed(db: apsw.Connection, run_id: str, epoch: int) -> RunRow:
-    run: RunRow | None = _find(db, run_id)
+def claimed(db: apsw.Connection, run_id: str, epoch: int) -> RunRow:
+    """Return the row of the run, if this is its latest epoch."""
+    run: RunRow | None = find(db, run_id)
     if run is None or run.epoch != epoch:
         raise conflict(run_id, epoch, None if run is None else run.epoch)
     return run

@@ -63,6 +63,19 @@ MIGRATIONS: Sequence[str] = (
     DROP TABLE checkpoints;
     ALTER TABLE steps RENAME TO checkpoints;
     """,
+    # A run that was submitted has its run's number: a place in the queue that nobody else ever has.
+    """
+    CREATE TABLE service_runs(
+        run INTEGER PRIMARY KEY, graph TEXT NOT NULL, status TEXT NOT NULL, due REAL, waits_for TEXT,
+        is_cancelled INTEGER NOT NULL, reason TEXT, seal_of_outcome BLOB, outcome BLOB
+    );
+    CREATE INDEX service_runs_by_due ON service_runs(graph, (status = 'running'), due) WHERE due IS NOT NULL;
+    CREATE TABLE signals(
+        number INTEGER PRIMARY KEY AUTOINCREMENT, run INTEGER NOT NULL, name TEXT NOT NULL, taken_by TEXT,
+        seal BLOB NOT NULL, payload BLOB NOT NULL
+    );
+    CREATE INDEX signals_by_run ON signals(run, name);
+    """,
 )
 """What makes version n + 1 of version n."""
 

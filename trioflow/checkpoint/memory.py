@@ -9,8 +9,18 @@ import msgspec
 import trio
 
 from trioflow._text import quote
+from trioflow.checkpoint._changes import Changes
+from trioflow.checkpoint._entries import Entries, already_there
 from trioflow.checkpoint._users import OneRunAtATime
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo, RunStatus
+from trioflow.checkpoint.service_protocol import (
+    EndStatus,
+    Lease,
+    LeaseGrant,
+    LeaseRequest,
+    Release,
+    ServiceRun,
+)
 from trioflow.config.checks import check_count
 from trioflow.errors import CheckpointConflictError, CheckpointNotFoundError
 
@@ -32,7 +42,7 @@ class _Run(msgspec.Struct):
 
 @final
 class MemoryStore:
-    """A `CheckpointStore` in memory; it does not survive the process."""
+    """A `CheckpointStore`, and a `ServiceStore`, in memory; it does not survive the process."""
 
     bounds_waiting: ClassVar[bool] = True
     """It waits for nobody, or not for ever, so nobody has to end its waiting."""
@@ -40,6 +50,8 @@ class MemoryStore:
     def __init__(self) -> None:
         self._epoch = 0
         self._runs: dict[str, _Run] = {}
+        self._entries = Entries()
+        self._changes = Changes()
         self._user = OneRunAtATime()
 
     def __repr__(self) -> str:
@@ -56,15 +68,18 @@ class MemoryStore:
             self._claimed(*parent)
         if run is not None:
             _check_parent(run_id, run, parent)
-            # Whoever worked inside the run did so for its former holder.
-            for inside in self._inside(run):
-                inside.epoch = self._next_epoch()
         else:
             now = time.time()
             run = self._runs[run_id] = _Run(0, now, now, None, None, {}, {}, set())
             if parent is not None:
                 run.parent = parent[0]
                 self._runs[parent[0]].children.add(run_id)
+        return self._claim(run)
+
+    def _claim(self, run: _Run) -> int:
+        # Whoever worked inside the run did so for its former holder.
+        for inside in self._inside(run):
+            inside.epoch = self._next_epoch()
         run.epoch = self._next_epoch()
         return run.epoch
 
@@ -119,7 +134,7 @@ class MemoryStore:
         passed = after is None
         for run_id, run in self._runs.items():
             if passed and (run.steps or run.items):
-                yield _run_info(run_id, run)
+                yield self._with_entry(_run_info(run_id, run))
             passed = passed or run_id == after
 
     async def delete(self, run_id: str, epoch: int | None = None) -> None:
@@ -136,6 +151,8 @@ class MemoryStore:
         self._forget(run_id)
 
     def _forget(self, run_id: str) -> None:
+        self._entries.forget(run_id)
+        self._changes.note()
         for child in self._runs.pop(run_id).children:
             self._forget(child)
 
@@ -158,6 +175,115 @@ class MemoryStore:
         run = self._runs.get(run_id)
         return {} if run is None else dict(run.items)
 
+    async def submit(self, checkpoint: Checkpoint, delay: float) -> None:
+        """See `ServiceStore.submit`.
+
+        Cancellation: nothing was submitted.
+        """
+        await self._checkpoint()
+        run_id = checkpoint.run_id
+        if run_id in self._runs:
+            raise already_there(run_id)
+        epoch = self._next_epoch()
+        self._runs[run_id] = _Run(epoch, checkpoint.created_at, checkpoint.created_at, None, None, {}, {}, set())
+        self.save_nowait(checkpoint, epoch)
+        self._entries.add(run_id, checkpoint.graph, delay)
+        self._changes.note()
+
+    async def lease(self, request: LeaseRequest) -> LeaseGrant:
+        """See `ServiceStore.lease`.
+
+        Cancellation: nothing was taken.
+        """
+        await self._checkpoint()
+        held: dict[str, bool] = {}
+        for run_id, epoch in request.held:
+            run = self._runs.get(run_id)
+            ours = run is not None and run.epoch == epoch
+            is_cancelled = self._entries.prolong(run_id, request.lease) if ours else None
+            if is_cancelled is not None:
+                held[run_id] = is_cancelled
+        taken = [
+            Lease(
+                run_id=entry.run_id,
+                graph=entry.graph,
+                epoch=self._claim(self._runs[entry.run_id]),
+                is_cancelled=entry.is_cancelled,
+            )
+            for entry in self._entries.take(request)
+        ]
+        return LeaseGrant(held=held, taken=taken, next_due=self._entries.next_due(request))
+
+    async def release(self, run_id: str, epoch: int, release: Release) -> None:
+        """See `ServiceStore.release`.
+
+        Cancellation: nothing is changed.
+        """
+        await self._checkpoint()
+        self._claimed(run_id, epoch)
+        self._entries.release(run_id, release)
+        self._changes.note()
+
+    async def finish(
+        self, run_id: str, epoch: int, status: EndStatus, outcome: bytes, reason: str | None = None
+    ) -> None:
+        """See `ServiceStore.finish`.
+
+        Cancellation: nothing was kept.
+        """
+        await self._checkpoint()
+        self._claimed(run_id, epoch)
+        self._entries.finish(run_id, status, outcome, reason)
+        self._changes.note()
+
+    async def put_signal(self, run_id: str, name: str, payload: bytes) -> None:
+        """See `ServiceStore.put_signal`.
+
+        Cancellation: nothing was kept.
+        """
+        await self._checkpoint()
+        if run_id not in self._runs:
+            raise not_found(run_id, None)
+        self._entries.put_signal(run_id, name, payload)
+        self._changes.note()
+
+    async def take_signal(self, run_id: str, epoch: int, name: str, wait: str) -> bytes | None:
+        """See `ServiceStore.take_signal`.
+
+        Cancellation: nothing was taken.
+        """
+        await self._checkpoint()
+        self._claimed(run_id, epoch)
+        return self._entries.take_signal(run_id, name, wait)
+
+    async def request_cancel(self, run_id: str) -> None:
+        """See `ServiceStore.request_cancel`.
+
+        Cancellation: nothing is changed.
+        """
+        await self._checkpoint()
+        self._entries.request_cancel(run_id)
+        self._changes.note()
+
+    async def look(self, run_id: str) -> ServiceRun:
+        """See `ServiceStore.look`.
+
+        Cancellation: nothing is changed.
+        """
+        await self._checkpoint()
+        return self._entries.look(run_id)
+
+    async def wait_for_change(self, since: int | None, poll: float) -> int:
+        """See `ServiceStore.wait_for_change`; nobody has to poll.
+
+        Cancellation: nothing is changed.
+        """
+        del poll
+        await self._checkpoint()
+        if since == self._changes.count:
+            await self._changes.wait()
+        return self._changes.count
+
     async def aclose(self) -> None:
         """Do nothing: there is nothing to let go of.
 
@@ -173,6 +299,12 @@ class MemoryStore:
         """
         self._user.check(self)
         await trio.lowlevel.checkpoint()
+
+    def _with_entry(self, info: RunInfo) -> RunInfo:
+        entry = self._entries.find(info.run_id)
+        if entry is None:
+            return info
+        return msgspec.structs.replace(info, status=entry.status, reason=entry.reason)
 
     def _next_epoch(self) -> int:
         self._epoch += 1

@@ -20,8 +20,14 @@ __all__ = (
     "kind_of_form_1",
 )
 
-RunStatus = Literal["running", "completed", "paused", "failed", "cancelled", "corrupt"]
-"""How a run stands after a step; `corrupt` in a list of runs only: what is kept of it is damaged."""
+RunStatus = Literal[
+    "running", "completed", "paused", "failed", "cancelled", "corrupt", "queued", "parked", "blocked"
+]
+"""How a run stands after a step.
+
+In a list of runs only: `corrupt`, what is kept of it is damaged; and of a run that was submitted to a service
+`queued`, it waits for its turn, `parked`, for a time or a signal, `blocked`, for a process that knows its node.
+"""
 
 CHECKPOINT_VERSION = 2
 """The form of a `Checkpoint`: 2 has `kind` and `forked_from`."""
@@ -107,6 +113,8 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The run in which this one was begun; None for one that stands by itself."""
     forked_from: str | None = None
     """The run that this one was forked from; None for one that began anew."""
+    reason: str | None = None
+    """Why it stands so, where a service says it: what it waits for, or what it failed with."""
 
 
 @runtime_checkable

@@ -15,11 +15,14 @@ import apsw
 import trio
 
 from trioflow._text import describe_error, one_line, quote
-from trioflow.checkpoint import _rows
+from trioflow.checkpoint import _rows, _service_rows
+from trioflow.checkpoint._changes import Changes
+from trioflow.checkpoint._clock import store_time
 from trioflow.checkpoint._schema import open_to_look, prepare
 from trioflow.checkpoint._users import OneRunAtATime
 from trioflow.checkpoint.memory import check_page
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo
+from trioflow.checkpoint.service_protocol import EndStatus, LeaseGrant, LeaseRequest, Release, ServiceRun
 from trioflow.config.checks import check_in_trio
 from trioflow.errors import (
     CheckpointCorruptError,
@@ -45,7 +48,7 @@ _MEANINGS: dict[type[Exception], str] = {
 
 @final
 class SqliteStore:
-    """A `CheckpointStore` in the SQLite file `path`, opened when it is first used, and made if it is not there.
+    """A `CheckpointStore` and `ServiceStore` in the SQLite file `path`, opened when first used, made if not there.
 
     ::
 
@@ -74,6 +77,8 @@ class SqliteStore:
         self._db: apsw.Connection | None = None
         self._user = OneRunAtATime()
         self._turns = trio.CapacityLimiter(1)
+        self._changes = Changes()
+        self._seen: int | None = None
 
     def __repr__(self) -> str:
         return f"<SqliteStore {self._path}{'' if self._db is None else ', open'}>"
@@ -142,6 +147,92 @@ class SqliteStore:
         Cancellation: nothing is changed.
         """
         return await self._call(_rows.load_items, run_id)
+
+    async def submit(self, checkpoint: Checkpoint, delay: float) -> None:
+        """See `ServiceStore.submit`.
+
+        Cancellation: waits until it is submitted.
+        """
+        await self._write(_service_rows.submit, checkpoint, delay, store_time())
+        self._changes.note()
+
+    async def lease(self, request: LeaseRequest) -> LeaseGrant:
+        """See `ServiceStore.lease`.
+
+        Cancellation: waits until they are taken.
+        """
+        return await self._write(_service_rows.lease, request, store_time())
+
+    async def release(self, run_id: str, epoch: int, release: Release) -> None:
+        """See `ServiceStore.release`.
+
+        Cancellation: waits until it is let go of.
+        """
+        await self._write(_service_rows.release, run_id, epoch, release, store_time())
+        self._changes.note()
+
+    async def finish(
+        self, run_id: str, epoch: int, status: EndStatus, outcome: bytes, reason: str | None = None
+    ) -> None:
+        """See `ServiceStore.finish`.
+
+        Cancellation: waits until it is kept.
+        """
+        await self._write(_service_rows.finish, (run_id, epoch), status, outcome, reason)
+        self._changes.note()
+
+    async def put_signal(self, run_id: str, name: str, payload: bytes) -> None:
+        """See `ServiceStore.put_signal`.
+
+        Cancellation: waits until it is kept.
+        """
+        await self._write(_service_rows.put_signal, run_id, name, payload, store_time())
+        self._changes.note()
+
+    async def take_signal(self, run_id: str, epoch: int, name: str, wait: str) -> bytes | None:
+        """See `ServiceStore.take_signal`.
+
+        Cancellation: waits until it is taken.
+        """
+        return await self._write(_service_rows.take_signal, run_id, epoch, name, wait)
+
+    async def request_cancel(self, run_id: str) -> None:
+        """See `ServiceStore.request_cancel`.
+
+        Cancellation: waits until it is asked for.
+        """
+        await self._write(_service_rows.request_cancel, run_id)
+        self._changes.note()
+
+    async def look(self, run_id: str) -> ServiceRun:
+        """See `ServiceStore.look`.
+
+        Cancellation: nothing is changed.
+        """
+        return await self._call(_service_rows.look, run_id)
+
+    async def wait_for_change(self, since: int | None, poll: float) -> int:
+        """See `ServiceStore.wait_for_change`: changes of this process wake, for those of others it looks.
+
+        Cancellation: nothing is changed.
+        """
+        await self._look_for_changes()
+        while since == self._changes.count:
+            with trio.move_on_after(poll):
+                await self._changes.wait()
+            if since == self._changes.count:
+                await self._look_for_changes()
+        return self._changes.count
+
+    async def _look_for_changes(self) -> None:
+        """Take note of what others have changed in the file.
+
+        Cancellation: nothing is changed.
+        """
+        version = await self._call(_service_rows.data_version)
+        if version != self._seen:
+            self._seen = version
+            self._changes.note()
 
     async def vacuum(self) -> None:
         """Give the space of what was deleted back to the disk; others wait meanwhile.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from trioflow._text import escape
-from trioflow.cli import _graphs, _page, _runs, _traces, _whatif
+from trioflow.cli import _graphs, _page, _runs, _service, _traces, _whatif
 from trioflow.cli._printing import say
 from trioflow.errors import ConfigError, TrioflowError
 
@@ -19,7 +19,17 @@ __all__ = ("main", "program")
 _GROUPS: dict[str, tuple[str, Sequence[Callable[..., int]]]] = {
     "runs": (
         "The runs in a checkpoint store.",
-        (_runs.list_runs, _runs.show, _runs.history, _runs.delete, _runs.prune, _runs.vacuum),
+        (
+            _runs.list_runs,
+            _runs.show,
+            _runs.history,
+            _runs.delete,
+            _runs.prune,
+            _runs.vacuum,
+            _service.submit,
+            _service.signal,
+            _service.cancel,
+        ),
     ),
     "graph": ("A graph in a module.", (_graphs.mermaid, _graphs.validate)),
     "trace": ("What TraceObserver wrote.", (_traces.summary,)),
@@ -57,13 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         message = "the command line needs the extra `cli`: pip install 'trioflow[cli]'"
         raise ImportError(message) from error
-    app = cyclopts.App(name="trioflow", help="Look at runs, graphs and traces, and clear runs away.")
+    app = cyclopts.App(name="trioflow", help="Look at runs, graphs and traces, clear runs away, and serve graphs.")
     for name, (description, commands) in _GROUPS.items():
         group = cyclopts.App(name=name, help=description)
         app.command(group)
         for command in commands:
             group.command(command, name=command.__name__.removesuffix("_runs"))
     app.command(_whatif.whatif)
+    app.command(_service.serve)
     app.command(_page.ui)
 
     def completion(shell: Literal["bash", "fish", "zsh"]) -> int:

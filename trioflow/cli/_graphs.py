@@ -61,6 +61,19 @@ def load_graph(target: str) -> StateGraph[Any]:
         ConfigError: the name is none, or that of something else.
         CommandError: there is no such module, it cannot be imported, or has no such name.
     """
+    found = load(target)
+    if not isinstance(found, StateGraph):
+        raise ConfigError(f"{quote(target)} must be a StateGraph, got {show(found)}")
+    return found
+
+
+def load(target: str) -> object:
+    """Return what `target` names.
+
+    Raises:
+        ConfigError: the name is none.
+        CommandError: there is no such module, it cannot be imported, or has no such name.
+    """
     match = _TARGET.fullmatch(target)
     if match is None:
         raise ConfigError.refusing("graph", target, "a module and a name in it, such as package.module:graph")
@@ -70,8 +83,6 @@ def load_graph(target: str) -> StateGraph[Any]:
             known = [known for known in getattr(found, "__dict__", ()) if not known.startswith("_")]
             raise CommandError(f"{quote(match[1])} has no {quote(name)} {list_known(name, known)}")
         found = getattr(found, name)
-    if not isinstance(found, StateGraph):
-        raise ConfigError(f"{quote(target)} must be a StateGraph, got {show(found)}")
     return found
 
 

@@ -23,6 +23,8 @@ from trioflow.cli._printing import cell, cells, print_json, print_table, say
 from trioflow.errors import CheckpointCorruptError, CheckpointStoreError, ConfigError
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_WAITING = frozenset({"queued", "parked", "blocked"})
+"""How a run stands that a service will go on with, however long it has waited."""
 _SHOWN = 2_000
 """Characters of a state that are shown."""
 
@@ -136,7 +138,7 @@ def prune(*, store: str, older_than: str, status: str | None = None, dry_run: bo
     Args:
         store: the store's URL.
         older_than: how long, such as 30d, 12h, 45m, 90s or 2w.
-        status: only runs that stand so, such as completed.
+        status: only runs that stand so, such as completed; by default all but those that wait in a service.
         dry_run: say what would be deleted, and delete nothing.
     """
     oldest = time.time() - _seconds(older_than)
@@ -146,7 +148,9 @@ def prune(*, store: str, older_than: str, status: str | None = None, dry_run: bo
     async def choose(opened: CheckpointStore) -> list[str]:
         # A run inside another is that one's: it goes with it, and not before.
         alone = [run for run in await all_runs(opened) if run.parent is None]
-        return [run.run_id for run in alone if run.updated_at < oldest and status in {None, run.status}]
+        old = [run for run in alone if run.updated_at < oldest]
+        wanted = set(get_args(RunStatus)) - _WAITING if status is None else {status}
+        return [run.run_id for run in old if run.status in wanted]
 
     async def ask(opened: CheckpointStore) -> list[str]:
         old = await choose(opened)

@@ -9,6 +9,7 @@ from trioflow.config.structs import (
     HubConfig,
     ParallelConfig,
     RetryConfig,
+    ServiceConfig,
 )
 
 __all__ = (
@@ -19,6 +20,7 @@ __all__ = (
     "HubConfig",
     "ParallelConfig",
     "RetryConfig",
+    "ServiceConfig",
     "load_config",
     "merge",
     "to_schema",

@@ -6,6 +6,7 @@ import msgspec
 
 from trioflow._text import without_secrets
 from trioflow.config import checks
+from trioflow.errors import ConfigError
 
 __all__ = (
     "ChainConfig",
@@ -15,6 +16,7 @@ __all__ = (
     "HubConfig",
     "ParallelConfig",
     "RetryConfig",
+    "ServiceConfig",
     "Settings",
 )
 
@@ -220,6 +222,41 @@ class HubConfig(Settings, frozen=True, kw_only=True):
         checks.check_seconds("drain_timeout", self.drain_timeout, optional=False)
         checks.check_count("max_handlers", self.max_handlers, minimum=1, allowed="1 or more")
         checks.check_seconds("handler_timeout", self.handler_timeout)
+        _check_observer(self.observer)
+
+
+class ServiceConfig(Settings, frozen=True, kw_only=True):
+    """How a process serves the runs that are submitted to its store."""
+
+    max_runs: int = 16
+    """Runs that this process makes at once; 1 or more."""
+    limits: dict[str, int] = msgspec.field(default_factory=dict)
+    """Runs of a graph that all processes together make at once, by the graph's name; each 1 or more."""
+    lease: float = 30.0
+    """Seconds that a run is this process's without its saying so again; at least three times `poll`.
+
+    A process that dies, hangs or holds its event loop for longer loses its runs to another.
+    """
+    poll: float = 0.5
+    """Seconds between two looks into a store that wakes nobody."""
+    park_after: float = 1.0
+    """Seconds after which a run that waits leaves memory."""
+    drain_timeout: float = 30.0
+    """Seconds that leaving the service waits for steps in hand."""
+    observer: str = "loguru"
+    """Name of the registered observer that receives the events of runs whose graph has none of its own."""
+
+    def __post_init__(self) -> None:
+        checks.check_count("max_runs", self.max_runs, minimum=1, allowed="1 or more")
+        checks.check_instance("limits", self.limits, dict)
+        for name, limit in self.limits.items():
+            checks.check_text("limits", name, "graph names with a number each")
+            checks.check_count(f"limits[{name!r}]", limit, minimum=1, allowed="1 or more")
+        for field in ("lease", "poll", "park_after", "drain_timeout"):
+            checks.check_seconds(field, getattr(self, field), optional=False)
+        if self.lease < 3 * self.poll:
+            allowed = f"at least three times poll ({self.poll:g} s), or runs are lost while their process lives"
+            raise ConfigError.refusing("lease", self.lease, allowed)
         _check_observer(self.observer)
 
 

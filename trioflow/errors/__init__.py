@@ -26,6 +26,7 @@ from trioflow.errors.hub import (
 )
 from trioflow.errors.parallel import ParallelError
 from trioflow.errors.patterns import ChainError, ConditionalError, ExecutionError, GraphError
+from trioflow.errors.service import RemoteError, RunCancelledError
 from trioflow.errors.tree import ConfigError, TrioflowError, leaves
 from trioflow.outcomes import ErrorCategory, ErrorReport
 
@@ -51,7 +52,9 @@ __all__ = (
     "HubError",
     "MailboxFullError",
     "ParallelError",
+    "RemoteError",
     "RequestTimeoutError",
+    "RunCancelledError",
     "TransferError",
     "TrioflowError",
     "UnknownAgentError",

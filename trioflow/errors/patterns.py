@@ -82,6 +82,7 @@ class ExecutionError(PlacedError):
         path: the nodes of this call up to the failure, the last 1,000 of them.
         run_id: the run's id: what `StateGraph.resume` takes.
         kind: what failed.
+        reason: what was wrong, in words, where the cause does not say it.
     """
 
     def __init__(
@@ -100,13 +101,13 @@ class ExecutionError(PlacedError):
         self.path: list[str] = list(path)
         self.run_id = run_id
         self.kind = kind
-        self._reason = reason
+        self.reason = reason
 
     def _place(self) -> str:
         return f"execution failed at node {one_line(self.node)}"
 
     def _what(self) -> str:
-        said = [self._reason] if self._reason else []
+        said = [self.reason] if self.reason else []
         if self.__cause__ is not None or not said:
             said.append(super()._what())
         return ": ".join(said)

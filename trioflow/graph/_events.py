@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, final
 import trio
 
 from trioflow._runtime.emitter import Emitter, completion_fields, error_fields
-from trioflow._runtime.signals import Paused
+from trioflow._runtime.signals import Parked, Paused
 from trioflow.config import GraphConfig
 from trioflow.errors import ExecutionError
 from trioflow.events import EventType
@@ -120,7 +120,7 @@ class GraphEvents(Generic[S]):
 
 def _end_fields(error: BaseException | None, started: float) -> dict[str, Any]:
     """Return what an event says of the end of a node or run: a pause is a good one."""
-    paused = isinstance(error, Paused)
+    paused = isinstance(error, Parked | Paused)
     return {"paused": paused, **completion_fields(None if paused else error, started)}
 
 

@@ -10,12 +10,13 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
-from typing import Generic, Literal, TypeVar, final
+from typing import Any, Generic, Literal, TypeVar, final
 
 import trio
 
 from trioflow._durable.children import Child, child_id, host
-from trioflow._durable.steps import Position, Steps, UnkeptSteps
+from trioflow._durable.steps import KeptSteps, Position, Steps, UnkeptSteps
+from trioflow._durable.waits import not_here
 from trioflow._runtime.calls import TURN, call_plain
 from trioflow._runtime.context import (
     RunContext,
@@ -29,7 +30,7 @@ from trioflow._runtime.context import (
 from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.errors import ErrorCollector, foreign_cancelled, run_in_child_task
 from trioflow._runtime.policies import with_policies
-from trioflow._runtime.signals import AttemptsSpentError, JournalError, NotAsyncError, Paused
+from trioflow._runtime.signals import AttemptsSpentError, JournalError, NotAsyncError, Parked, Paused
 from trioflow._text import quote, show
 from trioflow.config import GraphConfig
 from trioflow.errors import ExecutionError, GraphError, leaves
@@ -86,6 +87,8 @@ class GraphRunner(Generic[S]):
         self._calls: dict[str, Callable[[S], Awaitable[S]]] = {}
         self._entered = 0
         self._attempts_before = 0
+        self._task: trio.lowlevel.Task | None = None
+        self._waits = (0, 0)
         self._node_in_hand = False
         self._failed_over = False
         self._exit: PlannedNode[S] | None = None
@@ -120,6 +123,20 @@ class GraphRunner(Generic[S]):
             step=self._step,
             attempt=self.attempts - self._attempts_before,
         )
+
+    def begin_wait(self) -> tuple[KeptSteps[Any], str]:
+        """See `WaitHost.begin_wait`: waits are numbered in each attempt at a node anew, as the node meets them."""
+        if not self._node_in_hand or trio.lowlevel.current_task() is not self._task:
+            raise not_here()
+        if not isinstance(self.steps, KeptSteps):
+            name = quote(self._config.name)
+            raise RuntimeError(  # noqa: TRY004 - no argument is wrong
+                f"a wait that outlives the process needs a run that is kept: give {name} a store"
+            )
+        attempt, number = self._waits
+        number = number + 1 if attempt == self.attempts else 1
+        self._waits = self.attempts, number
+        return self.steps, f"{self._step}/{self._node.name}/{number}"
 
     def child_of(self, node: object) -> Child:
         """See `Host.child_of`: what the node in hand begins itself is kept with this run."""
@@ -193,6 +210,7 @@ class GraphRunner(Generic[S]):
                 await self.on_step(GraphStep(node.name, self.attempts, self._state), is_last)
 
     async def _start(self) -> None:
+        self._task = trio.lowlevel.current_task()
         working.set(self)
         host.set(self)
         self.events.run_started(self._node.name, self.attempts, self._state)
@@ -305,7 +323,7 @@ class GraphRunner(Generic[S]):
         if error is None:
             return None
         parts = list(leaves(error))
-        if all(isinstance(part, Paused) for part in parts):
+        if all(isinstance(part, Parked | Paused) for part in parts):
             return parts[0]
         if isinstance(error, NotAsyncError):
             wanted = "wants an async function, or a lambda that gives an awaitable, got one that gives"

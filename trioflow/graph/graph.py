@@ -5,15 +5,16 @@ store or, while they are paused, in memory, is the business of `Runs`.
 """
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar, final, overload
 
 import msgspec
 
 from trioflow._durable.children import Child
-from trioflow._durable.runs import KeptRuns, PausedRuns, Resumed, Resumption, Runs
+from trioflow._durable.runs import Claimed, KeptRuns, PausedRuns, Resumed, Resumption, Runs
 from trioflow._durable.steps import Keeping, Position, Steps
+from trioflow._durable.waits import payload_codec
 from trioflow._runtime.calls import call_plain
 from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.checkpoint.session import choose_store
@@ -28,12 +29,29 @@ from trioflow.graph.state import State, is_state_type, isolate, state_codec
 from trioflow.observers.registry import check_observer, get_observer
 from trioflow.outcomes import GraphResult
 
-__all__ = ("StateGraph",)
+__all__ = ("Served", "StateGraph")
 
 S = TypeVar("S")
 
 DEFAULT_OBSERVER = GraphConfig(name="default").observer
 """The name that a config has which does not say who hears; in a node that is the graph's observer."""
+
+
+class Served(msgspec.Struct, frozen=True):
+    """A run that a service makes, and what it has to do with the service."""
+
+    run_id: str
+    """The run."""
+    epoch: int
+    """The epoch that it was claimed with."""
+    store: CheckpointStore
+    """Where it is kept."""
+    observer: Observer
+    """What receives its events."""
+    on_step: OnStep[Any]
+    """Awaited after each step."""
+    answer: Callable[[str], Awaitable[bytes]]
+    """Gives the payload that a pause waits for, by the name of the pause; or raises `Parked`."""
 
 
 @final
@@ -61,6 +79,8 @@ class StateGraph(GraphBuilder[S]):
             and with the default name, that graph's.
         store: where runs are kept, unless `config.checkpoint.interval` is 0; None takes the store that
             `config.checkpoint` names. A store that is given is the caller's to close.
+        on_resume: a plain function of the state and the payload of a signal `resume`, which returns the state that
+            a paused run goes on with; for runs that a service makes.
 
     Raises:
         ConfigError: an argument cannot work.
@@ -73,6 +93,7 @@ class StateGraph(GraphBuilder[S]):
         *,
         observer: Observer | None = None,
         store: CheckpointStore | None = None,
+        on_resume: Callable[[State, Any], State] | None = None,
     ) -> None: ...
 
     @overload
@@ -83,6 +104,7 @@ class StateGraph(GraphBuilder[S]):
         *,
         observer: Observer | None = None,
         store: CheckpointStore | None = None,
+        on_resume: Callable[[S, Any], S] | None = None,
     ) -> None: ...
 
     def __init__(
@@ -92,15 +114,18 @@ class StateGraph(GraphBuilder[S]):
         *,
         observer: Observer | None = None,
         store: CheckpointStore | None = None,
+        on_resume: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         check_instance("config", config, GraphConfig)
         if not is_state_type(state_type):
             allowed = "State, a msgspec.Struct or a dataclass, or a pydantic model"
             raise ConfigError.refusing("state_type", state_type, allowed)
         check_observer("observer", observer or get_observer(config.observer))
+        check_callable("on_resume", on_resume, optional=True)
         super().__init__(config.name, state_type)
         self._config = config
         self._observer = observer
+        self._on_resume: Callable[[S, Any], S] | None = on_resume
         self._runs: Runs[S] = self._open_runs(choose_store(store, config.checkpoint))
 
     async def execute(
@@ -234,7 +259,9 @@ class StateGraph(GraphBuilder[S]):
         plan = self._planned()
         return Resumption(run_id, plan.nodes, [name for name, node in plan.nodes.items() if node.is_exit])
 
-    async def _go_on(self, resumed: Resumed[S], observer: Observer) -> GraphResult[S]:
+    async def _go_on(
+        self, resumed: Resumed[S], observer: Observer, on_step: OnStep[S] | None = None
+    ) -> GraphResult[S]:
         """Run from where the run stands, or return what a completed one came to.
 
         Cancellation: passes through; the run can be resumed again.
@@ -245,6 +272,7 @@ class StateGraph(GraphBuilder[S]):
             return GraphResult(position.state, resumed.run_id, "completed", node, [], iterations)
         runner = self._runner_at(position, resumed.run_id, observer)
         runner.steps = resumed.steps
+        runner.on_step = on_step
         if resumed.from_store:
             runner.events.run_resumed(position.step, position.node, resumed.status)
         return await runner.execute()
@@ -274,9 +302,9 @@ class StateGraph(GraphBuilder[S]):
             return PausedRuns(self.name, isolate)
         return KeptRuns(store, self._keeping(preserve=self._config.checkpoint.preserve))
 
-    def _keeping(self, *, preserve: bool) -> Keeping[S]:
+    def _keeping(self, *, preserve: bool, interval: int | None = None) -> Keeping[S]:
         codec = state_codec(self._state_type)
-        return Keeping("graph", self.name, codec, self._config.checkpoint.interval or 1, preserve)
+        return Keeping("graph", self.name, codec, interval or self._config.checkpoint.interval or 1, preserve)
 
     def _updating(self, update: Callable[[S], S]) -> Callable[[S], S]:
         """Return `update` as it is called: on a copy, and for a state of the graph's type."""
@@ -294,14 +322,43 @@ class StateGraph(GraphBuilder[S]):
         Cancellation: passes through; where it is kept, it goes on when the node is called again.
         """
         self._check_state("state", state)
-        named = self._config.observer != DEFAULT_OBSERVER
-        observer = self._observer or (get_observer(self._config.observer) if named else child.observer)
+        observer = self.observer_or(child.observer)
         run_id = child.run_id or uuid.uuid4().hex
         first = self._entrance(state)
         if child.store is None:
             return await self._runner_at(first, run_id, observer).execute()
         runs = KeptRuns(child.store, self._keeping(preserve=True))
         return await runs.enter(self._asked(run_id), first, lambda resumed: self._go_on(resumed, observer))
+
+    async def _serve(self, served: Served) -> GraphResult[S]:
+        """Make, for a service, a run that was claimed already; each step is saved.
+
+        Raises:
+            Parked: it is to go on later.
+            CheckpointMismatchError: its node or state type is gone.
+            Exception: as by `resume`.
+
+        Cancellation: passes through; the run can be taken over.
+        """
+
+        async def answer(name: str, position: Position[S]) -> S:
+            payload = payload_codec.decode(await served.answer(name))
+            on_resume = self._on_resume
+            if payload is None or on_resume is None:
+                return position.state
+            return self._updating(lambda state: on_resume(state, payload))(position.state)
+
+        async def go_on(resumed: Resumed[S]) -> GraphResult[S]:
+            return await self._go_on(resumed, served.observer, served.on_step)
+
+        runs = KeptRuns(served.store, self._keeping(preserve=True, interval=1))
+        claimed = Claimed(served.epoch, self._planned().entry)
+        return await runs.serve(self._asked(served.run_id), claimed, answer, go_on)
+
+    def observer_or(self, default: Observer) -> Observer:
+        """Return who hears of the graph's runs; `default` where neither it nor its config names anybody."""
+        named = self._config.observer != DEFAULT_OBSERVER
+        return self._observer or (get_observer(self._config.observer) if named else default)
 
     def _check_state(self, field: str, state: object) -> None:
         check_instance(field, state, self._state_type)

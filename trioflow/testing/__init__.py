@@ -6,7 +6,7 @@ which runners that collect classes of test methods, such as pytest, run.
 
 from trioflow.observers.recording import RecordingObserver
 from trioflow.testing._accounting import assert_accounted
-from trioflow.testing._conformance import CheckpointStoreConformance
+from trioflow.testing._conformance import CheckpointStoreConformance, ServiceStoreConformance
 from trioflow.testing._faulty import FaultyStore
 from trioflow.testing._scripted import Answer, ScriptedCall, ScriptedProcessor
 
@@ -17,5 +17,6 @@ __all__ = (
     "RecordingObserver",
     "ScriptedCall",
     "ScriptedProcessor",
+    "ServiceStoreConformance",
     "assert_accounted",
 )

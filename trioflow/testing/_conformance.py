@@ -15,7 +15,15 @@ must.
 The cases are the test methods of the classes in `_cases`, one class for each thing that a store does.
 """
 
-from trioflow.testing._cases import EndingCases, FencingCases, ItemCases, RunCases, SharingCases, StepCases
+from trioflow.testing._cases import (
+    EndingCases,
+    FencingCases,
+    ItemCases,
+    RunCases,
+    ServiceCases,
+    SharingCases,
+    StepCases,
+)
 
 
 class CheckpointStoreConformance(
@@ -25,4 +33,11 @@ class CheckpointStoreConformance(
 
     Subclass it under a name that the test runner collects, and override `open_store`; set `durable = True` where
     what a store saves outlives it.
+    """
+
+
+class ServiceStoreConformance(ServiceCases):
+    """Test cases for what a store does for a service: its queue, leases, signals and timers.
+
+    Beside `CheckpointStoreConformance`, for a store that is a `ServiceStore`; subclass it in the same way.
     """

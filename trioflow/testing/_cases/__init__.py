@@ -5,7 +5,17 @@ from trioflow.testing._cases.ending import EndingCases
 from trioflow.testing._cases.fencing import FencingCases
 from trioflow.testing._cases.items import ItemCases
 from trioflow.testing._cases.runs import RunCases
+from trioflow.testing._cases.service import ServiceCases
 from trioflow.testing._cases.sharing import SharingCases
 from trioflow.testing._cases.steps import StepCases
 
-__all__ = ("EndingCases", "FencingCases", "ItemCases", "RunCases", "SharingCases", "StepCases", "StoreCases")
+__all__ = (
+    "EndingCases",
+    "FencingCases",
+    "ItemCases",
+    "RunCases",
+    "ServiceCases",
+    "SharingCases",
+    "StepCases",
+    "StoreCases",
+)

@@ -1,0 +1,165 @@
+"""Three processes serve one store, and are killed and stopped at random instants: each run completes, once.
+
+`TRIOFLOW_SERVICE_KILLS` is how many are killed or stopped, `TRIOFLOW_SEED` what the instants are drawn from. What is
+checked is what the steps themselves have written.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+import trio
+
+from trioflow import State, service_client
+from trioflow.checkpoint.sqlite import SqliteStore
+
+KILLS = int(os.environ.get("TRIOFLOW_SERVICE_KILLS", "10"))
+SEED = int(os.environ.get("TRIOFLOW_SEED", "1"))
+SCRIPT = Path(__file__).with_name("service_worker.py")
+LEASE, POLL, LIMIT, PROCESSES = 1.5, 0.05, 3, 3
+RUNS = 3 * KILLS
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3_000),
+    pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX's"),
+]
+
+
+class Faults:
+    """The processes, and what was done to them."""
+
+    def __init__(self, path, random_):
+        self.path, self.random = path, random_
+        self.processes = [self.start() for _ in range(PROCESSES)]
+        self.done = Counter()
+        self.stops = []
+        self.last = 0.0
+
+    def start(self):
+        return subprocess.Popen([sys.executable, str(SCRIPT), str(self.path)], stderr=subprocess.PIPE)
+
+    async def one(self):
+        number = self.random.randrange(PROCESSES)
+        process = self.processes[number]
+        assert process.poll() is None, process.stderr.read()
+        if self.random.random() < 0.7:
+            process.kill()
+            process.wait()
+            process.stderr.close()
+            self.done["killed"] += 1
+            self.last = time.time()
+            self.processes[number] = self.start()
+        else:
+            process.send_signal(signal.SIGSTOP)
+            stopped = time.time()
+            await trio.sleep(LEASE * 1.4)
+            self.stops.append((process.pid, stopped, time.time()))
+            process.send_signal(signal.SIGCONT)
+            self.done["stopped"] += 1
+            self.last = time.time()
+
+    def end(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            process.stderr.close()
+
+
+async def use(client, random_, seconds):
+    """Submit the runs over that time, and send each the signals that it waits for, early or late."""
+
+    async def one(number):
+        run_id = f"r{number}"
+        await trio.sleep(random_.uniform(0, seconds))
+        state = State(run=run_id, seed=number, steps=[], got=[])
+        await client.submit("limited" if number % 2 else "free", state, run_id=run_id, delay=random_.uniform(0, 0.5))
+        for part in range(2):
+            await trio.sleep(random_.uniform(0, 2))
+            await client.signal(run_id, "go", f"{run_id}/{part}")
+
+    async with trio.open_nursery() as nursery:
+        for number in range(RUNS):
+            nursery.start_soon(one, number)
+
+
+async def test_each_run_completes_once_whatever_dies_when(tmp_path):
+    random_ = random.Random(SEED)
+    path = tmp_path / "runs.db"
+    async with SqliteStore(path) as store:
+        await store.list_runs()
+        faults = Faults(path, random_)
+        try:
+            client = service_client(store)
+
+            async def disturb():
+                for _ in range(KILLS):
+                    await trio.sleep(random_.uniform(0.1, 1.2))
+                    await faults.one()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(use, client, random_, KILLS * 0.8)
+                nursery.start_soon(disturb)
+            sent = max(faults.last, time.time())
+            results = {}
+            with trio.fail_after(120):
+                for number in range(RUNS):
+                    results[number] = await client.result(f"r{number}")
+            waited = time.time() - sent
+        finally:
+            faults.end()
+        for number, result in results.items():
+            run_id = f"r{number}"
+            assert result.state["steps"] == [0, 1, 2, 3, 4]
+            # Each signal once, the oldest first.
+            assert result.state["got"] == [None, None, f"{run_id}/0", None, f"{run_id}/1"]
+        infos = await store.list_runs()
+        assert Counter(info.status for info in infos) == {"completed": RUNS}
+        lines = [json.loads(line) for line in (await trio.Path(f"{path}.log").read_text()).splitlines()]
+        again = await called_again(store, lines, faults.stops)
+    # What stood still when the last process died goes on within a lease and a poll; the rest is the work itself.
+    assert waited < LEASE + POLL + 10
+    most = most_at_once(lines, faults.stops)
+    assert most <= LIMIT
+    print(f"\nseed {SEED}: {RUNS} runs, {dict(faults.done)}, {again} steps begun again by who had lost the run, ", end="")
+    print(f"at most {most} limited runs at once, done {waited:.1f} s after the last fault")
+
+
+async def called_again(store, lines, stops):
+    """Fail if a step was called that was written; return how often one was by who did not know yet that it had lost."""
+    saved = {}
+    for run in await store.list_runs():
+        for info in await store.history(run.run_id):
+            saved[run.run_id, info.step] = info.created_at
+    unaware = Counter()
+    for line in lines:
+        if line["what"] == "begin" and line["at"] > saved[line["run"], line["step"] + 1]:
+            stop = [stop for stop in stops if stop[0] == line["pid"] and stop[2] <= line["at"] <= stop[2] + 1]
+            assert stop, f"a step that was written was called again: {line}"
+            unaware[line["run"], *stop[0]] += 1
+    assert all(count == 1 for count in unaware.values()), unaware
+    return unaware.total()
+
+
+def most_at_once(lines, stops):
+    """Return how many runs of the limited graph were in a step at one instant, of those that wrote its end."""
+    begun, spans = {}, defaultdict(list)
+    for line in lines:
+        if line["graph"] == "limited":
+            key = line["pid"], line["run"], line["step"]
+            if line["what"] == "begin":
+                begun[key] = line["at"]
+            elif key in begun:
+                began = begun.pop(key)
+                # Who was stopped for longer than its lease has lost the run, and its place.
+                if not any(pid == line["pid"] and began <= end and start <= line["at"] for pid, start, end in stops):
+                    spans[line["run"]].append((began, line["at"]))
+    instants = sorted(began for all_ in spans.values() for began, _ in all_)
+    return max(sum(any(a <= at < b for a, b in all_) for all_ in spans.values()) for at in instants)

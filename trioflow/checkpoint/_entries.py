@@ -1,0 +1,204 @@
+"""The entries and signals of runs that were submitted, in memory: what `MemoryStore` has of a `ServiceStore`.
+
+Plain methods that never block; who calls them has looked whether the run is there, and whose it is.
+"""
+
+from collections.abc import Iterator
+from operator import attrgetter
+from typing import final
+
+import msgspec
+
+from trioflow._text import quote
+from trioflow.checkpoint._clock import store_time
+from trioflow.checkpoint.protocol import RunStatus
+from trioflow.checkpoint.service_protocol import ENDED, EndStatus, LeaseRequest, Release, ServiceRun
+from trioflow.errors import CheckpointMismatchError, CheckpointNotFoundError
+
+__all__ = ("Entries", "already_there", "has_ended", "not_submitted")
+
+
+class _Signal(msgspec.Struct):
+    name: str
+    payload: bytes
+    taken_by: str | None = None
+
+
+class _Entry(msgspec.Struct):
+    """What is known of a run that was submitted, beside its steps."""
+
+    number: int
+    run_id: str
+    graph: str
+    due: float | None
+    status: RunStatus = "queued"
+    waits_for: str | None = None
+    reason: str | None = None
+    is_cancelled: bool = False
+    outcome: bytes | None = None
+
+    @property
+    def order(self) -> tuple[bool, float, int]:
+        """When it is its turn: one whose lease has ended comes first, for it has had its turn."""
+        return self.status != "running", self.due or 0.0, self.number
+
+    def end(self, status: EndStatus, outcome: bytes | None, reason: str | None) -> None:
+        self.status, self.outcome, self.reason = status, outcome, reason
+        self.due = self.waits_for = None
+
+
+@final
+class Entries:
+    """Entries and signals by run."""
+
+    __slots__ = ("_entries", "_number", "_signals")
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._entries: dict[str, _Entry] = {}
+        self._signals: dict[str, list[_Signal]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Entries: {len(self._entries)}>"
+
+    def add(self, run_id: str, graph: str, delay: float) -> None:
+        """Let a new run be taken in `delay` seconds."""
+        self._number += 1
+        self._entries[run_id] = _Entry(self._number, run_id, graph, store_time() + delay)
+
+    def find(self, run_id: str) -> _Entry | None:
+        """Return the entry of the run, if it was submitted."""
+        return self._entries.get(run_id)
+
+    def forget(self, run_id: str) -> None:
+        """Forget what is known of the run."""
+        self._entries.pop(run_id, None)
+        self._signals.pop(run_id, None)
+
+    def prolong(self, run_id: str, lease: float) -> bool | None:
+        """Prolong the lease of who has the run; return whether to cancel it, None where nobody has it."""
+        entry = self._entries.get(run_id)
+        if entry is None or entry.status != "running":
+            return None
+        entry.due = store_time() + lease
+        return entry.is_cancelled
+
+    def take(self, request: LeaseRequest) -> Iterator[_Entry]:
+        """Mark the runs that are given, and yield them."""
+        now = store_time()
+        room = request.room
+        for entry in sorted(self._candidates(request, now), key=attrgetter("order")):
+            limit = request.limits.get(entry.graph)
+            if room > 0 and (limit is None or self._running(entry.graph, now) < limit):
+                room -= 1
+                entry.status, entry.waits_for, entry.reason = "running", None, None
+                entry.due = now + request.lease
+                yield entry
+
+    def next_due(self, request: LeaseRequest) -> float | None:
+        """Return the seconds until another run may be taken by time alone."""
+        now = store_time()
+        waiting = [
+            entry.due - now
+            for entry in self._entries.values()
+            if entry.graph in request.graphs and entry.due is not None and entry.due > now
+        ]
+        return min(waiting, default=None)
+
+    def _candidates(self, request: LeaseRequest, now: float) -> list[_Entry]:
+        held = {run_id for run_id, _ in request.held}
+        return [
+            entry
+            for entry in self._entries.values()
+            if entry.graph in request.graphs
+            and entry.due is not None
+            and entry.due <= now
+            and entry.run_id not in request.refused
+            and entry.run_id not in held
+        ]
+
+    def _running(self, graph: str, now: float) -> int:
+        return sum(
+            entry.graph == graph and entry.status == "running" and (entry.due or 0) > now
+            for entry in self._entries.values()
+        )
+
+    def release(self, run_id: str, release: Release) -> None:
+        """Let go of the run."""
+        entry = self._submitted(run_id)
+        if entry.is_cancelled:
+            entry.end("cancelled", None, None)
+            return
+        now = store_time()
+        entry.status, entry.reason, entry.waits_for = release.status, release.reason, release.waits_for
+        entry.due = None if release.delay is None else now + release.delay
+        if any(signal.name == release.waits_for for signal in self._untaken(run_id)):
+            entry.due = now
+
+    def finish(self, run_id: str, status: EndStatus, outcome: bytes, reason: str | None) -> None:
+        """Keep how the run ended."""
+        self._submitted(run_id).end(status, outcome, reason)
+
+    def put_signal(self, run_id: str, name: str, payload: bytes) -> None:
+        """Keep the signal, and let the run be taken if it waits for it."""
+        entry = self._entries.get(run_id)
+        if entry is not None:
+            if entry.status in ENDED:
+                raise has_ended(run_id, entry.status)
+            if entry.waits_for == name:
+                entry.due = store_time()
+        self._signals.setdefault(run_id, []).append(_Signal(name, payload))
+
+    def take_signal(self, run_id: str, name: str, wait: str) -> bytes | None:
+        """Give the wait its signal."""
+        signals = [signal for signal in self._signals.get(run_id, ()) if signal.name == name]
+        for signal in signals:
+            if signal.taken_by == wait:
+                return signal.payload
+        for signal in signals:
+            if signal.taken_by is None:
+                signal.taken_by = wait
+                return signal.payload
+        return None
+
+    def request_cancel(self, run_id: str) -> None:
+        """Cancel the run, or have it cancelled by whoever has it."""
+        entry = self._submitted(run_id)
+        if entry.status not in ENDED:
+            entry.is_cancelled = True
+            if entry.status != "running":
+                entry.end("cancelled", None, None)
+
+    def look(self, run_id: str) -> ServiceRun:
+        """Return how the run stands."""
+        entry = self._submitted(run_id)
+        return ServiceRun(
+            run_id=run_id, graph=entry.graph, status=entry.status, reason=entry.reason, outcome=entry.outcome
+        )
+
+    def _untaken(self, run_id: str) -> list[_Signal]:
+        return [signal for signal in self._signals.get(run_id, ()) if signal.taken_by is None]
+
+    def _submitted(self, run_id: str) -> _Entry:
+        entry = self._entries.get(run_id)
+        if entry is None:
+            raise not_submitted(run_id)
+        return entry
+
+
+def not_submitted(run_id: str) -> CheckpointNotFoundError:
+    """Return the error for a run that was not submitted, or is gone."""
+    message = f"no run {quote(run_id)} was submitted to a service of this store, or it was pruned since"
+    return CheckpointNotFoundError(message, run_id=run_id)
+
+
+def has_ended(run_id: str, status: str) -> CheckpointMismatchError:
+    """Return the error for a signal to a run that takes none any more."""
+    message = f"run {quote(run_id)} has ended ({status}): it takes no signal any more"
+    return CheckpointMismatchError(message, run_id=run_id)
+
+
+def already_there(run_id: str) -> CheckpointMismatchError:
+    """Return the error for a run that is submitted under an id that is taken."""
+    message = f"run {quote(run_id)} is there already: look for its result, or submit under another run_id"
+    return CheckpointMismatchError(message, run_id=run_id)

@@ -1,0 +1,6 @@
+"""Runs that outlive a process: submitted to a store, made by any process that serves it, found again by all."""
+
+from trioflow.service.client import ServiceClient, service_client
+from trioflow.service.service import Service, open_service
+
+__all__ = ("Service", "ServiceClient", "open_service", "service_client")

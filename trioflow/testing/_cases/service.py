@@ -1,0 +1,308 @@
+"""Queue, leases, signals and timers: what a store does for a service."""
+
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import trio
+
+from trioflow.checkpoint.protocol import RunInfo
+from trioflow.checkpoint.service_protocol import Lease, LeaseRequest, Release, ServiceStore
+from trioflow.errors import CheckpointConflictError, CheckpointMismatchError, CheckpointNotFoundError
+from trioflow.testing._cases._support import ODD_NAMES, StoreCases, case, check, checkpoint, refused
+
+_SHORT = 0.02
+"""Seconds of a lease that is to end."""
+
+
+class ServiceCases(StoreCases):
+    """Queue, leases, signals and timers: what a store does for a service."""
+
+    def open_store(self) -> AbstractAsyncContextManager[ServiceStore]:
+        """Return a context manager that gives an empty store of the kind to be tested."""
+        raise NotImplementedError("override open_store: return a context manager that gives an empty store")
+
+    @case
+    async def test_a_submitted_run_is_kept_and_listed(self, store: Any) -> None:
+        """What was submitted is there with its state, and waits for its turn."""
+        first = checkpoint(step=0, node="", next_node="")
+        await store.submit(first, 0.0)
+        check(await store.load("run") == first, "the state is not what was submitted")
+        check([run.status for run in await store.list_runs()] == ["queued"], "it is not listed as queued")
+        check((await store.look("run")).status == "queued", "it does not look queued")
+
+    @case
+    async def test_a_run_is_submitted_once(self, store: Any) -> None:
+        """Under an id that is there nothing is submitted, whoever made it."""
+        await store.submit(checkpoint(step=0), 0.0)
+        await store.claim("claimed")
+        await refused(store.submit(checkpoint(step=0, state=b"other"), 0.0), CheckpointMismatchError)
+        await refused(store.submit(checkpoint("claimed", step=0), 0.0), CheckpointMismatchError)
+        check((await store.load("run")).state == b"state 0", "a refused submission changed something")
+
+    @case
+    async def test_runs_are_given_in_their_order(self, store: Any) -> None:
+        """First come, first served; as many as there is room for; each once."""
+        for name in ("c", "a", "b", "d"):
+            await store.submit(checkpoint(name, step=0), 0.0)
+        check([lease.run_id for lease in await _take(store, room=3)] == ["c", "a", "b"], "not in their order")
+        check([lease.run_id for lease in await _take(store)] == ["d"], "a run was given twice")
+        check(not await _take(store), "a run was given twice")
+
+    @case
+    async def test_runs_are_given_to_who_can_make_them(self, store: Any) -> None:
+        """Runs of other graphs, and those that were refused, are not given."""
+        await store.submit(checkpoint("other", step=0, graph="other"), 0.0)
+        await store.submit(checkpoint("refused", step=0), 0.0)
+        await store.submit(checkpoint("run", step=0), 0.0)
+        check([lease.run_id for lease in await _take(store, refused=["refused"])] == ["run"], "a wrong run")
+        check([lease.run_id for lease in await _take(store, graphs=["other"])] == ["other"], "a run was not given")
+        check(not await _take(store, graphs=[]), "a run was given to who makes none")
+
+    @case
+    async def test_a_run_is_given_when_its_delay_is_over(self, store: Any) -> None:
+        """Not before; and who asks is told when to ask again."""
+        await store.submit(checkpoint(step=0), 0.2)
+        grant = await store.lease(_request())
+        check(not grant.taken, "a run was given before its time")
+        check(grant.next_due is not None and 0 < grant.next_due <= 0.2, f"next due in {grant.next_due}")
+        await trio.sleep(0.25)
+        check(len(await _take(store)) == 1, "a run was not given at its time")
+
+    @case
+    async def test_who_takes_a_run_may_save(self, store: Any) -> None:
+        """The lease's epoch is the run's latest, and higher than all before."""
+        before = await store.claim("before")
+        await store.submit(checkpoint(step=0), 0.0)
+        (lease,) = await _take(store)
+        check(lease.epoch > before, "the epoch is not higher")
+        await store.save(checkpoint(step=1), lease.epoch)
+        check([run.status for run in await store.list_runs()] == ["running"], "it is not listed as running")
+
+    @case
+    async def test_a_lease_that_ends_gives_the_run_to_another(self, store: Any) -> None:
+        """The former holder may save, release, finish and take no more, and has nothing to prolong."""
+        await store.submit(checkpoint(step=0), 0.0)
+        (old,) = await _take(store, lease=_SHORT)
+        child = await store.claim("run..0/a", parent=("run", old.epoch))
+        await trio.sleep(2 * _SHORT)
+        (new,) = await _take(store)
+        check(new.epoch > old.epoch, "the epoch is not higher")
+        await refused(store.save(checkpoint(), old.epoch), CheckpointConflictError)
+        await refused(store.save(checkpoint("run..0/a"), child), CheckpointConflictError)
+        await refused(store.release("run", old.epoch, Release(status="queued", delay=0)), CheckpointConflictError)
+        await refused(store.finish("run", old.epoch, "failed", b"x"), CheckpointConflictError)
+        await refused(store.take_signal("run", old.epoch, "a", "1"), CheckpointConflictError)
+        grant = await store.lease(_request(held=[("run", old.epoch)], room=0))
+        check(not grant.held, "who lost the run still has it")
+        await store.save(checkpoint(), new.epoch)
+
+    @case
+    async def test_a_lease_is_prolonged(self, store: Any) -> None:
+        """Who prolongs in time keeps the run; and who is late, too, where nobody has taken it."""
+        await store.submit(checkpoint(step=0), 0.0)
+        (lease,) = await _take(store, lease=_SHORT)
+        for seconds in (0.0, 2 * _SHORT):
+            await trio.sleep(seconds)
+            grant = await store.lease(_request(held=[("run", lease.epoch)], lease=30.0))
+            check(dict(grant.held) == {"run": False}, "a run that nobody took was lost")
+            check(not grant.taken, "who has a run was given it")
+            check(not await _take(store), "a run that somebody has was given away")
+            await store.lease(_request(held=[("run", lease.epoch)], lease=_SHORT))
+        await store.save(checkpoint(), lease.epoch)
+
+    @case
+    async def test_limits_hold(self, store: Any) -> None:
+        """Of a graph with a limit as many are given as it says, over all who ask; others are not held up."""
+        for number in range(4):
+            await store.submit(checkpoint(f"limited {number}", step=0, graph="limited"), 0.0)
+        await store.submit(checkpoint("free", step=0), 0.0)
+        graphs, limits = ["limited", "graph"], {"limited": 2}
+        taken = await _take(store, graphs=graphs, limits=limits)
+        check([lease.run_id for lease in taken] == ["limited 0", "limited 1", "free"], f"given were {taken}")
+        check(not await _take(store, graphs=graphs, limits=limits), "more were given than the limit allows")
+        await store.finish("limited 0", taken[0].epoch, "completed", b"")
+        await store.release("limited 1", taken[1].epoch, Release(status="parked", delay=60.0))
+        again = await _take(store, graphs=graphs, limits=limits)
+        check([lease.run_id for lease in again] == ["limited 2", "limited 3"], "a place was not given on")
+
+    @case
+    async def test_a_run_left_behind_comes_before_others_under_its_limit(self, store: Any) -> None:
+        """The run of a lease that ended has a place, and is given before one that has none."""
+        for name in ("first", "second"):
+            await store.submit(checkpoint(name, step=0), 0.0)
+        taken = await _take(store, limits={"graph": 1}, lease=_SHORT)
+        check([lease.run_id for lease in taken] == ["first"], "the order is wrong")
+        await trio.sleep(2 * _SHORT)
+        check([lease.run_id for lease in await _take(store, limits={"graph": 1})] == ["first"], "not taken over")
+
+    @case
+    async def test_a_run_that_is_let_go_of_comes_back_when_due(self, store: Any) -> None:
+        """It is listed with its status and the reason; a delay of None is never, 0 at once."""
+        await store.submit(checkpoint(step=0), 0.0)
+        (lease,) = await _take(store)
+        await store.release("run", lease.epoch, Release(status="parked", delay=None, reason="a wait"))
+        (info,) = await store.list_runs()
+        check((info.status, info.reason) == ("parked", "a wait"), f"it is listed as {info}")
+        grant = await store.lease(_request())
+        check(not grant.taken and grant.next_due is None, "a run that waits for a signal was given")
+        await store.put_signal("run", "other", b"1")
+        check(not await _take(store), "another signal woke it")
+        await store.request_cancel("run")
+        check((await store.look("run")).status == "cancelled", "it was not cancelled")
+
+    @case
+    async def test_a_signal_wakes_who_waits_for_it(self, store: Any) -> None:
+        """Whether it comes before the run is let go of, or after."""
+        await store.submit(checkpoint(step=0), 0.0)
+        (lease,) = await _take(store)
+        for early in (False, True):
+            if early:
+                await store.put_signal("run", "go", b"early")
+            await store.release("run", lease.epoch, Release(status="parked", delay=None, waits_for="go"))
+            if not early:
+                await store.put_signal("run", "go", b"late")
+            (lease,) = await _take(store)
+            payload = await store.take_signal("run", lease.epoch, "go", f"wait {early}")
+            check(payload == (b"early" if early else b"late"), f"the signal was {payload}")
+
+    @case
+    async def test_a_signal_is_taken_once(self, store: Any) -> None:
+        """The oldest of its name first; a wait that asks again is given the same, by a later holder, too."""
+        await store.submit(checkpoint(step=0), 0.0)
+        for number in range(3):
+            await store.put_signal("run", "go", b"%d" % number)
+        await store.put_signal("run", "other", b"x")
+        (lease,) = await _take(store, lease=_SHORT)
+        first = [await store.take_signal("run", lease.epoch, "go", wait) for wait in ("a", "b", "a")]
+        check(first == [b"0", b"1", b"0"], f"taken were {first}")
+        await trio.sleep(2 * _SHORT)
+        (lease,) = await _take(store)
+        later = [await store.take_signal("run", lease.epoch, "go", wait) for wait in ("b", "c", "d", "a")]
+        check(later == [b"1", b"2", None, b"0"], f"taken later were {later}")
+
+    @case
+    async def test_signals_reach_runs_that_were_not_submitted(self, store: Any) -> None:
+        """Any run that is kept may wait; one that is not there takes none."""
+        epoch = await store.claim("run")
+        await store.put_signal("run", "go", b"1")
+        check(await store.take_signal("run", epoch, "go", "a") == b"1", "the signal was lost")
+        for call in (store.put_signal("gone", "go", b""), store.request_cancel("gone"), store.look("gone")):
+            await refused(call, CheckpointNotFoundError)
+        await refused(store.take_signal("gone", 1, "go", "a"), CheckpointConflictError)
+        await refused(store.look("run"), CheckpointNotFoundError)
+        await refused(store.request_cancel("run"), CheckpointNotFoundError)
+
+    @case
+    async def test_a_finished_run_stays_with_its_outcome(self, store: Any) -> None:
+        """Nobody takes it again, signals or cancels it."""
+        await store.submit(checkpoint(step=0), 0.0)
+        (lease,) = await _take(store)
+        await store.finish("run", lease.epoch, "failed", b"outcome", "it failed")
+        found = await store.look("run")
+        check((found.status, found.outcome, found.reason) == ("failed", b"outcome", "it failed"), f"it is {found}")
+        await store.request_cancel("run")
+        check((await store.look("run")).status == "failed", "a run that had ended was cancelled")
+        await refused(store.put_signal("run", "go", b""), CheckpointMismatchError)
+        grant = await store.lease(_request(held=[("run", lease.epoch)]))
+        check(not grant.taken and not grant.held and grant.next_due is None, f"it was given: {grant}")
+
+    @case
+    async def test_who_has_a_cancelled_run_is_told(self, store: Any) -> None:
+        """And letting go of it cancels it, whatever it was to wait for."""
+        await store.submit(checkpoint(step=0), 0.0)
+        (lease,) = await _take(store, lease=_SHORT)
+        await store.request_cancel("run")
+        grant = await store.lease(_request(held=[("run", lease.epoch)], lease=_SHORT))
+        check(dict(grant.held) == {"run": True}, "who has it was not told")
+        await trio.sleep(2 * _SHORT)
+        (later,) = await _take(store)
+        check(later.is_cancelled, "who took it over was not told")
+        await store.release("run", later.epoch, Release(status="parked", delay=0.0))
+        check((await store.look("run")).status == "cancelled", "it was not cancelled")
+
+    @case
+    async def test_a_deleted_run_is_gone(self, store: Any) -> None:
+        """With its signals and its place in the queue; the id is free again."""
+        await store.submit(checkpoint(step=0), 0.0)
+        await store.put_signal("run", "go", b"old")
+        await store.delete("run")
+        await refused(store.look("run"), CheckpointNotFoundError)
+        check(not await _take(store), "a deleted run was given")
+        await store.submit(checkpoint(step=0), 0.0)
+        (lease,) = await _take(store)
+        check(await store.take_signal("run", lease.epoch, "go", "a") is None, "an old signal is back")
+
+    @case
+    async def test_who_waits_for_a_change_is_woken(self, store: Any) -> None:
+        """By what is submitted, signalled, let go of and finished; a change between two waits is not missed."""
+        seen = await store.wait_for_change(None, 0.02)
+        await store.submit(checkpoint(step=0), 0.0)
+        seen = await store.wait_for_change(seen, 0.02)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.put_signal, "run", "go", b"")
+            seen = await store.wait_for_change(seen, 0.02)
+        with trio.move_on_after(0.1) as scope:
+            while True:
+                seen = await store.wait_for_change(seen, 0.02)
+        check(scope.cancelled_caught, "changes never end")
+
+    @case
+    async def test_leases_at_once_give_each_run_once(self, store: Any) -> None:
+        """However many ask."""
+        names = {f"run {number}" for number in range(12)}
+        for name in sorted(names):
+            await store.submit(checkpoint(name, step=0), 0.0)
+        taken: list[str] = []
+
+        async def take() -> None:
+            taken.extend([lease.run_id for lease in await _take(store, room=2)])
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(take)
+        check(len(taken) == len(set(taken)) == 12, f"taken were {sorted(taken)}")
+
+    @case
+    async def test_odd_names_are_names(self, store: Any) -> None:
+        """Of signals, waits and reasons."""
+        await store.submit(checkpoint(step=0), 0.0)
+        (lease,) = await _take(store)
+        for name in ODD_NAMES:
+            await store.put_signal("run", name, name.encode())
+        for name in ODD_NAMES:
+            found = await store.take_signal("run", lease.epoch, name, name)
+            check(found == name.encode(), f"the signal {name!r} was {found!r}")
+        await store.release("run", lease.epoch, Release(status="blocked", delay=0.0, reason=ODD_NAMES[0]))
+        infos: list[RunInfo] = await store.list_runs()
+        check(infos[0].reason == ODD_NAMES[0], f"the reason is {infos[0].reason!r}")
+
+    @case
+    async def test_a_second_store_serves_the_same_runs(self, store: Any) -> None:
+        """Where it is on the same storage: leases, signals and outcomes of one are the other's, too."""
+        async with self.open_store() as second:
+            await store.submit(checkpoint(step=0), 0.0)
+            if not await second.list_runs():
+                check(not self.durable, "what one store saved the other does not see")
+                return
+            seen = await store.wait_for_change(None, 0.02)
+            (lease,) = await _take(second)
+            check(not await _take(store), "one run was given to both")
+            seen = await store.wait_for_change(seen, 0.02)
+            await store.put_signal("run", "go", b"1")
+            check(await second.take_signal("run", lease.epoch, "go", "a") == b"1", "the signal was lost")
+            await second.finish("run", lease.epoch, "completed", b"outcome")
+            await store.wait_for_change(seen, 0.02)
+            check((await store.look("run")).outcome == b"outcome", "the outcome was lost")
+
+
+def _request(**changes: Any) -> LeaseRequest:
+    fields: dict[str, Any] = {"graphs": ["graph"], "room": 10, "limits": {}, "lease": 30.0}
+    return LeaseRequest(**{**fields, **changes})
+
+
+async def _take(store: ServiceStore, **changes: Any) -> list[Lease]:
+    """Return the runs that `store` gives.
+
+    Cancellation: passes through.
+    """
+    return list((await store.lease(_request(**changes))).taken)
