@@ -20,6 +20,9 @@ from trioflow.events import Event, EventType, Observer
 from trioflow.observers import MultiObserver, NoopObserver
 
 
+Addressed = tuple[Observer, bool]
+"""An observer, and whether it wants data."""
+
 @final
 class Emitter:
     """Emits the events of one run.
@@ -65,7 +68,7 @@ class Emitter:
             for each in _single_observers(observer)
         ]
         self._batchers = [each for each in self._observers if callable(getattr(each[0], "on_items", None))]
-        self.singles = [each for each in self._observers if each not in self._batchers]
+        self.singles: list[Addressed] = [each for each in self._observers if each not in self._batchers]
         self.batches: bool = bool(self._batchers)
         self._askers = _askers([each for each, _ in self.singles])
         self._announced_to = [each for each in self._observers if hasattr(each[0], "on_begin")]
@@ -101,7 +104,7 @@ class Emitter:
         data: dict[str, Any],
         private: Mapping[str, Any] | None = None,
         *,
-        to: "Sequence[Addressed] | None" = None,
+        to: Sequence[Addressed] | None = None,
     ) -> None:
         """Hand an event to the observers, or to some of them; `private` goes only to those who ask for data."""
         timestamp = time.time()
@@ -191,9 +194,6 @@ def completion_fields(error: BaseException | None, started: float) -> dict[str, 
         "duration": trio.current_time() - started,
     }
 
-
-Addressed = tuple[Observer, bool]
-"""An observer, and whether it wants data."""
 
 _Asker = tuple[Observer, Callable[[EventType], object]]
 

@@ -14,9 +14,9 @@ import trio
 
 try:
     import psycopg
-except ImportError as missing:
-    message = "the PostgreSQL store needs the extra 'postgres': pip install 'trioflow[postgres]'"
-    raise ImportError(message) from missing
+except ImportError as _missing:
+    _message = "the PostgreSQL store needs the extra 'postgres': pip install 'trioflow[postgres]'"
+    raise ImportError(_message) from _missing
 
 from trioflow._text import describe_error, one_line, quote
 from trioflow.checkpoint import _postgres_rows as rows
