@@ -19,7 +19,6 @@ from trioflow._text import describe_error, one_line
 from trioflow.events import Event, EventType, Observer
 from trioflow.observers import MultiObserver, NoopObserver
 
-
 Addressed = tuple[Observer, bool]
 """An observer, and whether it wants data."""
 
