@@ -3,7 +3,7 @@
 Plain methods that never block; who calls them has looked whether the run is there, and whose it is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import final
 
@@ -89,7 +89,7 @@ class Entries:
         room = request.room
         for entry in sorted(self._candidates(request, now), key=attrgetter("order")):
             limit = request.limits.get(entry.graph)
-            if room > 0 and (limit is None or self._running(entry.graph, now) < limit):
+            if room > 0 and (limit is None or self._running(entry.graph, now, request.refused) < limit):
                 room -= 1
                 entry.status, entry.waits_for, entry.reason = "running", None, None
                 entry.due = now + request.lease
@@ -117,9 +117,12 @@ class Entries:
             and entry.run_id not in held
         ]
 
-    def _running(self, graph: str, now: float) -> int:
+    def _running(self, graph: str, now: float, refused: Sequence[str]) -> int:
+        # One that was left behind keeps its place: whoever has it may come back, and it can only be taken over.
         return sum(
-            entry.graph == graph and entry.status == "running" and (entry.due or 0) > now
+            entry.graph == graph
+            and entry.status == "running"
+            and ((entry.due or 0) > now or entry.run_id in refused)
             for entry in self._entries.values()
         )
 

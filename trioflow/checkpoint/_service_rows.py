@@ -60,7 +60,11 @@ _SELECT_DUE = (
     " AND run NOT IN (SELECT number FROM runs WHERE run_id IN (SELECT value FROM json_each(?)))"
     " ORDER BY due, run LIMIT ?"
 )
-_COUNT_RUNNING = "SELECT count(*) FROM service_runs WHERE graph = ? AND (status = 'running') = 1 AND due > ?"
+# One that was left behind keeps its place: whoever has it may come back, and it can only be taken over.
+_COUNT_RUNNING = (
+    "SELECT count(*) FROM service_runs WHERE graph = ? AND (status = 'running') = 1"
+    " AND (due > ? OR run IN (SELECT number FROM runs WHERE run_id IN (SELECT value FROM json_each(?))))"
+)
 _NEXT_DUE = (
     "SELECT min(due) FROM (SELECT min(due) AS due FROM service_runs"
     " WHERE graph = ?1 AND (status = 'running') = 0 AND due > ?2"
@@ -129,13 +133,14 @@ def _find(db: apsw.Connection, run_id: str) -> Any:
 def _due(db: apsw.Connection, request: LeaseRequest, now: float) -> Sequence[tuple[int, str, str, bool]]:
     """Return number, id, graph and whether it is cancelled of the runs to take, in their order."""
     passed = json.dumps([*request.refused, *(run_id for run_id, _ in request.held)])
+    refused = json.dumps([*request.refused])
     left_behind: list[tuple[int, str, str, bool]] = []
     due: list[Any] = []
     for graph in request.graphs:
         limit = request.limits.get(graph)
         room = request.room
         if limit is not None:
-            room = min(room, limit - cast("int", db.execute(_COUNT_RUNNING, (graph, now)).get))
+            room = min(room, limit - cast("int", db.execute(_COUNT_RUNNING, (graph, now, refused)).get))
         if room <= 0:
             continue
         rows: Any = list(db.execute(_SELECT_LEFT_BEHIND, (graph, now, passed, room)))

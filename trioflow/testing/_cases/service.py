@@ -133,6 +133,8 @@ class ServiceCases(StoreCases):
         taken = await _take(store, limits={"graph": 1}, lease=_SHORT)
         check([lease.run_id for lease in taken] == ["first"], "the order is wrong")
         await trio.sleep(2 * _SHORT)
+        held = await _take(store, limits={"graph": 1}, refused=["first"])
+        check(not held, "who cannot make the run that was left behind was given another in its place")
         check([lease.run_id for lease in await _take(store, limits={"graph": 1})] == ["first"], "not taken over")
 
     @case
