@@ -204,7 +204,7 @@ async def test_calls_on_an_executor_of_the_callers_are_abandoned(engine):
     with trio.move_on_after(0.2) as scope:
         await process_parallel([0.5] * 8, on_executor(engine, calls.nap), config=QUIET)
     assert scope.cancelled_caught
-    assert trio.current_time() - scope.deadline < 0.25
+    assert trio.current_time() - scope.deadline < 1.5  # all calls would take 2 s
     assert await on_executor(engine, calls.square)(2) == 4
 
 

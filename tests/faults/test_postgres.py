@@ -118,10 +118,10 @@ def looked_up(monkeypatch):
 async def test_sessions_that_are_ended_during_commits_cost_nothing(postgres_server, url, schema, looked_up):
     random_ = random.Random(SEED)
     end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'trioflow'"
-    with postgres_server.connect() as db, Background(lambda: terminate(db, end, random_)) as ended:
-        async with PostgresStore(url) as store:
-            epoch, step = await store.claim("run"), 0
-            while ended.count < TERMINATIONS:
+    async with PostgresStore(url) as store:
+        epoch, step = await store.claim("run"), 0
+        with postgres_server.connect() as db, Background(lambda: terminate(db, end, random_)) as ended:
+            while step < 3 or ended.count < TERMINATIONS:
                 step += 1
                 await store.save(checkpoint(step, random_.randbytes(random_.randrange(20_000))), epoch)
                 await store.save_items("run", epoch, [(f"{step} {n}", str(n).encode()) for n in range(BATCH)])
@@ -140,7 +140,7 @@ async def test_sessions_that_are_ended_during_commits_cost_nothing(postgres_serv
 
 
 def terminate(db, query, random_):
-    time.sleep(random_.uniform(0, 0.03))
+    time.sleep(random_.uniform(0, 0.05))
     return db.execute(query).fetchone()[0]
 
 

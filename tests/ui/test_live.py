@@ -163,7 +163,7 @@ async def is_never_held(work):
     """Whether some attempt of a few never holds the loop for long: the machine may be at something else."""
     for _ in range(4):
         _, longest = await longest_hold(work)
-        if longest < 0.05:
+        if longest < 0.1:
             return True
     return False
 
