@@ -67,7 +67,7 @@ def docs(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure the engine against its peers, as ratios in one run."""
     install(session, "bench", "tests")
-    questions = ("engine", "cliffs", "policies", "graph", "state", "durable", "hub", "executors", "observers")
+    questions = ("engine", "cliffs", "policies", "graph", "state", "durable", "hub", "executors", "observers", "service")
     for question in questions:
         session.run("python", f"benchmarks/bench_{question}.py", *session.posargs)
     session.run("python", "benchmarks/bench_import.py")
