@@ -84,7 +84,7 @@ async def wait(state: State) -> State:
 
 
 def service_config(**fields: Any) -> ServiceConfig:
-    return ServiceConfig(**({"poll": POLL, "park_after": 0.0, "observer": "noop"} | fields))
+    return ServiceConfig(**({"poll": POLL, "park_after": 0.01, "observer": "noop"} | fields))
 
 
 async def make_runs(url: str) -> float:
