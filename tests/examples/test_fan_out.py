@@ -101,7 +101,7 @@ async def test_calls_that_all_fail_are_counted_by_message(examples):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to one process on Windows")
 @pytest.mark.parametrize("before", [[], IGNORING_SIGINT], ids=["", "ignored before"])
-async def test_ctrl_c_ends_it_with_the_account_of_what_completed(examples, before):
+async def test_ctrl_c_ends_it_with_the_account_of_what_completed(tracebacks, examples, before):
     async with trio.open_nursery() as nursery:
         demo = [*before, *command(examples, "--count", 100, "--workers", 2)]
         process = await nursery.start(start_demo, demo)
@@ -116,7 +116,7 @@ async def test_ctrl_c_ends_it_with_the_account_of_what_completed(examples, befor
     assert process.returncode == 130
     assert counted["unfinished"] > 0
     assert counted["calls"] == counted["succeeded"] + counted["failed"] + counted["unfinished"] == 100
-    assert b"Traceback" not in output
+    assert not tracebacks(output), output
 
 
 async def start_demo(demo: list[str], *, task_status: trio.TaskStatus[trio.Process]) -> None:
