@@ -29,17 +29,21 @@ class Notifications:
         link: makes the connection.
         channel: where it listens.
         note: called when something has, or may have, changed.
+        own: returns the number of the server's process whose changes are noted without it.
 
     Attributes:
         is_taken: whether a task waits.
     """
 
-    __slots__ = ("_channel", "_db", "_link", "_note", "_schema", "is_taken")
+    __slots__ = ("_channel", "_db", "_link", "_note", "_own", "_schema", "is_taken")
 
-    def __init__(self, link: Link, channel: str, note: Callable[[], object]) -> None:
+    def __init__(
+        self, link: Link, channel: str, note: Callable[[], object], own: Callable[[], int | None]
+    ) -> None:
         self._link = link
         self._channel = channel
         self._note = note
+        self._own = own
         self._db: Connection | None = None
         self._schema = b""
         self.is_taken = False
@@ -99,11 +103,15 @@ class Notifications:
     def _read(self) -> None:
         if self._db is None:
             return
+        changed = False
         try:
             self._db.pgconn.consume_input()
             while (notification := self._db.pgconn.notifies()) is not None:
-                if notification.extra == self._schema:
-                    self._note()
+                changed = changed or (
+                    notification.extra == self._schema and notification.be_pid != self._own()
+                )
+            if changed:
+                self._note()
         except psycopg.Error:
             self._close()
             self._note()

@@ -40,7 +40,7 @@ __all__ = (
     "save",
     "save_items",
     "shown",
-    "take",
+    "take_inside",
     "vacuum",
 )
 
@@ -78,7 +78,7 @@ _TAKE_RUN = """
 """
 _SELECT_INSIDE = """
     WITH RECURSIVE inside(number) AS (
-        SELECT number FROM trioflow_runs WHERE parent = %s
+        SELECT number FROM trioflow_runs WHERE parent = ANY(%s)
         UNION SELECT run.number FROM trioflow_runs AS run JOIN inside ON run.parent = inside.number
     )
     SELECT number FROM inside ORDER BY number
@@ -248,7 +248,10 @@ def claim(db: Connection, run_id: str, parent: tuple[str, int] | None, *, tried:
         _check_whole(run, run_id)
         if run.parent != holder:
             raise foreign_child(run_id, _name_of(db, run.parent))
-        tried.epoch = take(db, run, run_id)
+        # Whoever worked inside the run did so for its former holder.
+        take_inside(db, [run.number])
+        tried.epoch = next_epoch(db)
+        db.execute(_TAKE_RUN, {"epoch": tried.epoch, "now": time.time(), "number": run.number})
     return tried.epoch
 
 
@@ -259,29 +262,20 @@ def add_run(db: Connection, run_id: str, epoch: int, parent: int | None = None) 
     return int(added[0][0]) if added else None
 
 
-def take(db: Connection, run: Run, run_id: str) -> int:
-    """Give a run that is locked, and those inside it, a new epoch, and return that.
-
-    Raises:
-        CheckpointCorruptError: its entry is damaged.
-    """
-    _check_whole(run, run_id)
-    # Whoever worked inside the run did so for its former holder.
-    inside = _lock_inside(db, run.number)
+def take_inside(db: Connection, numbers: Sequence[int]) -> None:
+    """Give the runs inside those that are locked epochs that nobody knows."""
+    inside = _lock_inside(db, numbers)
     if inside:
         db.execute(_TAKE_INSIDE, (inside,))
-    epoch = next_epoch(db)
-    db.execute(_TAKE_RUN, {"epoch": epoch, "now": time.time(), "number": run.number})
-    return epoch
 
 
-def _lock_inside(db: Connection, number: int) -> list[int]:
-    """Lock the runs inside a run that is locked, and return their numbers.
+def _lock_inside(db: Connection, numbers: Sequence[int]) -> list[int]:
+    """Lock the runs inside runs that are locked, and return their numbers.
 
     A run can be put inside one only by who has locked that: the same ones found twice are all there are.
     """
     locked: list[int] = []
-    while (inside := [each for (each,) in ask(db, _SELECT_INSIDE, (number,))]) != locked:
+    while (inside := [each for (each,) in ask(db, _SELECT_INSIDE, (list(numbers),))]) != locked:
         db.execute(_LOCK_INSIDE, (inside,))
         locked = inside
     return locked
@@ -445,7 +439,7 @@ def delete(db: Connection, run_id: str, epoch: int | None, *, tried: Tried) -> N
             # The one that was to go is gone, and somebody has begun another of the same name.
             return
         tried.number = run.number
-        numbers = {"numbers": [run.number, *_lock_inside(db, run.number)]}
+        numbers = {"numbers": [run.number, *_lock_inside(db, [run.number])]}
         try:
             with db.transaction():
                 db.execute(_DELETE, numbers)

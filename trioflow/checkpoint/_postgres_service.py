@@ -8,7 +8,7 @@ A connection that is lost leaves its transaction of unknown fate. All of this ca
 number that is remembered (`Tried`), and runs that were taken for nobody come back when their lease ends.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, LiteralString
 
 from trioflow.checkpoint import _postgres_rows as rows
@@ -27,10 +27,11 @@ from trioflow.checkpoint.service_protocol import (
     Release,
     ServiceRun,
 )
-from trioflow.errors import CheckpointConflictError, CheckpointCorruptError
+from trioflow.errors import CheckpointConflictError
 
 __all__ = (
     "CHANNEL",
+    "ended",
     "finish",
     "lease",
     "look",
@@ -76,10 +77,45 @@ _COUNT_RUNNING = """
     WHERE graph = %(graph)b AND (status = 'running') AND (due > %(now)s OR name = ANY(%(refused)b))
 """
 _NEXT_DUE = "SELECT min(due) FROM trioflow_service WHERE graph = ANY(%b) AND due > %s"
-_PROLONG = "UPDATE trioflow_service SET due = %s WHERE run = %s"
-_TAKE = (
-    "UPDATE trioflow_service SET status = 'running', due = %s, waits_for = NULL, reason = NULL WHERE run = %s"
+_SELECT_GOING = (
+    "SELECT name FROM trioflow_runs JOIN trioflow_service ON run = number"
+    " WHERE name = ANY(%b) AND status NOT IN ('completed', 'failed', 'cancelled')"
 )
+_PROLONG = "UPDATE trioflow_service SET due = %s WHERE run = %s"
+_PROLONG_HELD = """
+    WITH held AS (
+        SELECT run.number, run.name, service.is_cancelled
+        FROM unnest(%(names)b::bytea[], %(epochs)s::bigint[]) AS given(name, epoch)
+            JOIN trioflow_runs AS run ON run.name = given.name AND run.epoch = given.epoch
+            JOIN trioflow_service AS service ON service.run = run.number
+        WHERE service.status = 'running' AND run.seal = trioflow_seal(run.name, run.run_id, run.epoch,
+            run.last_step, run.items, run.created_at, run.updated_at, run.parent)
+    ), prolonged AS (
+        UPDATE trioflow_service AS service SET due = %(until)s FROM held
+        WHERE service.run = held.number AND service.due < %(worn)s
+    )
+    SELECT name, is_cancelled FROM held
+"""
+_LOCK_DUE = """
+    SELECT run.number, run.seal = trioflow_seal(run.name, run.run_id, run.epoch, run.last_step, run.items,
+        run.created_at, run.updated_at, run.parent)
+    FROM trioflow_runs AS run JOIN trioflow_service AS service ON service.run = run.number
+    WHERE run.number = ANY(%s) AND service.due <= %s
+    ORDER BY run.number FOR UPDATE
+"""
+_TAKE = """
+    WITH drawn AS (
+        SELECT number, nextval('trioflow_epoch') AS epoch FROM unnest(%(numbers)s::bigint[]) AS number
+    ), taken AS (
+        UPDATE trioflow_runs AS run SET epoch = drawn.epoch, updated_at = %(now)s::float8,
+            seal = trioflow_seal(run.name, run.run_id, drawn.epoch, run.last_step, run.items, run.created_at,
+                %(now)s::float8, run.parent)
+        FROM drawn WHERE run.number = drawn.number
+    )
+    UPDATE trioflow_service AS service SET status = 'running', due = %(until)s::float8, waits_for = NULL,
+        reason = NULL
+    FROM drawn WHERE service.run = drawn.number RETURNING drawn.number, drawn.epoch, service.is_cancelled
+"""
 _RELEASE = "UPDATE trioflow_service SET status = %s, due = %s, waits_for = %b, reason = %b WHERE run = %s"
 _END = (
     "UPDATE trioflow_service SET status = %s, due = NULL, waits_for = NULL, reason = %b, seal_of_outcome = %b,"
@@ -119,24 +155,27 @@ def lease(db: Connection, request: LeaseRequest, *, tried: Tried) -> LeaseGrant:
     with db.transaction():
         ask(db, _TURN)
         now = _now(db)
-        held = dict(_prolonged(db, request, now))
-        taken = [each for run in _due(db, request, now) if (each := _taken(db, run, now, request.lease))]
+        held = _prolonged(db, request, now)
+        taken = _taken(db, _due(db, request, now), now, request.lease)
         if taken:
             ask(db, _NOTIFY)
         due = ask(db, _NEXT_DUE, ([graph.encode() for graph in request.graphs], now))[0][0]
     return LeaseGrant(held=held, taken=taken, next_due=None if due is None else due - now)
 
 
-def _prolonged(db: Connection, request: LeaseRequest, now: float) -> Iterator[tuple[str, bool]]:
-    for run_id, epoch in request.held:
-        run = find_locked(db, run_id)
-        row = None if run is None or not run.whole or run.epoch != epoch else _entry(db, run.number)
-        if row is None or row["status"] != "running":
-            continue
+def _prolonged(db: Connection, request: LeaseRequest, now: float) -> Mapping[str, bool]:
+    """Prolong the leases that are held; return which still are, and whether they are to be cancelled."""
+    if not request.held:
+        return {}
+    held = {lookup_name(run_id): (run_id, epoch) for run_id, epoch in request.held}
+    values = {
+        "names": list(held),
+        "epochs": [epoch for _, epoch in held.values()],
+        "until": now + request.lease,
         # A lease that is nearly whole is not worth a write.
-        if row["due"] - now < request.lease * _FRESH:
-            _do(db, _PROLONG, now + request.lease, row["run"])
-        yield run_id, row["is_cancelled"]
+        "worn": now + request.lease * _FRESH,
+    }
+    return {held[name][0]: is_cancelled for name, is_cancelled in ask(db, _PROLONG_HELD, values)}
 
 
 def _due(db: Connection, request: LeaseRequest, now: float) -> Sequence[tuple[int, str, str]]:
@@ -159,22 +198,25 @@ def _due(db: Connection, request: LeaseRequest, now: float) -> Sequence[tuple[in
     return [*left_behind, *((number, run_id, graph) for _, number, run_id, graph in sorted(due))][: request.room]
 
 
-def _taken(db: Connection, found: tuple[int, str, str], now: float, seconds: float) -> Lease | None:
-    number, run_id, graph = found
-    run = find_locked(db, run_id)
-    if run is None or run.number != number:
-        return None  # it was deleted meanwhile
-    row = _entry(db, number)
-    if row is None or row["due"] is None or row["due"] > now:
-        return None  # or somebody has let go of it, or ended it
-    try:
-        epoch = rows.take(db, run, run_id)
-    except CheckpointCorruptError:
-        # It keeps nobody from the others; a list of runs says that it is damaged.
-        _do(db, _RELEASE, "blocked", None, None, b"what is kept of it is damaged", number)
-        return None
-    _do(db, _TAKE, now + seconds, number)
-    return Lease(run_id=run_id, graph=graph, epoch=epoch, is_cancelled=row["is_cancelled"])
+def _taken(db: Connection, found: Sequence[tuple[int, str, str]], now: float, seconds: float) -> list[Lease]:
+    """Claim these runs, but those that were deleted, let go of or ended meanwhile, and return their leases."""
+    numbers = [number for number, _, _ in found]
+    if not numbers:
+        return []
+    # Whoever worked inside a run did so for its former holder.
+    locked = ask(db, _LOCK_DUE, (numbers, now))
+    rows.take_inside(db, [number for number, whole in locked if whole])
+    values = {"numbers": [number for number, whole in locked if whole], "now": now, "until": now + seconds}
+    taken = {number: (epoch, is_cancelled) for number, epoch, is_cancelled in ask(db, _TAKE, values)}
+    for number, whole in locked:
+        if not whole:
+            # It keeps nobody from the others; a list of runs says that it is damaged.
+            _do(db, _RELEASE, "blocked", None, None, b"what is kept of it is damaged", number)
+    return [
+        Lease(run_id=run_id, graph=graph, epoch=taken[number][0], is_cancelled=taken[number][1])
+        for number, run_id, graph in found
+        if number in taken
+    ]
 
 
 def release(db: Connection, run_id: str, epoch: int, given: Release, *, tried: Tried) -> None:
@@ -287,6 +329,13 @@ def look(db: Connection, run_id: str) -> ServiceRun:
         reason=None if reason is None else shown(reason),
         outcome=outcome,
     )
+
+
+def ended(db: Connection, run_ids: Sequence[str]) -> list[str]:
+    """Return those of the runs that nothing more comes of."""
+    names = {lookup_name(run_id): run_id for run_id in run_ids}
+    going = {names[name] for (name,) in ask(db, _SELECT_GOING, (list(names),))}
+    return [run_id for run_id in run_ids if run_id not in going]
 
 
 _FIELDS = (

@@ -86,7 +86,10 @@ class PostgresStore:
         self._turns = trio.CapacityLimiter(1)
         self._changes = Changes()
         self._notifications = Notifications(
-            _link(url, read_only=True, bounds=self._bounds), _service.CHANNEL, self._changes.note
+            _link(url, read_only=True, bounds=self._bounds),
+            _service.CHANNEL,
+            self._changes.note,
+            lambda: self._link.process,
         )
 
     def __repr__(self) -> str:
@@ -214,6 +217,13 @@ class PostgresStore:
         Cancellation: nothing is changed.
         """
         return await self._read(_service.look, run_id)
+
+    async def ended(self, run_ids: Sequence[str]) -> list[str]:
+        """See `ServiceStore.ended`.
+
+        Cancellation: nothing is changed.
+        """
+        return await self._read(_service.ended, run_ids)
 
     async def wait_for_change(self, since: int | None, poll: float) -> int:
         """See `ServiceStore.wait_for_change`: the server notifies; without a connection for that it is asked.
