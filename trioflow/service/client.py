@@ -15,7 +15,7 @@ from trioflow._text import list_known, quote, show
 from trioflow.checkpoint.codec import LARGE, Codec, sealed
 from trioflow.checkpoint.protocol import Checkpoint
 from trioflow.checkpoint.registry import check_store
-from trioflow.checkpoint.service_protocol import ENDED, ServiceRun, ServiceStore
+from trioflow.checkpoint.service_protocol import ServiceRun, ServiceStore
 from trioflow.checkpoint.session import check_run_id, decode, encode, load_verified
 from trioflow.config import ServiceConfig
 from trioflow.config.checks import check_in_trio, check_instance, check_number, check_text
@@ -160,9 +160,8 @@ class ServiceClient:
         """
         check_in_trio()
         check_text("run_id", run_id)
-        while (run := await self._store.look(run_id)).status not in ENDED:
-            await self._endings.wait(run_id)
-        return await self._concluded(run)
+        await self._endings.wait(run_id)
+        return await self._concluded(await self._store.look(run_id))
 
     async def signal(self, run_id: str, name: str, payload: Any = None) -> None:
         """Send a run a signal; once this has returned the signal is not lost.
