@@ -67,8 +67,8 @@ def docs(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure the engine against its peers, as ratios in one run."""
     install(session, "bench", "tests")
-    questions = ("engine", "cliffs", "policies", "graph", "state", "durable", "hub", "executors", "observers")
-    for question in questions:
+    questions = "engine cliffs policies graph state durable hub executors observers service"
+    for question in questions.split():
         session.run("python", f"benchmarks/bench_{question}.py", *session.posargs)
     session.run("python", "benchmarks/bench_import.py")
     session.run("python", "benchmarks/check_whatif.py", "--check")

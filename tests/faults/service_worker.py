@@ -12,10 +12,10 @@ from trioflow import (
     ServiceConfig,
     StateGraph,
     durable_sleep,
+    get_checkpoint_store,
     open_service,
     wait_for_signal,
 )
-from trioflow.checkpoint.sqlite import SqliteStore
 
 LEASE, POLL = 1.5, 0.05
 
@@ -57,16 +57,16 @@ def graph_of(name, log):
     return graph
 
 
-async def main(path):
-    log = os.open(f"{path}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+async def main(url, path):
+    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     config = ServiceConfig(
         max_runs=8, limits={"limited": 3}, lease=LEASE, poll=POLL, park_after=0.15, observer="noop"
     )
-    async with SqliteStore(path) as store:
+    async with get_checkpoint_store(url) as store:
         async with open_service(store, [graph_of("free", log), graph_of("limited", log)], config=config):
             await trio.sleep_forever()
 
 
 if __name__ == "__main__":
-    trio.run(main, sys.argv[1])
+    trio.run(main, *sys.argv[1:])
 

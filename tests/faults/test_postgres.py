@@ -101,7 +101,7 @@ class Background:
 def looked_up(monkeypatch):
     """Return how often a write of unknown fate was looked up: [it had been kept, it had not]."""
     counts = [0, 0]
-    real = _postgres_rows._ask
+    real = _postgres_rows.ask
 
     def ask(db, query, *values):
         rows = real(db, query, *values)
@@ -111,7 +111,7 @@ def looked_up(monkeypatch):
             counts[rows == [(0,)]] += 1
         return rows
 
-    monkeypatch.setattr(_postgres_rows, "_ask", ask)
+    monkeypatch.setattr(_postgres_rows, "ask", ask)
     return counts
 
 

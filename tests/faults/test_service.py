@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from trioflow import State, service_client
-from trioflow.checkpoint.sqlite import SqliteStore
+from trioflow import State, get_checkpoint_store, service_client
 
 KILLS = int(os.environ.get("TRIOFLOW_SERVICE_KILLS", "10"))
 SEED = int(os.environ.get("TRIOFLOW_SEED", "1"))
@@ -36,15 +35,15 @@ pytestmark = [
 class Faults:
     """The processes, and what was done to them."""
 
-    def __init__(self, path, random_):
-        self.path, self.random = path, random_
+    def __init__(self, url, log, random_):
+        self.url, self.log, self.random = url, log, random_
         self.processes = [self.start() for _ in range(PROCESSES)]
         self.done = Counter()
         self.stops = []
         self.last = 0.0
 
     def start(self):
-        return subprocess.Popen([sys.executable, str(SCRIPT), str(self.path)], stderr=subprocess.PIPE)
+        return subprocess.Popen([sys.executable, str(SCRIPT), self.url, str(self.log)], stderr=subprocess.PIPE)
 
     async def one(self):
         number = self.random.randrange(PROCESSES)
@@ -90,12 +89,19 @@ async def use(client, random_, seconds):
             nursery.start_soon(one, number)
 
 
-async def test_each_run_completes_once_whatever_dies_when(tmp_path):
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def url(request, tmp_path):
+    if request.param == "PostgreSQL":
+        return request.getfixturevalue("postgres_server").url()
+    return f"sqlite:///{tmp_path / 'runs.db'}"
+
+
+async def test_each_run_completes_once_whatever_dies_when(tmp_path, url):
     random_ = random.Random(SEED)
-    path = tmp_path / "runs.db"
-    async with SqliteStore(path) as store:
+    log = tmp_path / "steps.log"
+    async with get_checkpoint_store(url) as store:
         await store.list_runs()
-        faults = Faults(path, random_)
+        faults = Faults(url, log, random_)
         try:
             client = service_client(store)
 
@@ -122,13 +128,13 @@ async def test_each_run_completes_once_whatever_dies_when(tmp_path):
             assert result.state["got"] == [None, None, f"{run_id}/0", None, f"{run_id}/1"]
         infos = await store.list_runs()
         assert Counter(info.status for info in infos) == {"completed": RUNS}
-        lines = [json.loads(line) for line in (await trio.Path(f"{path}.log").read_text()).splitlines()]
+        lines = [json.loads(line) for line in (await trio.Path(log).read_text()).splitlines()]
         again = await called_again(store, lines, faults.stops)
     # What stood still when the last process died goes on within a lease and a poll; the rest is the work itself.
     assert waited < LEASE + POLL + 10
     most = most_at_once(lines, faults.stops)
     assert most <= LIMIT
-    print(f"\nseed {SEED}: {RUNS} runs, {dict(faults.done)}, {again} steps begun again by who had lost the run, ", end="")
+    print(f"\n{url.partition(':')[0]}, seed {SEED}: {RUNS} runs, {dict(faults.done)}, {again} steps begun again by who had lost the run, ", end="")
     print(f"at most {most} limited runs at once, done {waited:.1f} s after the last fault")
 
 

@@ -179,6 +179,11 @@ class Entries:
             run_id=run_id, graph=entry.graph, status=entry.status, reason=entry.reason, outcome=entry.outcome
         )
 
+    def ended(self, run_ids: Sequence[str]) -> list[str]:
+        """Return those of the runs that nothing more comes of."""
+        entries = [(run_id, self._entries.get(run_id)) for run_id in run_ids]
+        return [run_id for run_id, entry in entries if entry is None or entry.status in ENDED]
+
     def _untaken(self, run_id: str) -> list[_Signal]:
         return [signal for signal in self._signals.get(run_id, ()) if signal.taken_by is None]
 

@@ -200,6 +200,11 @@ class Link:
         """Whether there is a connection that is not known to be lost."""
         return self._session is not None and not self._session.closed
 
+    @property
+    def process(self) -> int | None:
+        """The server's process for the connection; None where there is none."""
+        return self._session.info.backend_pid if self._session is not None and self.is_open else None
+
     def is_lost(self, error: Exception) -> bool:
         """Whether `error` says that there is no connection any more, or none yet; what is left of it is closed."""
         if not isinstance(error, psycopg.Error):

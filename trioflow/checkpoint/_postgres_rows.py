@@ -23,15 +23,24 @@ from trioflow.errors import CheckpointCorruptError
 
 __all__ = (
     "DAMAGE",
+    "SQL",
+    "Run",
     "Tried",
+    "add_run",
+    "ask",
     "claim",
     "delete",
+    "find_locked",
     "history",
     "list_runs",
     "load",
     "load_items",
+    "lookup_name",
+    "next_epoch",
     "save",
     "save_items",
+    "shown",
+    "take_inside",
     "vacuum",
 )
 
@@ -69,7 +78,7 @@ _TAKE_RUN = """
 """
 _SELECT_INSIDE = """
     WITH RECURSIVE inside(number) AS (
-        SELECT number FROM trioflow_runs WHERE parent = %s
+        SELECT number FROM trioflow_runs WHERE parent = ANY(%s)
         UNION SELECT run.number FROM trioflow_runs AS run JOIN inside ON run.parent = inside.number
     )
     SELECT number FROM inside ORDER BY number
@@ -168,8 +177,10 @@ _LOAD_ITEMS = """
 _SELECT_PAGE = """
     SELECT run.number, run.run_id, run.items, run.created_at, run.updated_at, parent.run_id, run.last_step,
         run.seal = trioflow_seal(run.name, run.run_id, run.epoch, run.last_step, run.items, run.created_at,
-            run.updated_at, run.parent)
+            run.updated_at, run.parent),
+        service.status, service.reason
     FROM trioflow_runs AS run LEFT JOIN trioflow_runs AS parent ON parent.number = run.parent
+        LEFT JOIN trioflow_service AS service ON service.run = run.number
     WHERE run.number > %s AND (run.last_step IS NOT NULL OR run.items > 0
         OR run.seal <> trioflow_seal(run.name, run.run_id, run.epoch, run.last_step, run.items, run.created_at,
             run.updated_at, run.parent))
@@ -187,10 +198,16 @@ _SELECT_DAMAGED = """
 """
 _DELETE = """
     WITH gone AS (DELETE FROM trioflow_steps WHERE run = ANY(%(numbers)s)),
-        lost AS (DELETE FROM trioflow_items WHERE run = ANY(%(numbers)s))
+        lost AS (DELETE FROM trioflow_items WHERE run = ANY(%(numbers)s)),
+        left_queue AS (DELETE FROM trioflow_service WHERE run = ANY(%(numbers)s)),
+        untaken AS (DELETE FROM trioflow_signals WHERE run = ANY(%(numbers)s))
     DELETE FROM trioflow_runs WHERE number = ANY(%(numbers)s)
 """
-_DELETE_RUNS = "DELETE FROM trioflow_runs WHERE number = ANY(%(numbers)s)"
+_DELETE_RUNS = """
+    WITH left_queue AS (DELETE FROM trioflow_service WHERE run = ANY(%(numbers)s)),
+        untaken AS (DELETE FROM trioflow_signals WHERE run = ANY(%(numbers)s))
+    DELETE FROM trioflow_runs WHERE number = ANY(%(numbers)s)
+"""
 
 
 class Tried(msgspec.Struct):
@@ -204,7 +221,7 @@ class Tried(msgspec.Struct):
     """The run that it was to forget."""
 
 
-class _Run(msgspec.Struct, frozen=True):
+class Run(msgspec.Struct, frozen=True):
     """The row of a run, as far as a writer has to know it."""
 
     number: int
@@ -217,46 +234,57 @@ class _Run(msgspec.Struct, frozen=True):
 
 def claim(db: Connection, run_id: str, parent: tuple[str, int] | None, *, tried: Tried) -> int:
     """Give the run, and those inside it, to the caller, and return the new epoch."""
-    now = time.time()
     with db.transaction():
         holder = None if parent is None else _held(db, *parent)
-        run = _find(db, _LOCK_RUN, run_id)
+        run = find_locked(db, run_id)
         if tried.again and tried.epoch is not None and run is not None and run.epoch >= tried.epoch:
             # The attempt before has claimed it, or somebody else has since, who goes on with it.
             return tried.epoch
         while run is None:
-            tried.epoch = _next_epoch(db)
-            added = {"epoch": tried.epoch, "now": now, "parent": holder}
-            if _ask(db, _ADD_RUN, {**_names(run_id), **added}):
+            tried.epoch = next_epoch(db)
+            if add_run(db, run_id, tried.epoch, holder) is not None:
                 return tried.epoch
-            run = _find(db, _LOCK_RUN, run_id)
+            run = find_locked(db, run_id)
         _check_whole(run, run_id)
         if run.parent != holder:
             raise foreign_child(run_id, _name_of(db, run.parent))
         # Whoever worked inside the run did so for its former holder.
-        inside = _lock_inside(db, run.number)
-        if inside:
-            db.execute(_TAKE_INSIDE, (inside,))
-        tried.epoch = _next_epoch(db)
-        db.execute(_TAKE_RUN, {"epoch": tried.epoch, "now": now, "number": run.number})
+        take_inside(db, [run.number])
+        tried.epoch = next_epoch(db)
+        db.execute(_TAKE_RUN, {"epoch": tried.epoch, "now": time.time(), "number": run.number})
     return tried.epoch
 
 
-def _lock_inside(db: Connection, number: int) -> list[int]:
-    """Lock the runs inside a run that is locked, and return their numbers.
+def add_run(db: Connection, run_id: str, epoch: int, parent: int | None = None) -> int | None:
+    """Add a run, and return its number; None where there is one of this id."""
+    values = {**_names(run_id), "epoch": epoch, "now": time.time(), "parent": parent}
+    added = ask(db, _ADD_RUN, values)
+    return int(added[0][0]) if added else None
+
+
+def take_inside(db: Connection, numbers: Sequence[int]) -> None:
+    """Give the runs inside those that are locked epochs that nobody knows."""
+    inside = _lock_inside(db, numbers)
+    if inside:
+        db.execute(_TAKE_INSIDE, (inside,))
+
+
+def _lock_inside(db: Connection, numbers: Sequence[int]) -> list[int]:
+    """Lock the runs inside runs that are locked, and return their numbers.
 
     A run can be put inside one only by who has locked that: the same ones found twice are all there are.
     """
     locked: list[int] = []
-    while (inside := [each for (each,) in _ask(db, _SELECT_INSIDE, (number,))]) != locked:
+    while (inside := [each for (each,) in ask(db, _SELECT_INSIDE, (list(numbers),))]) != locked:
         db.execute(_LOCK_INSIDE, (inside,))
         locked = inside
     return locked
 
 
-def _next_epoch(db: Connection) -> int:
+def next_epoch(db: Connection) -> int:
+    """Draw an epoch."""
     # A sequence: what was drawn is never given out again, whatever becomes of the transaction.
-    return int(_ask(db, "SELECT nextval('trioflow_epoch')")[0][0])
+    return int(ask(db, "SELECT nextval('trioflow_epoch')")[0][0])
 
 
 def save(db: Connection, checkpoint: Checkpoint, epoch: int, *, tried: Tried) -> None:
@@ -275,15 +303,15 @@ def save(db: Connection, checkpoint: Checkpoint, epoch: int, *, tried: Tried) ->
         "seal": seal_step(run_id, info, rest, checkpoint.state),
         "state": checkpoint.state,
     }
-    if tried.again and _ask(db, _IS_SAVED, values):
+    if tried.again and ask(db, _IS_SAVED, values):
         return
-    if not _ask(db, _SAVE, values):
+    if not ask(db, _SAVE, values):
         raise _refusal(db, run_id, epoch)
 
 
 def load(db: Connection, run_id: str, step: int | None) -> Checkpoint:
     """Return the checkpoint of a step, or the latest."""
-    rows = _ask(db, _LOAD, {**_names(run_id), "step": step})
+    rows = ask(db, _LOAD, {**_names(run_id), "step": step})
     if not rows:
         raise not_found(run_id, step)
     last_step, whole, *row = rows[0]
@@ -310,7 +338,7 @@ def history(db: Connection, run_id: str) -> list[CheckpointInfo]:
     """Return the steps that are kept, oldest first."""
     steps: list[CheckpointInfo] = []
     last_step = None
-    for last, whole, seal, *info in _ask(db, _HISTORY, (_short(run_id),)):
+    for last, whole, seal, *info in ask(db, _HISTORY, (lookup_name(run_id),)):
         _check_entry(run_id, whole=whole)
         last_step = last
         if seal is None:
@@ -338,11 +366,11 @@ def list_runs(db: Connection, after: str | None, limit: int | None) -> list[RunI
         db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         start = 0
         if after is not None:
-            found = _ask(db, "SELECT number FROM trioflow_runs WHERE name = %b", (_short(after),))
+            found = ask(db, "SELECT number FROM trioflow_runs WHERE name = %b", (lookup_name(after),))
             if not found:
                 raise not_found(after, None)
             start = found[0][0]
-        rows = _ask(db, _SELECT_PAGE, (start, limit))
+        rows = ask(db, _SELECT_PAGE, (start, limit))
         last = _last_steps(db, [(row[0], row[6]) for row in rows if row[6] is not None])
     return [_look(row, last.get(row[0])) for row in rows]
 
@@ -354,7 +382,7 @@ def _last_steps(db: Connection, wanted: Sequence[tuple[int, int]]) -> dict[int, 
     try:
         with db.transaction():
             runs, steps = zip(*wanted, strict=True)
-            return {run: row for run, *row in _ask(db, _SELECT_LAST, (LOOKED_AT, list(runs), list(steps)))}
+            return {run: row for run, *row in ask(db, _SELECT_LAST, (LOOKED_AT, list(runs), list(steps)))}
     except psycopg.Error as error:
         if error.sqlstate not in DAMAGE:
             raise
@@ -367,13 +395,15 @@ def _last_steps(db: Connection, wanted: Sequence[tuple[int, int]]) -> dict[int, 
 
 def _look(row: Sequence[Any], last: Sequence[Any] | None) -> RunInfo:
     """Return what is known of a run, which damage does not keep from being listed."""
-    _, name, items, created_at, updated_at, parent, last_step, whole = row
-    run_id = _shown(name)
+    _, name, items, created_at, updated_at, parent, last_step, whole, status, reason = row
+    run_id = shown(name)
     known: dict[str, Any] = {"graph": "", "kind": "", "status": "running", "step": 0, "forked_from": None}
     try:
         _check_entry(run_id, whole=whole)
         if last_step is not None:
             known |= _last_of(run_id, last_step, last)
+        if status is not None:
+            known |= {"status": status, "reason": None if reason is None else shown(reason)}
     except CheckpointCorruptError:
         # What is damaged in its rows makes it a damaged run, and no more is to be said of it.
         known["status"] = "corrupt"
@@ -382,7 +412,7 @@ def _look(row: Sequence[Any], last: Sequence[Any] | None) -> RunInfo:
         items=items,
         created_at=created_at,
         updated_at=updated_at,
-        parent=None if parent is None else _shown(parent),
+        parent=None if parent is None else shown(parent),
         **known,
     )
 
@@ -400,7 +430,7 @@ def _last_of(run_id: str, last_step: int, row: Sequence[Any] | None) -> dict[str
 def delete(db: Connection, run_id: str, epoch: int | None, *, tried: Tried) -> None:
     """Forget the run and those inside it, if the epoch, where one is given, is its latest."""
     with db.transaction():
-        run = _find(db, _LOCK_RUN, run_id)
+        run = find_locked(db, run_id)
         if run is None and epoch is None:
             run = _find_damaged(db, run_id)
         if run is None or epoch not in {None, run.epoch}:
@@ -409,7 +439,7 @@ def delete(db: Connection, run_id: str, epoch: int | None, *, tried: Tried) -> N
             # The one that was to go is gone, and somebody has begun another of the same name.
             return
         tried.number = run.number
-        numbers = {"numbers": [run.number, *_lock_inside(db, run.number)]}
+        numbers = {"numbers": [run.number, *_lock_inside(db, [run.number])]}
         try:
             with db.transaction():
                 db.execute(_DELETE, numbers)
@@ -420,11 +450,11 @@ def delete(db: Connection, run_id: str, epoch: int | None, *, tried: Tried) -> N
             db.execute(_DELETE_RUNS, numbers)
 
 
-def _find_damaged(db: Connection, run_id: str) -> _Run | None:
+def _find_damaged(db: Connection, run_id: str) -> Run | None:
     """Return the run that is listed under this id and is damaged: its name may be no text any more."""
-    for name, kept in _ask(db, _SELECT_DAMAGED):
-        if _shown(kept) == run_id:
-            return _Run(*_ask(db, _LOCK_RUN, (name,))[0])
+    for name, kept in ask(db, _SELECT_DAMAGED):
+        if shown(kept) == run_id:
+            return Run(*ask(db, _LOCK_RUN, (name,))[0])
     return None
 
 
@@ -433,7 +463,7 @@ def save_items(
 ) -> None:
     """Keep the items."""
     items = dict(batch)
-    keys = [_short(key) for key in items]
+    keys = [lookup_name(key) for key in items]
     names = zip(map(str.encode, items), keys, strict=True)
     values: dict[str, Any] = {
         **_names(run_id),
@@ -445,9 +475,9 @@ def save_items(
         "values": list(items.values()),
     }
     # All of a batch is there, or nothing.
-    if tried.again and items and _ask(db, _COUNT_SAVED, values) == [(len(items),)]:
+    if tried.again and items and ask(db, _COUNT_SAVED, values) == [(len(items),)]:
         return
-    if not _ask(db, _SAVE_ITEMS, values):
+    if not ask(db, _SAVE_ITEMS, values):
         raise _refusal(db, run_id, epoch)
 
 
@@ -455,12 +485,12 @@ def load_items(db: Connection, run_id: str) -> dict[str, bytes]:
     """Return the items by key."""
     found: dict[str, bytes] = {}
     count = 0
-    for items, whole, short, long, seal, value in _ask(db, _LOAD_ITEMS, (_short(run_id),)):
+    for items, whole, short, long, seal, value in ask(db, _LOAD_ITEMS, (lookup_name(run_id),)):
         _check_entry(run_id, whole=whole)
         count = items
         if short is None:
             break
-        key = _shown(short if long is None else long)
+        key = shown(short if long is None else long)
         if seal != seal_item(run_id, key, value):
             raise damaged(run_id, f"item {quote(key)} is not what was saved")
         found[key] = value
@@ -471,22 +501,28 @@ def load_items(db: Connection, run_id: str) -> dict[str, bytes]:
 
 def vacuum(db: Connection) -> None:
     """Give the space of what was deleted back to the disk."""
-    db.execute("VACUUM (FULL, ANALYZE) trioflow_runs, trioflow_steps, trioflow_items")
+    tables = "trioflow_runs, trioflow_steps, trioflow_items, trioflow_service, trioflow_signals"
+    db.execute(SQL("VACUUM (FULL, ANALYZE) ") + SQL(tables))
 
 
-def _ask(db: Connection, query: LiteralString, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
+def ask(db: Connection, query: LiteralString, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
     """Return the rows that `query` gives; in binary, which needs no escaping of bytes."""
     return db.execute(SQL(query), values, binary=True).fetchall()
 
 
-def _find(db: Connection, query: LiteralString, run_id: str) -> _Run | None:
-    rows = _ask(db, query, (_short(run_id),))
-    return _Run(*rows[0]) if rows else None
+def find_locked(db: Connection, run_id: str) -> Run | None:
+    """Return the row of the run, locked, if there is one."""
+    return _find(db, _LOCK_RUN, run_id)
+
+
+def _find(db: Connection, query: LiteralString, run_id: str) -> Run | None:
+    rows = ask(db, query, (lookup_name(run_id),))
+    return Run(*rows[0]) if rows else None
 
 
 def _held(db: Connection, run_id: str, epoch: int) -> int:
     """Lock a run that the caller has, and return its number."""
-    run = _find(db, _LOCK_RUN, run_id)
+    run = find_locked(db, run_id)
     if run is not None:
         _check_whole(run, run_id)
     if run is None or run.epoch != epoch:
@@ -502,7 +538,7 @@ def _refusal(db: Connection, run_id: str, epoch: int) -> Exception:
     return conflict(run_id, epoch, None if run is None else run.epoch)
 
 
-def _check_whole(run: _Run, run_id: str) -> None:
+def _check_whole(run: Run, run_id: str) -> None:
     _check_entry(run_id, whole=run.whole)
 
 
@@ -512,15 +548,15 @@ def _check_entry(run_id: str, *, whole: bool) -> None:
 
 
 def _name_of(db: Connection, number: int | None) -> str | None:
-    rows = _ask(db, "SELECT run_id FROM trioflow_runs WHERE number = %s", (number,))
-    return _shown(rows[0][0]) if rows else None
+    rows = ask(db, "SELECT run_id FROM trioflow_runs WHERE number = %s", (number,))
+    return shown(rows[0][0]) if rows else None
 
 
 def _names(run_id: str) -> dict[str, bytes]:
-    return {"name": _short(run_id), "run_id": run_id.encode()}
+    return {"name": lookup_name(run_id), "run_id": run_id.encode()}
 
 
-def _short(text: str) -> bytes:
+def lookup_name(text: str) -> bytes:
     """Return what a run or an item is found by: its name, or, where that is long, a digest, which is no text."""
     name = text.encode()
     return name if len(name) <= LONGEST_NAME else b"\xff" + hashlib.sha256(name).digest()
@@ -541,5 +577,6 @@ def _decoded(run_id: str, names: Sequence[str], values: Sequence[Any]) -> dict[s
         raise damaged(run_id, f"step {values[0]} is not what was saved") from error
 
 
-def _shown(name: bytes) -> str:
+def shown(name: bytes) -> str:
+    """Return the text of a name, also where it is damaged."""
     return name.decode(errors="backslashreplace")

@@ -51,6 +51,19 @@ MIGRATIONS: Sequence[SQL] = (
         )
     $$;
     """),
+    SQL("""
+    CREATE TABLE trioflow_service(
+        run bigint PRIMARY KEY, graph bytea NOT NULL, status text NOT NULL, due float8, waits_for bytea,
+        is_cancelled boolean NOT NULL DEFAULT false, reason bytea, seal_of_outcome bytea, outcome bytea
+    ) WITH (fillfactor = 50);
+    CREATE INDEX trioflow_service_by_due ON trioflow_service(graph, (status = 'running'), due)
+        WHERE due IS NOT NULL;
+    CREATE TABLE trioflow_signals(
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, run bigint NOT NULL, name bytea NOT NULL,
+        taken_by bytea, seal bytea NOT NULL, payload bytea NOT NULL
+    );
+    CREATE INDEX trioflow_signals_by_run ON trioflow_signals(run);
+    """),
 )
 """What makes version n + 1 of version n."""
 

@@ -30,6 +30,7 @@ from trioflow.errors import CheckpointCorruptError
 
 __all__ = (
     "data_version",
+    "ended",
     "finish",
     "lease",
     "look",
@@ -77,6 +78,10 @@ _RELEASE = "UPDATE service_runs SET status = ?, due = ?, waits_for = ?, reason =
 _END = (
     "UPDATE service_runs SET status = ?, due = NULL, waits_for = NULL, reason = ?, seal_of_outcome = ?,"
     " outcome = ? WHERE run = ?"
+)
+_SELECT_GOING = (
+    "SELECT run_id FROM runs JOIN service_runs ON run = number"
+    " WHERE run_id IN (SELECT value FROM json_each(?)) AND status NOT IN ('completed', 'failed', 'cancelled')"
 )
 _SIGNAL_THERE = "SELECT 1 FROM signals WHERE run = ? AND name = ? AND taken_by IS NULL LIMIT 1"
 _SELECT_SIGNAL = (
@@ -239,6 +244,12 @@ def look(db: apsw.Connection, run_id: str) -> ServiceRun:
     if outcome is not None and row[8] != seal_item(run_id, status, outcome):
         raise damaged(run_id, "what it ended with is not what was saved")
     return ServiceRun(run_id=run_id, graph=row[2], status=status, reason=row[7], outcome=outcome)
+
+
+def ended(db: apsw.Connection, run_ids: Sequence[str]) -> list[str]:
+    """Return those of the runs that nothing more comes of."""
+    going = {run_id for (run_id,) in db.execute(_SELECT_GOING, (json.dumps([*run_ids]),))}
+    return [run_id for run_id in run_ids if run_id not in going]
 
 
 def data_version(db: apsw.Connection) -> int:

@@ -273,6 +273,14 @@ class MemoryStore:
         await self._checkpoint()
         return self._entries.look(run_id)
 
+    async def ended(self, run_ids: Sequence[str]) -> list[str]:
+        """See `ServiceStore.ended`.
+
+        Cancellation: nothing is changed.
+        """
+        await self._checkpoint()
+        return self._entries.ended(run_ids)
+
     async def wait_for_change(self, since: int | None, poll: float) -> int:
         """See `ServiceStore.wait_for_change`; nobody has to poll.
 

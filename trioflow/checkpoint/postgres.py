@@ -20,11 +20,15 @@ except ImportError as _missing:
 
 from trioflow._text import describe_error, one_line, quote
 from trioflow.checkpoint import _postgres_rows as rows
+from trioflow.checkpoint import _postgres_service as _service
+from trioflow.checkpoint._changes import Changes
 from trioflow.checkpoint._postgres_link import Bounds, Link, Patience
+from trioflow.checkpoint._postgres_notify import Notifications
 from trioflow.checkpoint._postgres_schema import Connection
 from trioflow.checkpoint._users import OneRunAtATime
 from trioflow.checkpoint.memory import check_page
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo
+from trioflow.checkpoint.service_protocol import EndStatus, LeaseGrant, LeaseRequest, Release, ServiceRun
 from trioflow.config.checks import check_in_trio
 from trioflow.errors import CheckpointCorruptError, CheckpointError, CheckpointStoreError, ConfigError
 
@@ -48,7 +52,9 @@ _MEANINGS = {
 
 @final
 class PostgresStore:
-    """A `CheckpointStore` in a PostgreSQL database, reached when it is first used; its tables are made there.
+    """A `CheckpointStore` and `ServiceStore` in a PostgreSQL database, reached when it is first used.
+
+    Its tables are made there.
 
     ::
 
@@ -78,6 +84,13 @@ class PostgresStore:
         self._closing = threading.Event()
         self._user = OneRunAtATime()
         self._turns = trio.CapacityLimiter(1)
+        self._changes = Changes()
+        self._notifications = Notifications(
+            _link(url, read_only=True, bounds=self._bounds),
+            _service.CHANNEL,
+            self._changes.note,
+            lambda: self._link.process,
+        )
 
     def __repr__(self) -> str:
         return f"<PostgresStore {self._link.name}{', open' if self._link.is_open else ''}>"
@@ -147,6 +160,89 @@ class PostgresStore:
         """
         return await self._read(rows.load_items, run_id)
 
+    async def submit(self, checkpoint: Checkpoint, delay: float) -> None:
+        """See `ServiceStore.submit`.
+
+        Cancellation: waits until it is submitted, for two seconds; after that it was, whole, or it was not.
+        """
+        await self._change(_service.submit, checkpoint, delay)
+
+    async def lease(self, request: LeaseRequest) -> LeaseGrant:
+        """See `ServiceStore.lease`.
+
+        Cancellation: runs may have been taken; they come back when their lease ends.
+        """
+        return await self._write(_service.lease, request)
+
+    async def release(self, run_id: str, epoch: int, release: Release) -> None:
+        """See `ServiceStore.release`.
+
+        Cancellation: waits until it is let go of, for two seconds; after that it was, or it was not.
+        """
+        await self._change(_service.release, run_id, epoch, release)
+
+    async def finish(
+        self, run_id: str, epoch: int, status: EndStatus, outcome: bytes, reason: str | None = None
+    ) -> None:
+        """See `ServiceStore.finish`.
+
+        Cancellation: waits until it is kept, for two seconds; after that it was, whole, or it was not.
+        """
+        await self._change(_service.finish, (run_id, epoch), status, outcome, reason)
+
+    async def put_signal(self, run_id: str, name: str, payload: bytes) -> None:
+        """See `ServiceStore.put_signal`.
+
+        Cancellation: waits until it is kept, for two seconds; after that it was, or it was not.
+        """
+        await self._change(_service.put_signal, run_id, name, payload)
+
+    async def take_signal(self, run_id: str, epoch: int, name: str, wait: str) -> bytes | None:
+        """See `ServiceStore.take_signal`.
+
+        Cancellation: the signal may have been taken; the same wait is given it again.
+        """
+        return await self._write(_service.take_signal, run_id, epoch, name, wait)
+
+    async def request_cancel(self, run_id: str) -> None:
+        """See `ServiceStore.request_cancel`.
+
+        Cancellation: the cancellation was asked for, or not.
+        """
+        await self._change(_service.request_cancel, run_id)
+
+    async def look(self, run_id: str) -> ServiceRun:
+        """See `ServiceStore.look`.
+
+        Cancellation: nothing is changed.
+        """
+        return await self._read(_service.look, run_id)
+
+    async def ended(self, run_ids: Sequence[str]) -> list[str]:
+        """See `ServiceStore.ended`.
+
+        Cancellation: nothing is changed.
+        """
+        return await self._read(_service.ended, run_ids)
+
+    async def wait_for_change(self, since: int | None, poll: float) -> int:
+        """See `ServiceStore.wait_for_change`: the server notifies; without a connection for that it is asked.
+
+        Cancellation: nothing is changed.
+        """
+        self._user.check(self)
+        await trio.lowlevel.checkpoint()
+        if not self._notifications.is_open:
+            await self._notifications.wait(poll)
+        while since == self._changes.count:
+            if self._notifications.is_taken:
+                # One task waits for the server, and wakes the others; one of them goes on where it left.
+                with trio.move_on_after(poll):
+                    await self._changes.wait()
+            else:
+                await self._notifications.wait(poll)
+        return self._changes.count
+
     async def vacuum(self) -> None:
         """Give the space of what was deleted back to the disk; others wait meanwhile.
 
@@ -164,6 +260,7 @@ class PostgresStore:
         try:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._link.close, limiter=self._turns)
+                await self._notifications.aclose()
         finally:
             self._closing.clear()
         self._user.leave()
@@ -178,6 +275,15 @@ class PostgresStore:
             raise CheckpointStoreError(f"the store {quote(self._link.name)} was opened to be read only")
         tried = rows.Tried()
         return await self._call(partial(operation, tried=tried), tried, *args)
+
+    async def _change(self, operation: Callable[..., R], *args: object) -> R:
+        """Do what others wait for.
+
+        Cancellation: done, or not begun, or of unknown fate and whole.
+        """
+        result = await self._write(operation, *args)
+        self._changes.note()
+        return result
 
     async def _read(self, operation: Callable[..., R], *args: object) -> R:
         return await self._call(operation, rows.Tried(), *args)

@@ -208,6 +208,13 @@ class ServiceStore(CheckpointStore, Protocol):
         """
         ...
 
+    async def ended(self, run_ids: Sequence[str]) -> Sequence[str]:
+        """Return those of the runs that have ended, and those that were not submitted, or were deleted.
+
+        Cancellation: nothing is changed.
+        """
+        ...
+
     async def wait_for_change(self, since: int | None, poll: float) -> int:
         """Wait until something may have changed in the store since this method returned `since`.
 

@@ -211,6 +211,13 @@ class SqliteStore:
         """
         return await self._call(_service_rows.look, run_id)
 
+    async def ended(self, run_ids: Sequence[str]) -> list[str]:
+        """See `ServiceStore.ended`.
+
+        Cancellation: nothing is changed.
+        """
+        return await self._call(_service_rows.ended, run_ids)
+
     async def wait_for_change(self, since: int | None, poll: float) -> int:
         """See `ServiceStore.wait_for_change`: changes of this process wake, for those of others it looks.
 

@@ -15,7 +15,7 @@ from trioflow._text import list_known, quote, show
 from trioflow.checkpoint.codec import LARGE, Codec, sealed
 from trioflow.checkpoint.protocol import Checkpoint
 from trioflow.checkpoint.registry import check_store
-from trioflow.checkpoint.service_protocol import ENDED, ServiceRun, ServiceStore
+from trioflow.checkpoint.service_protocol import ServiceRun, ServiceStore
 from trioflow.checkpoint.session import check_run_id, decode, encode, load_verified
 from trioflow.config import ServiceConfig
 from trioflow.config.checks import check_in_trio, check_instance, check_number, check_text
@@ -23,6 +23,7 @@ from trioflow.errors import CheckpointNotFoundError, ConfigError, RunCancelledEr
 from trioflow.graph import State, StateGraph
 from trioflow.graph.state import is_state_type, state_codec
 from trioflow.outcomes import GraphResult
+from trioflow.service._endings import Endings
 from trioflow.service._made import RESUME
 from trioflow.service._outcomes import Completed, decode_outcome, rebuilt
 
@@ -37,6 +38,7 @@ _METHODS = (
     "take_signal",
     "request_cancel",
     "look",
+    "ended",
     "wait_for_change",
 )
 
@@ -72,12 +74,12 @@ class ServiceClient:
     Made by `service_client` only.
     """
 
-    __slots__ = ("_errors", "_graphs", "_poll", "_store")
+    __slots__ = ("_endings", "_errors", "_graphs", "_store")
 
     _store: ServiceStore
     _graphs: Mapping[str, StateGraph[Any]]
     _errors: Mapping[str, Exception]
-    _poll: float
+    _endings: Endings
 
     def __init__(self) -> None:
         raise TypeError("a ServiceClient is made by service_client")
@@ -91,7 +93,8 @@ class ServiceClient:
         poll: float = _POLL,
     ) -> "ServiceClient":
         self = cls.__new__(cls)
-        self._store, self._graphs, self._errors, self._poll = store, graphs, errors, poll
+        self._store, self._graphs, self._errors = store, graphs, errors
+        self._endings = Endings(store, poll)
         return self
 
     def __repr__(self) -> str:
@@ -157,12 +160,8 @@ class ServiceClient:
         """
         check_in_trio()
         check_text("run_id", run_id)
-        seen: int | None = None
-        while True:
-            seen = await self._store.wait_for_change(seen, self._poll)
-            run = await self._store.look(run_id)
-            if run.status in ENDED:
-                return await self._concluded(run)
+        await self._endings.wait(run_id)
+        return await self._concluded(await self._store.look(run_id))
 
     async def signal(self, run_id: str, name: str, payload: Any = None) -> None:
         """Send a run a signal; once this has returned the signal is not lost.

@@ -265,6 +265,19 @@ class ServiceCases(StoreCases):
         check(len(taken) == len(set(taken)) == 12, f"taken were {sorted(taken)}")
 
     @case
+    async def test_those_that_have_ended_are_named(self, store: Any) -> None:
+        """However they did; and those that nobody has submitted."""
+        for name in ("waits", "runs", "completed", "cancelled"):
+            await store.submit(checkpoint(name, step=0), 1e6 if name in {"waits", "cancelled"} else 0.0)
+        await store.request_cancel("cancelled")
+        leases = {lease.run_id: lease.epoch for lease in await _take(store)}
+        await store.finish("completed", leases["completed"], "completed", b"1")
+        asked = ["runs", "unknown", "cancelled", "waits", "completed"]
+        found = await store.ended(asked)
+        check(sorted(found) == ["cancelled", "completed", "unknown"], f"ended are {found}")
+        check(not await store.ended([]), "of none, some have ended")
+
+    @case
     async def test_odd_names_are_names(self, store: Any) -> None:
         """Of signals, waits and reasons."""
         await store.submit(checkpoint(step=0), 0.0)

@@ -1,0 +1,124 @@
+"""A connection of its own on which the server says that something has changed.
+
+One task at a time waits for it, on the loop: the socket becomes readable, and what is there is read at once.
+Where there is no connection, because the server is away or a proxy keeps none, a store is asked again and again.
+"""
+
+from collections.abc import Callable
+from typing import final
+
+import psycopg
+import trio
+from psycopg.sql import SQL, Identifier
+
+from trioflow.checkpoint._postgres_link import Link
+from trioflow.checkpoint._postgres_schema import Connection
+from trioflow.errors import CheckpointStoreError
+
+__all__ = ("Notifications",)
+
+LONGEST_SILENCE = 30.0
+"""Seconds without a notification after which a store looks all the same."""
+
+
+@final
+class Notifications:
+    """What the server notifies one store of.
+
+    Args:
+        link: makes the connection.
+        channel: where it listens.
+        note: called when something has, or may have, changed.
+        own: returns the number of the server's process whose changes are noted without it.
+
+    Attributes:
+        is_taken: whether a task waits.
+    """
+
+    __slots__ = ("_channel", "_db", "_link", "_note", "_own", "_schema", "is_taken")
+
+    def __init__(
+        self, link: Link, channel: str, note: Callable[[], object], own: Callable[[], int | None]
+    ) -> None:
+        self._link = link
+        self._channel = channel
+        self._note = note
+        self._own = own
+        self._db: Connection | None = None
+        self._schema = b""
+        self.is_taken = False
+
+    def __repr__(self) -> str:
+        return f"<Notifications: {'open' if self.is_open else 'closed'}>"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the server has been told to notify."""
+        return self._db is not None
+
+    async def wait(self, poll: float) -> None:
+        """Wait for a notification; where there can be none, for `poll` seconds.
+
+        Cancellation: nothing is lost.
+        """
+        if self.is_taken:
+            await trio.lowlevel.checkpoint()
+            return
+        self.is_taken = True
+        try:
+            if self._db is None:
+                await self._open(poll)
+            else:
+                with trio.move_on_after(LONGEST_SILENCE) as patience:
+                    await trio.lowlevel.wait_readable(self._db.fileno())
+                self._read()
+                if patience.cancelled_caught:
+                    self._note()  # the way to the server may be lost, which nobody says
+        finally:
+            self.is_taken = False
+
+    async def aclose(self) -> None:
+        """Close the connection; it is made again by the next wait.
+
+        Cancellation: the caller shields it.
+        """
+        self._close()
+        await trio.lowlevel.checkpoint()
+
+    async def _open(self, poll: float) -> None:
+        try:
+            self._db, self._schema = await trio.to_thread.run_sync(self._listen)
+        except (psycopg.Error, CheckpointStoreError):
+            # The store itself says what is wrong with the server when it is used.
+            self._close()
+            await trio.sleep(poll)
+        self._note()  # what came before it listened
+
+    def _listen(self) -> tuple[Connection, bytes]:
+        db = self._link.ready(trio.from_thread.check_cancelled)
+        db.execute(SQL("LISTEN {}").format(Identifier(self._channel)))
+        row = db.execute("SELECT current_schema()").fetchone()
+        return db, str(row[0] if row else "").encode()
+
+    def _read(self) -> None:
+        if self._db is None:
+            return
+        changed = False
+        try:
+            self._db.pgconn.consume_input()
+            while (notification := self._db.pgconn.notifies()) is not None:
+                changed = changed or (
+                    notification.extra == self._schema and notification.be_pid != self._own()
+                )
+            if changed:
+                self._note()
+        except psycopg.Error:
+            self._close()
+            self._note()
+
+    def _close(self) -> None:
+        if self._db is not None:
+            db, self._db = self._db, None
+            if not db.closed:
+                trio.lowlevel.notify_closing(db.fileno())
+        self._link.close()
