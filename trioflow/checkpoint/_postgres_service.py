@@ -137,12 +137,11 @@ def submit(db: Connection, checkpoint: Checkpoint, delay: float, *, tried: Tried
     """Keep a new run at its first step."""
     with db.transaction():
         run = find_locked(db, checkpoint.run_id)
-        if run is None:
-            epoch = next_epoch(db)
-            tried.number = rows.add_run(db, checkpoint.run_id, epoch)
-        elif tried.again and run.number == tried.number:
+        if run is not None and tried.again and run.number == tried.number:
             return
-        if run is not None or tried.number is None:
+        epoch = next_epoch(db)
+        tried.number = None if run is not None else rows.add_run(db, checkpoint.run_id, epoch)
+        if tried.number is None:
             raise already_there(checkpoint.run_id)
         rows.save(db, checkpoint, epoch, tried=Tried())
         _do(db, _INSERT, tried.number, checkpoint.graph.encode(), _now(db) + delay)
