@@ -3,6 +3,7 @@
 import os
 import signal
 from concurrent.futures import BrokenExecutor
+from contextlib import suppress
 
 import executor_calls as calls
 import pytest
@@ -98,10 +99,10 @@ async def test_ctrl_c_is_not_for_the_children():
                 got.append(await processor(1.0))
 
             nursery.start_soon(call)
-            with trio.fail_after(10):
-                while not child_processes() - others:  # noqa: ASYNC110 - of processes
-                    await trio.sleep(0.01)
-                await trio.sleep(0.7)
-            for child in child_processes() - others:
-                os.kill(child, signal.SIGINT)
-        assert len(got) == 1
+            # At any time: while Python starts in it, while it imports, and during the call.
+            while not got:
+                for child in child_processes() - others:
+                    with suppress(ProcessLookupError):
+                        os.kill(child, signal.SIGINT)
+                await trio.sleep(0.02)
+    assert len(got) == 1

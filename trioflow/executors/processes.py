@@ -12,8 +12,9 @@ import math
 import pickle
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final, overload
 
@@ -157,7 +158,8 @@ class _Process:
         # A daemon has no processes of its own, which nobody would kill with it.
         process = context.Process(target=_serve, args=(theirs,), name="trioflow process", daemon=True)
         try:
-            process.start()
+            with _sigint_blocked():
+                process.start()
         except BaseException:
             pipe.close()
             raise
@@ -214,10 +216,28 @@ def _end(processes: list[_Process]) -> None:
         process.reap(deadline)
 
 
+@contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Start processes that a Ctrl-C does not reach before they can ignore it: they inherit this thread's mask."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield  # Windows
+        return
+    from multiprocessing import resource_tracker  # noqa: PLC0415 - only those who use processes pay for it
+
+    resource_tracker.ensure_running()  # its start would unblock the signal again
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _serve(pipe: "Connection") -> None:
     """Make calls until the other end of the pipe is closed: what the process runs."""
     # Ctrl-C goes to all processes of a terminal; whoever started this one kills it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     while True:
         try:
             request: PackedRequest = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from our own parent
