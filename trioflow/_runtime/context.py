@@ -2,8 +2,8 @@
 
 Nothing is computed until somebody asks. What calls user code for a run (a worker of a fan-out, a chain, the
 runner of a graph, an agent of a hub) is a `Work`: it sets `working` to itself, once, in the task in which it calls
-that code, and its `context()` says, by `run_context`, what it has in hand. Between two pieces of work `context()`
-raises what `nothing_in_hand` gives. Tasks that the user's code starts inherit the variable.
+that code, and its `in_hand()` says what it has in hand. Between two pieces of work `in_hand()` raises what
+`nothing_in_hand` gives. Tasks that the user's code starts inherit the variable.
 
 `working` also says which run something is started in: `enclosing_run_id`, for `Event.parent`.
 """
@@ -13,7 +13,7 @@ import re
 import uuid
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 import trio
@@ -76,8 +76,31 @@ class RunContext(msgspec.Struct, frozen=True, dict=True):
             emitter.emit(EventType.CUSTOM, {"name": name, "data": data})
 
 
+class WorkInHand(NamedTuple):
+    """A piece of work, as cheap to make and to send to another process as a tuple."""
+
+    run_id: str
+    kind: str
+    """The source of the run's events."""
+    attempt: int
+    """Which attempt it is, from 1."""
+    name: str | None = None
+    """What the graph, agent or hub is called."""
+    node: str | None = None
+    item_index: int | None = None
+    step: int | None = None
+    """How many steps were complete."""
+    identity: str | int | None = None
+    """What the item is known by, where that is not its index."""
+
+
 class Work(Protocol):
     """Who calls user code for a run."""
+
+    @property
+    def emitter(self) -> Emitting | None:
+        """What emits the events of the run; None where the run is somewhere else."""
+        ...
 
     @property
     def run_id(self) -> str:
@@ -89,7 +112,7 @@ class Work(Protocol):
         """The number of the worker that it is; None for what is none."""
         ...
 
-    def context(self) -> RunContext:
+    def in_hand(self) -> WorkInHand:
         """Return what is in hand.
 
         Raises:
@@ -116,38 +139,17 @@ def current_run() -> RunContext:
     work = working.get(None)
     if work is None:
         raise nothing_in_hand()
-    return work.context()
+    context = context_of(work.in_hand())
+    cast("Any", context).__dict__["emitter"] = work.emitter
+    return context
 
 
-def run_context(
-    emitter: Emitting,
-    kind: str,
-    *,
-    attempt: int,
-    name: str | None = None,
-    node: str | None = None,
-    index: int | None = None,
-    step: int | None = None,
-    identity: str | int | None = None,
-) -> RunContext:
-    """Return the context of a piece of work.
-
-    Args:
-        emitter: the one of the run.
-        kind: the source of the run's events.
-        attempt: which attempt it is, from 1.
-        name: what the graph, agent or hub is called.
-        node: the node in hand.
-        index: the index of the item in hand.
-        step: how many steps were complete.
-        identity: what the item is known by, where that is not its index.
-    """
-    run_id = id_of(emitter)
+def context_of(work: WorkInHand) -> RunContext:
+    """Return the context of a piece of work, which cannot emit."""
+    run_id, kind, attempt, name, node, index, step, identity = work
     place = (kind, run_id, name, node, index if identity is None else identity, step)
     key = hashlib.blake2b(_encoder.encode(place), digest_size=16).hexdigest()
-    context = RunContext(run_id, kind, name, node, index, step, attempt, key)
-    cast("Any", context).__dict__["emitter"] = emitter
-    return context
+    return RunContext(run_id, kind, name, node, index, step, attempt, key)
 
 
 def nothing_in_hand() -> RuntimeError:

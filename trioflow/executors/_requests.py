@@ -19,10 +19,9 @@ from functools import partial
 from types import FunctionType, TracebackType
 from typing import Any, cast, final
 
-import msgspec
 import trio
 
-from trioflow._runtime.context import RunContext, nothing_in_hand, working
+from trioflow._runtime.context import WorkInHand, nothing_in_hand, working
 from trioflow._text import describe_error, one_line, quote
 from trioflow.config.checks import is_async
 from trioflow.errors import ConfigError, TransferError
@@ -32,7 +31,7 @@ Outcome = tuple[Any, BaseException | None]
 """The result, or the error."""
 
 Origin = tuple[tuple[Any, ...] | None, Headers | None]
-"""Where a call comes from: the fields of the `RunContext`, and the headers of the span."""
+"""Where a call comes from: the fields of the `WorkInHand`, and the headers of the span."""
 
 Call = tuple[tuple[Any, ...], dict[str, Any], Origin]
 """Positional arguments, keyword arguments, and where it comes from."""
@@ -343,17 +342,21 @@ class _Elsewhere:
     @property
     def run_id(self) -> str:
         """The id of the run."""
-        return self.context().run_id
+        return self.in_hand().run_id
 
     @property
     def worker(self) -> None:
         """It is no worker."""
 
-    def context(self) -> RunContext:
-        """Return the context, which cannot emit."""
+    @property
+    def emitter(self) -> None:
+        """Nobody there takes events."""
+
+    def in_hand(self) -> WorkInHand:
+        """Return the piece of work for which the call is made."""
         if self._fields is None:
             raise nothing_in_hand()
-        return RunContext(*self._fields)
+        return WorkInHand(*self._fields)
 
 
 def origin_of_call() -> Origin:
@@ -362,12 +365,12 @@ def origin_of_call() -> Origin:
 
 
 def _fields_of_current_run() -> tuple[Any, ...] | None:
-    """Return the fields of the `RunContext`; None outside of a run."""
+    """Return the fields of the `WorkInHand`; None outside of a run."""
     work = working.get(None)
     if work is None:
         return None
     try:
-        return msgspec.structs.astuple(work.context())
+        return tuple(work.in_hand())
     except RuntimeError:
         return None  # between two pieces of work
 

@@ -19,11 +19,10 @@ from trioflow._durable.steps import KeptSteps, Position, Steps, UnkeptSteps
 from trioflow._durable.waits import not_here
 from trioflow._runtime.calls import TURN, call_plain
 from trioflow._runtime.context import (
-    RunContext,
+    WorkInHand,
     is_changed,
     nothing_in_hand,
     reset_context,
-    run_context,
     task_name,
     working,
 )
@@ -111,18 +110,18 @@ class GraphRunner(Generic[S]):
     def worker(self) -> None:
         """It is no worker."""
 
-    def context(self) -> RunContext:
-        """Return what `current_run` says in the node in hand."""
+    @property
+    def emitter(self) -> Emitter:
+        """What emits the events of the run."""
+        return self.events.emitter
+
+    def in_hand(self) -> WorkInHand:
+        """Return the node in hand, for `current_run`."""
         if not self._node_in_hand:
             raise nothing_in_hand()
-        return run_context(
-            self.events.emitter,
-            "graph",
-            name=self._config.name,
-            node=self._node.name,
-            step=self._step,
-            attempt=self.attempts - self._attempts_before,
-        )
+        attempt = self.attempts - self._attempts_before
+        name, node = self._config.name, self._node.name
+        return WorkInHand(self.run_id, "graph", attempt, name=name, node=node, step=self._step)
 
     def begin_wait(self) -> tuple[KeptSteps[Any], str]:
         """See `WaitHost.begin_wait`: waits are numbered in each attempt at a node anew, as the node meets them."""

@@ -6,7 +6,7 @@ from typing import final
 
 import trio
 
-from trioflow._runtime.context import RunContext, id_of, run_context, working
+from trioflow._runtime.context import WorkInHand, id_of, working
 from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.errors import ErrorCollector
 from trioflow._runtime.resources import Resources, opened_in
@@ -151,22 +151,22 @@ class HubState:
 class _Handling:
     """What `current_run` knows of in a handler: the message that it has in hand."""
 
-    __slots__ = ("_emitter", "_message")
+    __slots__ = ("_message", "emitter")
 
     def __init__(self, emitter: Emitter, message: Message) -> None:
-        self._emitter = emitter
+        self.emitter = emitter
         self._message = message
 
     @property
     def run_id(self) -> str:
         """The id of the hub's run."""
-        return id_of(self._emitter)
+        return id_of(self.emitter)
 
     @property
     def worker(self) -> None:
         """It is no worker."""
 
-    def context(self) -> RunContext:
-        """Return the context of the message."""
+    def in_hand(self) -> WorkInHand:
+        """Return the message, for `current_run`."""
         message = self._message
-        return run_context(self._emitter, "hub", attempt=1, name=message.recipient, identity=message.id)
+        return WorkInHand(self.run_id, "hub", 1, name=message.recipient, identity=message.id)

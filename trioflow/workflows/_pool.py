@@ -22,7 +22,7 @@ import trio
 
 from trioflow._durable.items import Journal
 from trioflow._runtime.calls import TURN
-from trioflow._runtime.context import RunContext, id_of, nothing_in_hand, run_context, task_name, working
+from trioflow._runtime.context import WorkInHand, id_of, nothing_in_hand, task_name, working
 from trioflow._runtime.emitter import Emitter, status_of
 from trioflow._runtime.errors import ErrorCollector, foreign_cancelled, strip_cancelled
 from trioflow._runtime.policies import with_policies
@@ -70,12 +70,12 @@ class Worker(Generic[T]):
         told: whether its start was an event for observers that take many items at a time.
     """
 
-    __slots__ = ("_emitter", "attempts", "identity", "index", "item", "number", "observed", "started", "told")
+    __slots__ = ("attempts", "emitter", "identity", "index", "item", "number", "observed", "started", "told")
 
     def __init__(self, number: int, emitter: Emitter) -> None:
         self.number = number
         self.identity: str | None = None
-        self._emitter = emitter
+        self.emitter = emitter
         self.index = IDLE
         self.item: T = None  # type: ignore[assignment]  # set before it is read
         self.attempts = 0
@@ -88,19 +88,19 @@ class Worker(Generic[T]):
     @property
     def run_id(self) -> str:
         """The run's id."""
-        return id_of(self._emitter)
+        return id_of(self.emitter)
 
     @property
     def worker(self) -> int:
         """Its number."""
         return self.number
 
-    def context(self) -> RunContext:
-        """Return what `current_run` says of the item in hand."""
+    def in_hand(self) -> WorkInHand:
+        """Return the item in hand, for `current_run`."""
         if self.index == IDLE:
             raise nothing_in_hand()
         attempt = max(1, self.attempts)
-        return run_context(self._emitter, "parallel", attempt=attempt, index=self.index, identity=self.identity)
+        return WorkInHand(self.run_id, "parallel", attempt, item_index=self.index, identity=self.identity)
 
     def restart_clock(self) -> None:
         """Let an item begin now: before its first attempt it waited for the rate."""

@@ -13,12 +13,11 @@ from trioflow._durable.chains import ChainLog, KeptChain, UnkeptChain
 from trioflow._durable.stores import choose_store_for
 from trioflow._runtime.calls import TURN, call_plain
 from trioflow._runtime.context import (
-    RunContext,
+    WorkInHand,
     id_of,
     is_changed,
     nothing_in_hand,
     reset_context,
-    run_context,
     task_name,
     working,
 )
@@ -125,7 +124,7 @@ class _Chain(Generic[T, S]):
         self._state = initial
         self._processor = processor
         self._config = config
-        self._emitter = emitter
+        self.emitter = emitter
         self._active = emitter.active
         self._progress = progress
         self._total = len(items) if isinstance(items, Sized) else None
@@ -155,7 +154,7 @@ class _Chain(Generic[T, S]):
         self._log = log
         self.stand_at(steps, state)
         self._started = trio.current_time()
-        name = task_name(self._emitter, "chain", self._processor)
+        name = task_name(self.emitter, "chain", self._processor)
         errors = await run_in_child_task(self._make_steps, self._foreign, name)
         if isinstance(errors.worst(), NotAsyncError):
             allowed = "an async function, or a lambda that gives an awaitable"
@@ -209,17 +208,17 @@ class _Chain(Generic[T, S]):
     @property
     def run_id(self) -> str:
         """The run's id."""
-        return id_of(self._emitter)
+        return id_of(self.emitter)
 
     @property
     def worker(self) -> None:
         """It is no worker."""
 
-    def context(self) -> RunContext:
-        """Return what `current_run` says in the step in hand."""
+    def in_hand(self) -> WorkInHand:
+        """Return the step in hand, for `current_run`."""
         if self._item is _IDLE:
             raise nothing_in_hand()
-        return run_context(self._emitter, "chain", step=self._steps, attempt=self.attempts)
+        return WorkInHand(self.run_id, "chain", self.attempts, step=self._steps)
 
     # What a step decides: plain methods, each leaves the chain's state consistent.
 
@@ -263,7 +262,7 @@ class _Chain(Generic[T, S]):
                 "has_progress_callback": self._progress is not None,
                 "captures_intermediate_states": self._config.capture_intermediate_states,
             }
-            self._emitter.emit(EventType.CHAIN_START, data, {"state": self._state})
+            self.emitter.emit(EventType.CHAIN_START, data, {"state": self._state})
         self._log.start(self._emit_saved)
 
     def _emit_saved(self, step: int, node: str, status: str, size: int) -> None:
@@ -272,16 +271,16 @@ class _Chain(Generic[T, S]):
 
     def _emit(self, type: EventType, data: dict[str, Any]) -> None:
         if self._active:
-            self._emitter.emit(type, data)
+            self.emitter.emit(type, data)
 
     def _emit_retry(self, attempt: int, delay: float, error: Exception) -> None:
         if self._active:
             data = self._place() | {"attempt": attempt, "delay": delay} | error_fields(error)
-            self._emitter.emit(EventType.TASK_RETRY, data, {"item": self._item})
+            self.emitter.emit(EventType.TASK_RETRY, data, {"item": self._item})
 
     def _emit_step_start(self) -> None:
         self._step_started = trio.current_time()
-        self._emitter.emit(EventType.STEP_START, self._place(), {"item": self._item, "state": self._state})
+        self.emitter.emit(EventType.STEP_START, self._place(), {"item": self._item, "state": self._state})
 
     def _emit_step(
         self, place: dict[str, Any], error: BaseException | None, private: dict[str, Any]
@@ -289,11 +288,11 @@ class _Chain(Generic[T, S]):
         cause = error.__cause__ if isinstance(error, ChainError) else error
         data = place | completion_fields(cause, self._step_started)
         data["attempts"] = self.attempts
-        self._emitter.emit(EventType.STEP_COMPLETE, data, private)
+        self.emitter.emit(EventType.STEP_COMPLETE, data, private)
 
     def _emit_end(self, error: BaseException | None) -> None:
         if not self._active:
             return
         data = {"steps_completed": self._steps} | completion_fields(error, self._started)
-        data["observer_failures"] = self._emitter.observer_failures
-        self._emitter.emit(EventType.CHAIN_COMPLETE, data, {"state": self._state})
+        data["observer_failures"] = self.emitter.observer_failures
+        self.emitter.emit(EventType.CHAIN_COMPLETE, data, {"state": self._state})

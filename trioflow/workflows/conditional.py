@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar, final
 import trio
 
 from trioflow._runtime.calls import call_either, call_user
-from trioflow._runtime.context import RunContext, id_of, run_context, task_name, working
+from trioflow._runtime.context import WorkInHand, id_of, task_name, working
 from trioflow._runtime.emitter import Emitter, completion_fields
 from trioflow._runtime.errors import foreign_cancelled, run_in_child_task
 from trioflow._runtime.signals import NotAsyncError
@@ -118,7 +118,7 @@ class _Routing(Generic[S]):
         self, emitter: Emitter, state: S, predicate: Chooser[S], routes: Routes[S]
     ) -> None:
         self.attempts = 0
-        self._emitter = emitter
+        self.emitter = emitter
         self._state = state
         self._predicate = predicate
         self._routes = routes
@@ -130,15 +130,15 @@ class _Routing(Generic[S]):
     @property
     def run_id(self) -> str:
         """The run's id."""
-        return id_of(self._emitter)
+        return id_of(self.emitter)
 
     @property
     def worker(self) -> None:
         """It is no worker."""
 
-    def context(self) -> RunContext:
-        """Return what `current_run` says in the predicate and in the handler."""
-        return run_context(self._emitter, "conditional", attempt=1)
+    def in_hand(self) -> WorkInHand:
+        """Return the predicate or handler in hand, for `current_run`."""
+        return WorkInHand(self.run_id, "conditional", 1)
 
     @trio.lowlevel.enable_ki_protection
     async def execute(self) -> S:
@@ -146,7 +146,7 @@ class _Routing(Generic[S]):
 
         Cancellation: passes through.
         """
-        errors = await run_in_child_task(self._decide, self._foreign, task_name(self._emitter, "conditional"))
+        errors = await run_in_child_task(self._decide, self._foreign, task_name(self.emitter, "conditional"))
         worst = errors.worst()
         if isinstance(worst, NotAsyncError):
             handler = f"the handler of route {quote(self._route)}"
@@ -198,10 +198,10 @@ class _Routing(Generic[S]):
 
     def _begin(self, part: EventType) -> None:
         self._part = part
-        if self._emitter.active:
+        if self.emitter.active:
             self._started = trio.current_time()
-        if self._emitter.announces:
-            self._emitter.announce(part, {"route": self._route_name()}, {"state": self._state})
+        if self.emitter.announces:
+            self.emitter.announce(part, {"route": self._route_name()}, {"state": self._state})
 
     def _route_name(self) -> str | int | None:
         return self._route if isinstance(self._route, str | int | None) else show(self._route)
@@ -209,10 +209,10 @@ class _Routing(Generic[S]):
     def _emit_end(self, error: BaseException | None) -> None:
         """Emit how the part in hand ended."""
         part, self._part = self._part, None
-        if part is None or not self._emitter.active:
+        if part is None or not self.emitter.active:
             return
         cause = error.__cause__ if isinstance(error, ConditionalError) else error
         data = {"route": self._route_name(), **completion_fields(cause, self._started)}
         if part is EventType.ROUTE_SELECT:
             data["default"] = error is None and self._route not in self._routes.handlers
-        self._emitter.emit(part, data, {"state": self._state})
+        self.emitter.emit(part, data, {"state": self._state})
