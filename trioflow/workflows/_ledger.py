@@ -208,12 +208,10 @@ class Ledger(Generic[T, R]):
     def take_in(self) -> None:
         """Enter what has been recorded."""
         batch = self.results.batch
-        freed = 0
-        if self._live is not None or self.reports:
+        if self._streamed or self._live is not None or self.reports:
+            freed = 0
             while batch:
                 freed += not self._enter(batch.popleft())
-        elif self._streamed:
-            freed = self._enter_streamed()
         else:
             freed = len(batch)
             self._enter_all()
@@ -239,28 +237,6 @@ class Ledger(Generic[T, R]):
             else:
                 self._enter_failure(TaskOutcome(*record), item)
         batch.clear()
-
-    def _enter_streamed(self) -> int:
-        """Enter what only a consumer wants, which calls no code of a user's; return how many it will not take."""
-        batch = self.results.batch
-        settle, hand_out = self.unsettled.pop, self._put_in_order if self._ordered else self.done.batch.append
-        withheld = 0
-        for record in batch:
-            outcome = TaskOutcome(*record)
-            item = settle(outcome.index)
-            if outcome.error is not None:
-                self._enter_failure(outcome, item)
-                if not self._is_handed_out(outcome):
-                    withheld += 1
-                    continue
-            else:
-                self.completed += 1
-                if self._keep:
-                    self._indices.append(outcome.index)
-                    self._kept.append(outcome.result)  # type: ignore[arg-type]  # it has one
-            hand_out(outcome)
-        batch.clear()
-        return withheld
 
     def _enter(self, record: Record[T, R]) -> bool:
         """Enter one outcome, and hand it on; return whether a consumer will take it."""
