@@ -22,7 +22,7 @@ from trioflow.checkpoint.codec import sealed
 from trioflow.checkpoint.session import load_verified
 from trioflow.checkpoint.sqlite import SqliteStore
 
-CORRUPTIONS = int(os.environ.get("TRIOFLOW_CORRUPTIONS", "1000"))
+CORRUPTIONS = int(os.environ.get("TRIOFLOW_CORRUPTIONS", "200"))
 SEED = int(os.environ.get("TRIOFLOW_SEED", "1"))
 STEPS = 12
 ITEMS = 40
