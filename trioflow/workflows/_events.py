@@ -22,8 +22,8 @@ class ParallelEvents(Generic[T, R]):
 
     Attributes:
         active: whether there is an observer; without one, nothing else here need be called.
-        batches: whether an observer takes items that succeed many at a time.
-        announces: whether an observer wants to know what begins without an event.
+        batches: whether an observer takes successful items many at a time.
+        announces: whether an observer is notified of beginnings that are no events.
         has_singles: whether an observer takes them one by one.
         passed: where items that succeeded at once wait to be handed over, if there is such an observer: worker,
             index, when it ended, and duration.
@@ -65,7 +65,7 @@ class ParallelEvents(Generic[T, R]):
         return True
 
     def hand_over(self) -> None:
-        """Hand the items that were noted to those observers."""
+        """Hand the items in `passed` to the observers that take many at a time."""
         if self.passed is not None and self.passed.batch:
             items = list(self.passed.batch)
             self.passed.batch.clear()
@@ -76,8 +76,8 @@ class ParallelEvents(Generic[T, R]):
         data = {**self._place(worker, index), "delay": seconds}
         self._emitter.announce(EventType.CUSTOM, {"name": RATE_WAIT, "data": data})
 
-    def item_turned_out(self, worker: int, index: int, ago: float) -> None:
-        """Emit `worker.start` for those who take many items at a time, of one that is not like most."""
+    def late_item_started(self, worker: int, index: int, ago: float) -> None:
+        """Emit `worker.start` to observers that take many items at a time, `ago` seconds after the start."""
         self.hand_over()
         self._emitter.emit_to_batchers(EventType.WORKER_START, self._place(worker, index), ago=ago)
 
@@ -155,7 +155,7 @@ class ParallelEvents(Generic[T, R]):
         }
 
     def _emit_complete(self, data: dict[str, Any], private: dict[str, Any], *, observed: bool) -> None:
-        """Emit the end of an item to all whom it concerns: failures to everybody, seen from the start or not."""
+        """Emit the end of an item: a failure to all observers, a success to those that saw its start."""
         if observed or data["error_type"] is not None:
             self._emitter.emit(EventType.WORKER_COMPLETE, data, private)
         else:

@@ -67,10 +67,10 @@ class Worker(Generic[T]):
 
     Attributes:
         observed: whether its start was an event; its end then is one too.
-        told: whether its start was an event for observers that take many items at a time.
+        late_start: whether its start was emitted late, to observers that take many items at a time.
     """
 
-    __slots__ = ("attempts", "emitter", "identity", "index", "item", "number", "observed", "started", "told")
+    __slots__ = ("attempts", "emitter", "identity", "index", "item", "late_start", "number", "observed", "started")
 
     def __init__(self, number: int, emitter: Emitter) -> None:
         self.number = number
@@ -80,7 +80,7 @@ class Worker(Generic[T]):
         self.item: T = None  # type: ignore[assignment]  # set before it is read
         self.attempts = 0
         self.started = 0.0
-        self.observed = self.told = False
+        self.observed = self.late_start = False
 
     def __repr__(self) -> str:
         return f"<Worker {self.number} with item {self.index}, attempt {self.attempts}>"
@@ -368,7 +368,7 @@ class Pool(Generic[T, R]):
         config, events = self._setup.config, self._events
 
         def on_retry(attempt: int, delay: float, error: Exception) -> None:
-            _tell_start(events, worker, worker.index)
+            _emit_late_start(events, worker, worker.index)
             place = worker.number, worker.index, worker.item
             events.item_retried(*place, attempt=attempt, delay=delay, error=error)
 
@@ -415,16 +415,16 @@ class Pool(Generic[T, R]):
         events = self._events
         passed = events.passed
         if passed is not None and record[3] is None and record[4] == 1:
-            # In place: it is done for each item, and a call would be a tenth of what an observer may cost.
+            # Inlined: it runs for each item, and a call would be a tenth of what an observer may cost.
             if not passed.batch:
                 passed.call()
             passed.batch.append((worker.number, record[0], time.time(), record[5]))
             if worker.observed:
                 events.item_completed(worker.number, TaskOutcome(*record), batched=True)
         elif worker.observed or events.batches or (events.active and record[3] is not None):
-            _tell_start(events, worker, record[0])
+            _emit_late_start(events, worker, record[0])
             events.item_completed(worker.number, TaskOutcome(*record), observed=worker.observed)
-            worker.told = False
+            worker.late_start = False
         if self.ledger.reports:
             try:
                 self.ledger.take_in()
@@ -475,11 +475,11 @@ class Pool(Generic[T, R]):
         index, worker.index = worker.index, IDLE
         events = self._events
         if worker.observed or events.batches or (events.active and error is not None):
-            _tell_start(events, worker, index)
+            _emit_late_start(events, worker, index)
             duration = self._clock() - worker.started
             outcome: TaskOutcome[T, R] = TaskOutcome(index, worker.item, None, None, worker.attempts, duration)
             events.item_abandoned(worker.number, outcome, status, error, observed=worker.observed)
-            worker.told = False
+            worker.late_start = False
 
     # How a run stops and ends.
 
@@ -577,8 +577,8 @@ class Pool(Generic[T, R]):
             self._break_off(error)
 
 
-def _tell_start(events: ParallelEvents[Any, Any], worker: Worker[Any], index: int) -> None:
-    """Let observers that take many items at a time have the start of one that fails, is repeated or cut off."""
-    if events.batches and not worker.told:
-        worker.told = True
-        events.item_turned_out(worker.number, index, trio.current_time() - worker.started)
+def _emit_late_start(events: ParallelEvents[Any, Any], worker: Worker[Any], index: int) -> None:
+    """Emit the start of an item that fails, is retried or cut off to observers that take many items at a time."""
+    if events.batches and not worker.late_start:
+        worker.late_start = True
+        events.late_item_started(worker.number, index, trio.current_time() - worker.started)
