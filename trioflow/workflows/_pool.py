@@ -164,13 +164,17 @@ class Pool(Generic[T, R]):
 
     # What the faces call.
 
+    def bind(self) -> None:
+        """Belong to the `trio.run` of the caller: `drain` and `stop` are refused elsewhere."""
+        self._token = trio.lowlevel.current_trio_token()
+
     @trio.lowlevel.enable_ki_protection
     async def execute(self) -> None:
         """Run to the end, whatever it is; raise nothing, `conclude` says what came of it.
 
         Cancellation: what completed is in the ledger.
         """
-        self._token = trio.lowlevel.current_trio_token()
+        self.bind()
         self._clock = trio.lowlevel.current_clock().current_time
         self._started = self._clock()
         with self.errors.collecting():
