@@ -396,6 +396,25 @@ async def test_a_cancelled_that_an_observer_raises_out_of_the_blue_is_no_cancell
     assert caught.__cause__ is stale
 
 
+@pytest.mark.parametrize("callback", ["progress", "on_outcome"])
+@pytest.mark.parametrize("calls", [1, 3])
+async def test_a_stale_cancelled_of_a_callback_fails_the_run_after_the_last_item_too(stale, callback, calls):
+    called = []
+
+    def raise_stale(*args):
+        called.append(args)
+        if len(called) == calls:
+            raise stale
+
+    caught = None
+    try:
+        await process_parallel(range(3), shielded, config=ONE, **{callback: raise_stale})
+    except BaseException as error:  # a Cancelled that got out would end this test, unseen
+        caught = error
+    assert isinstance(caught, RuntimeError)
+    assert caught.__cause__ is stale
+
+
 # --- what is not an Exception
 
 

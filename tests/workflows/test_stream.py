@@ -4,6 +4,7 @@ import gc
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
 import pytest
@@ -265,6 +266,16 @@ async def test_drain_and_cancel_from_another_thread_are_refused_and_change_nothi
         with pytest.raises(RuntimeError, match="from_thread"):
             await trio.to_thread.run_sync(trio.run, in_another_run, stop)
         assert len([outcome async for outcome in run]) == 49
+    assert run.result().status == "complete"
+
+
+@pytest.mark.parametrize("how", ["drain", "cancel"])
+async def test_another_thread_is_refused_before_the_run_has_begun_too(how):
+    async with open_parallel([0] * 5, nap, config=FAIL_FAST) as run:
+        with ThreadPoolExecutor(1) as threads:  # no await: the tasks of the run have not had their first turn
+            refused = threads.submit(getattr(run, how)).exception()
+        assert len([outcome async for outcome in run]) == 5
+    assert isinstance(refused, RuntimeError)
     assert run.result().status == "complete"
 
 

@@ -164,13 +164,17 @@ class Pool(Generic[T, R]):
 
     # What the faces call.
 
+    def bind(self) -> None:
+        """Belong to the `trio.run` of the caller: `drain` and `stop` are refused elsewhere."""
+        self._token = trio.lowlevel.current_trio_token()
+
     @trio.lowlevel.enable_ki_protection
     async def execute(self) -> None:
         """Run to the end, whatever it is; raise nothing, `conclude` says what came of it.
 
         Cancellation: what completed is in the ledger.
         """
-        self._token = trio.lowlevel.current_trio_token()
+        self.bind()
         self._clock = trio.lowlevel.current_clock().current_time
         self._started = self._clock()
         with self.errors.collecting():
@@ -330,14 +334,13 @@ class Pool(Generic[T, R]):
     @trio.lowlevel.enable_ki_protection
     async def _hand_over(self, passed: BatchChannel[Any]) -> None:
         """Hand items to observers that take many at a time; what comes after its end comes with the run's end."""
-        try:
-            while True:
-                await passed.wait()
+        while True:
+            await passed.wait()
+            try:
                 self._events.hand_over()
-        except trio.Cancelled:
-            raise
-        except BaseException as error:  # noqa: BLE001, ASYNC103 - an observer's, and no Exception
-            self._break_off(error)
+            except BaseException as error:  # noqa: BLE001, ASYNC103 - an observer's, and no Exception
+                self._break_off(error)
+                return
 
     @trio.lowlevel.enable_ki_protection
     async def _watch(self, task_status: trio.TaskStatus[None]) -> None:
@@ -484,6 +487,9 @@ class Pool(Generic[T, R]):
     # How a run stops and ends.
 
     def _break_off(self, error: BaseException) -> None:
+        if isinstance(strip_cancelled(error), trio.Cancelled):
+            # From a plain callback: what is cancelled around it is not raised there.
+            error = foreign_cancelled(error, "a callback of the run, or an observer,")
         self.errors.add(error)
         self._stop("cancelled")
         if not isinstance(error, Exception):

@@ -304,6 +304,7 @@ class _Stream(Block[ParallelRun[T, R]], Generic[T, R]):
         self._pool = pool
 
     def _open(self, nursery: trio.Nursery) -> ParallelRun[T, R]:
+        self._pool.bind()  # the body may hand the run to a thread before the task below has begun
         self._pool.on_abort = nursery.cancel_scope.cancel
         nursery.start_soon(self._pool.execute, name=f"{self._pool.task_name} run")
         return ParallelRun._create(self._pool)  # noqa: SLF001 - only made here
