@@ -649,6 +649,24 @@ async def test_a_run_that_is_deleted_ends(store, graph_of, nothing, autojump_clo
         await service.cancel("r")
 
 
+async def test_an_error_is_not_that_of_a_later_run_of_the_same_id(store, graph_of, nothing, autojump_clock):
+    fails = True
+
+    async def work(state):
+        if fails:
+            raise ValueError("the first run")
+        return state
+
+    async with open_service(store, [graph_of(work)], config=QUIET) as service:
+        await service.submit("work", nothing, run_id="r")
+        with pytest.raises(ExecutionError, match="the first run"):
+            await service.result("r")
+        await store.delete("r")
+        fails = False
+        await service.submit("work", nothing, run_id="r")
+        assert (await service.result("r")).status == "completed"
+
+
 async def test_runs_inside_runs_are_kept_and_go_on(store, graph_of, nothing, autojump_clock):
     from trioflow import ParallelConfig, parallel_node
 

@@ -9,6 +9,7 @@ import trio
 
 from trioflow import (
     CheckpointCorruptError,
+    CheckpointNotFoundError,
     CheckpointStoreError,
     ExecutionError,
     RemoteError,
@@ -76,6 +77,22 @@ async def test_a_signal_wakes_within_a_poll(tmp_path, graph_of, nothing):
         await client.result("r")
     # A poll of each side, and what two commits may take on a busy machine.
     assert time.monotonic() - sent < 2 * CONFIG.poll + 1.0
+
+
+async def test_who_waits_for_a_run_that_this_process_deletes_is_told(tmp_path, graph_of, nothing):
+    async with SqliteStore(tmp_path / "runs.db") as store:
+        client = service_client(store)
+        await client.submit("work", nothing, run_id="r", delay=60)
+
+        async def wait():
+            with pytest.raises(CheckpointNotFoundError):
+                await client.result("r")
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                await trio.sleep(0.05)
+                await store.delete("r")
 
 
 async def test_a_node_that_holds_the_loop_loses_its_run(tmp_path, graph_of, nothing):

@@ -144,7 +144,7 @@ class PostgresStore:
 
         Cancellation: waits until it is forgotten, for two seconds; after that it was, whole, or it was not.
         """
-        await self._write(rows.delete, run_id, epoch)
+        await self._change(rows.delete, run_id, epoch)
 
     async def save_items(self, run_id: str, epoch: int, batch: Sequence[tuple[str, bytes]]) -> None:
         """See `CheckpointStore.save_items`.

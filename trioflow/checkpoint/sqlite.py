@@ -133,6 +133,7 @@ class SqliteStore:
         Cancellation: waits until it is forgotten.
         """
         await self._write(_rows.delete, run_id, epoch)
+        self._changes.note()
 
     async def save_items(self, run_id: str, epoch: int, batch: Sequence[tuple[str, bytes]]) -> None:
         """See `CheckpointStore.save_items`.

@@ -78,7 +78,7 @@ class ServiceClient:
 
     _store: ServiceStore
     _graphs: Mapping[str, StateGraph[Any]]
-    _errors: Mapping[str, Exception]
+    _errors: Mapping[tuple[str, bytes], Exception]
     _endings: Endings
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class ServiceClient:
         cls,
         store: ServiceStore,
         graphs: Mapping[str, StateGraph[Any]],
-        errors: Mapping[str, Exception],
+        errors: Mapping[tuple[str, bytes], Exception],
         poll: float = _POLL,
     ) -> "ServiceClient":
         self = cls.__new__(cls)
@@ -238,8 +238,10 @@ class ServiceClient:
         """
         if run.status == "cancelled" or run.outcome is None:
             raise RunCancelledError(f"run {quote(run.run_id)} was cancelled", run_id=run.run_id)
-        if run.run_id in self._errors:
-            raise self._errors[run.run_id]
+        # Of an id that was deleted and submitted again, an error may be known that is not this run's.
+        raised = self._errors.get((run.run_id, run.outcome))
+        if raised is not None:
+            raise raised
         outcome = decode_outcome(run.outcome)
         codec = self._codec(run.graph)
         if not isinstance(outcome, Completed):

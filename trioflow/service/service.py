@@ -172,7 +172,7 @@ class _Engine:
     """The poller, and the runs that it has been given.
 
     Attributes:
-        errors: what runs failed with here, as it was raised.
+        errors: what runs failed with here, as it was raised, by the run and what is kept of it.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class _Engine:
         config: ServiceConfig,
         observers: tuple[Observer | None, Observer],
     ) -> None:
-        self.errors: dict[str, Exception] = {}
+        self.errors: dict[tuple[str, bytes], Exception] = {}
         self._store = store
         self._graphs = graphs
         self._config = config
@@ -385,10 +385,11 @@ class _Engine:
         return self._end_of_failure(graph, run, error)
 
     def _end_of_failure(self, graph: StateGraph[Any], run: MadeRun, error: Exception) -> End:
-        self.errors[run.run_id] = error
+        end = end_of_error(error, state_codec(graph._state_type))  # noqa: SLF001 - for the state in it
+        self.errors[run.run_id, end.outcome] = error
         if len(self.errors) > _ERRORS_KEPT:
             del self.errors[next(iter(self.errors))]
-        return end_of_error(error, state_codec(graph._state_type))  # noqa: SLF001 - for the state in it
+        return end
 
     def _answer_for(self, run: MadeRun) -> Callable[[str], Any]:
         async def answer(name: str) -> bytes:
@@ -407,7 +408,8 @@ class _Engine:
         try:
             await shielded_save(self._store, lambda: run.keep(self._store, end))
         except CheckpointError as error:
-            self.errors.pop(run.run_id, None)
+            if isinstance(end, End):
+                self.errors.pop((run.run_id, end.outcome), None)
             if not isinstance(error, CheckpointConflictError):
                 self._warn("store failed", one_line(describe_error(error)), run.run_id)
 

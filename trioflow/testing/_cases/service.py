@@ -12,6 +12,8 @@ from trioflow.testing._cases._support import ODD_NAMES, StoreCases, case, check,
 
 _SHORT = 0.02
 """Seconds of a lease that is to end."""
+_PATIENCE = 5.0
+"""Seconds that what has to come is waited for."""
 
 
 class ServiceCases(StoreCases):
@@ -236,13 +238,17 @@ class ServiceCases(StoreCases):
 
     @case
     async def test_who_waits_for_a_change_is_woken(self, store: Any) -> None:
-        """By what is submitted, signalled, let go of and finished; a change between two waits is not missed."""
+        """By what is submitted, signalled, let go of, finished and deleted; none between two waits is missed."""
         seen = await store.wait_for_change(None, 0.02)
         await store.submit(checkpoint(step=0), 0.0)
         seen = await store.wait_for_change(seen, 0.02)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(store.put_signal, "run", "go", b"")
             seen = await store.wait_for_change(seen, 0.02)
+        await store.delete("run")
+        with trio.move_on_after(_PATIENCE) as scope:
+            seen = await store.wait_for_change(seen, 0.02)
+        check(not scope.cancelled_caught, "who waits is not told of a run that was deleted")
         with trio.move_on_after(0.1) as scope:
             while True:
                 seen = await store.wait_for_change(seen, 0.02)
