@@ -9,7 +9,7 @@ import sys
 from collections import Counter, OrderedDict, defaultdict
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
-from typing import Any, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import msgspec
 import pytest
@@ -214,8 +214,9 @@ def test_a_type_that_cannot_be_read_back_is_refused():
     with pytest.raises(ConfigError, match="result_type must be a type that can be read back") as caught:
         Codec(Typed | Point, what="a result")
     assert caught.value.field == "result_type"
-    with pytest.raises(CheckpointEncodeError):
-        Codec(Names).encode(Names())
+    for kind in (object, Names, complex, Annotated[Names, "of items"]):
+        with pytest.raises(ConfigError, match="neither known to msgspec nor a pydantic model"):
+            Codec(kind, what="a result")
 
 
 SHAPES = {

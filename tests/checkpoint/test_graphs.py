@@ -149,6 +149,21 @@ async def test_the_memory_store_is_shared_by_name(calls):
     await memory.delete("shared-1")
 
 
+async def test_a_pause_that_cannot_be_kept_is_a_failure_and_listed_as_one(store):
+    graph = StateGraph(GraphConfig(name="ask", observer="noop"), store=store)
+
+    @graph.node()
+    async def ask(state):
+        pause({"a set"})
+
+    graph.set_entry_point("ask")
+    graph.set_exit_point("ask")
+    with pytest.raises(CheckpointEncodeError, match=r"the payload of pause\(\) cannot be saved: the set"):
+        await graph.execute(State(), run_id="r")
+    (run,) = await store.list_runs()
+    assert (run.status, run.step) == ("failed", 0)
+
+
 async def test_a_pause_is_kept_and_answered_by_another_graph_object(store):
     async def ask(state):
         if "answer" not in state:

@@ -293,7 +293,13 @@ class KeptSteps(Generic[S]):
             # It runs still, only not here.
             await self.flush()
         elif isinstance(error, Paused):
-            await self._save("paused", _payloads.encode(error.payload))
+            try:
+                payload = _payloads.encode(error.payload)
+            except CheckpointEncodeError:
+                # That is what the run ends with, and nobody can answer it.
+                await self._save("failed")
+                raise
+            await self._save("paused", payload)
         elif self._is_last and error is not None:
             # It has reached its end, and was kept from saying so: whoever resumes it gets the result.
             await self._save("completed")

@@ -166,6 +166,7 @@ class Codec(Generic[V]):
 def _typed_ways(kind: Any, what: str) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
     """Return what encodes and what decodes values of the type `kind`."""
     try:
+        _models.check_known(kind)
         return _encode_typed, msgspec.msgpack.Decoder(kind, dec_hook=_models.load).decode
     except (TypeError, NameError) as error:
         adapted = _models.adapt(kind)
