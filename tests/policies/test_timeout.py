@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from trioflow import ConfigError, ParallelConfig, RetryConfig, process_parallel, with_timeout
+from trioflow import ConfigError, ParallelConfig, RetryConfig, process_parallel, with_retry, with_timeout
 
 
 async def nap(seconds, *, then="done"):
@@ -34,6 +34,21 @@ async def test_an_outer_cancellation_is_not_a_timeout(autojump_clock):
     with trio.move_on_after(1) as scope:
         await with_timeout(nap, 5)(100)
     assert scope.cancelled_caught
+
+
+async def test_a_limit_that_cuts_a_back_off_is_raised_from_the_last_failure(autojump_clock):
+    failure = ValueError("busy")
+
+    async def busy():
+        raise failure
+
+    patient = with_retry(busy, RetryConfig(initial_delay=100, max_delay=100))
+    with pytest.raises(trio.TooSlowError) as caught:
+        await with_timeout(patient, 5)()
+    assert caught.value.__cause__ is failure
+    with pytest.raises(trio.TooSlowError) as caught:
+        await with_timeout(nap, 5)(10)
+    assert caught.value.__cause__ is None
 
 
 async def test_the_name_and_docstring_stay():

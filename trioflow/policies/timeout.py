@@ -30,7 +30,8 @@ def with_timeout(fn: Callable[P, Awaitable[R]], seconds: float) -> Callable[P, A
 
     Raises:
         ConfigError: `fn` is not async, or `seconds` is not positive.
-        trio.TooSlowError: by the returned function, when the time is up.
+        trio.TooSlowError: by the returned function, when the time is up; from the last failure, where `fn` is one
+            of `with_retry` that waited for another attempt.
 
     Cancellation: passes through to `fn`.
     """
@@ -41,15 +42,20 @@ def with_timeout(fn: Callable[P, Awaitable[R]], seconds: float) -> Callable[P, A
     async def timed(*args: P.args, **kwargs: P.kwargs) -> R:
         check_in_trio()
         returned: list[R] = []
+        cause = None
         try:
             with trio.move_on_after(seconds):
-                returned.append(await fn(*args, **kwargs))
+                try:
+                    returned.append(await fn(*args, **kwargs))
+                except trio.Cancelled as cancelled:
+                    cause = cancelled.__cause__  # the failure after which it waited for another attempt
+                    raise
         except RuntimeError:
             # After the return only the scope can raise: about scopes that `fn` left open, which it abandons.
             if not returned:
                 raise
         if returned:
             return returned.pop()
-        raise trio.TooSlowError(f"timed out after {seconds:g} s")
+        raise trio.TooSlowError(f"timed out after {seconds:g} s") from cause
 
     return timed
