@@ -14,10 +14,13 @@ from trioflow import (
     CheckpointStoreError,
     ConfigError,
     MemoryStore,
+    ParallelConfig,
+    process_parallel,
 )
 from trioflow.checkpoint import session as session_module
 from trioflow.checkpoint.session import Session, load_verified, shielded_save
 from trioflow.checkpoint.sqlite import SqliteStore
+from trioflow.testing import FaultyStore
 
 
 def checkpoint(run_id="r", step=1, **changes):
@@ -222,3 +225,19 @@ def test_a_store_that_was_closed_is_free_for_another_trio_run(tmp_path, kind):
 
     with run_elsewhere(use):
         trio.run(use)
+
+
+@pytest.mark.parametrize("name", ["claim", "save_items", "save", "load_items", "load"])
+async def test_whatever_a_store_raises_is_a_store_error_with_what_was_paid_for(name, autojump_clock):
+    store = FaultyStore(MemoryStore(), fail={name: 1}, error=OSError("no space"))
+    paid = []
+
+    async def pay(item):
+        await trio.lowlevel.checkpoint()
+        paid.append(item)
+        return item
+
+    with pytest.raises(CheckpointStoreError, match="no space") as caught:
+        await process_parallel(range(5), pay, store=store, run_id="r", config=ParallelConfig(observer="noop"))
+    assert isinstance(caught.value.__cause__, OSError)
+    assert sorted(paid) == (sorted(caught.value.value.results) if paid else [])

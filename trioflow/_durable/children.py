@@ -19,7 +19,7 @@ import msgspec
 
 from trioflow.checkpoint.codec import Codec
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, CheckpointStore, RunInfo
-from trioflow.checkpoint.session import Session, decode, encode
+from trioflow.checkpoint.session import Session, decode, encode, store_errors
 from trioflow.events import Observer
 
 S = TypeVar("S")
@@ -208,8 +208,9 @@ async def rebase(store: ChildStore, run_id: str, codec: Codec[S], state: S, give
     Cancellation: nothing is changed.
     """
     given_data = await encode(codec, given)
-    noted = (await store.load_items(run_id)).get(_ENTERED)
-    entered_data = (await store.load(run_id, 0)).state if noted is None else noted
+    with store_errors(store):
+        noted = (await store.load_items(run_id)).get(_ENTERED)
+        entered_data = (await store.load(run_id, 0)).state if noted is None else noted
     if entered_data == given_data:
         return state, None
     return store.rebase(state, await decode(codec, entered_data), given), given_data

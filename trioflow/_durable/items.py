@@ -27,7 +27,14 @@ from trioflow._runtime.signals import JournalError
 from trioflow._text import describe_error, one_line, quote
 from trioflow.checkpoint.codec import Codec, fingerprint, is_marked
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore, RunStatus
-from trioflow.checkpoint.session import Session, decode, encode, load_verified, shielded_save
+from trioflow.checkpoint.session import (
+    Session,
+    decode,
+    encode,
+    load_verified,
+    shielded_save,
+    store_errors,
+)
 from trioflow.config import CheckpointConfig
 from trioflow.config.checks import check_callable
 from trioflow.errors import (
@@ -195,7 +202,8 @@ class Journal(Generic[T, R]):
             self._kept_status = checkpoint.status
             if checkpoint.state and not self._inside:
                 self._check_header(self._decode_as(_headers, checkpoint.state))
-        self._kept = dict(await self._store.load_items(self._run_id))
+        with store_errors(self._store):
+            self._kept = dict(await self._store.load_items(self._run_id))
         self._kept_count = len(self._kept)
 
     def _check_header(self, begun: _Header) -> None:

@@ -21,7 +21,7 @@ from trioflow._runtime.signals import Parked, Paused
 from trioflow._text import describe_error, quote
 from trioflow.checkpoint.codec import Codec, is_large
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore, RunStatus
-from trioflow.checkpoint.session import Session, encode, encode_large, shielded_save
+from trioflow.checkpoint.session import Session, encode, encode_large, shielded_save, store_errors
 from trioflow.errors import (
     CheckpointConflictError,
     CheckpointEncodeError,
@@ -395,7 +395,8 @@ async def refuse_existing(store: CheckpointStore, run_id: str) -> None:
     Cancellation: nothing is changed.
     """
     try:
-        kept = await store.load(run_id)
+        with store_errors(store):
+            kept = await store.load(run_id)
     except CheckpointNotFoundError:
         return
     raise CheckpointMismatchError(

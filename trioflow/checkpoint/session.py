@@ -7,7 +7,7 @@ and a clean-up that fails costs nothing.
 
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar, final
 
 import msgspec
@@ -39,6 +39,7 @@ __all__ = (
     "name_known",
     "open_store",
     "shielded_save",
+    "store_errors",
 )
 
 V = TypeVar("V")
@@ -163,7 +164,8 @@ async def load_verified(
     Cancellation: nothing is changed.
     """
     try:
-        checkpoint = await store.load(run_id, step)
+        with store_errors(store):
+            checkpoint = await store.load(run_id, step)
     except CheckpointNotFoundError as error:
         if not suggest:
             raise
@@ -222,8 +224,9 @@ class Session:
         """
         holder = (parent.run_id, parent.epoch) if isinstance(parent, Session) else parent
         # A store that was written before there were runs inside runs keeps those that stand by themselves.
-        claimed = store.claim(run_id) if holder is None else store.claim(run_id, parent=holder)
-        return cls(store, run_id, await claimed)
+        with store_errors(store):
+            claimed = store.claim(run_id) if holder is None else store.claim(run_id, parent=holder)
+            return cls(store, run_id, await claimed)
 
     async def save(self, checkpoint: Checkpoint) -> None:
         """Save a checkpoint, which is nobody else's yet: it is given its digest.
@@ -239,7 +242,8 @@ class Session:
         else:
             await trio.to_thread.run_sync(sealed, checkpoint)
         if self._save_nowait is None:
-            await self._store.save(checkpoint, self.epoch)
+            with store_errors(self._store):
+                await self._store.save(checkpoint, self.epoch)
         else:
             self._save_nowait(checkpoint, self.epoch)
 
@@ -253,8 +257,9 @@ class Session:
         Cancellation: the items from the first on, up to some transaction's end, were saved. Saving all of them
         again does no harm.
         """
-        for part in _in_transactions(batch):
-            await self._store.save_items(self.run_id, self.epoch, part)
+        with store_errors(self._store):
+            for part in _in_transactions(batch):
+                await self._store.save_items(self.run_id, self.epoch, part)
 
     async def load_items(self) -> Mapping[str, bytes]:
         """Return the items that were saved.
@@ -264,7 +269,8 @@ class Session:
 
         Cancellation: nothing is changed.
         """
-        return await self._store.load_items(self.run_id)
+        with store_errors(self._store):
+            return await self._store.load_items(self.run_id)
 
     async def finish(self, checkpoint: Checkpoint, *, preserve: bool) -> CheckpointError | None:
         """Save how the run ended; one that completed is then cleaned up, unless it is to be preserved.
@@ -300,6 +306,20 @@ class Session:
             failure.__cause__ = error
             return failure
         return None
+
+
+@contextmanager
+def store_errors(store: CheckpointStore) -> Iterator[None]:
+    """Raise whatever else a store raises as the `CheckpointStoreError` that the protocol asks for.
+
+    With it comes what was paid for, and it is not taken for the failure of what the run calls.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointStoreError(f"the store {quote(repr(store))} failed: {_why(error)}") from error
 
 
 def _why(error: Exception) -> str:
