@@ -111,5 +111,5 @@ def test_without_dask_the_extra_is_named(monkeypatch):
 
 
 def test_outside_of_trio_it_says_what_to_do():
-    with pytest.raises(RuntimeError, match=r"start the program by trio.run\(main\)"):
+    with pytest.raises(RuntimeError, match=r"start the program with trio.run\(main\)"):
         on_executor(make, calls.pid)(1).send(None)
