@@ -199,4 +199,4 @@ def test_a_second_sigterm_does_not_wait(served):
 def test_an_id_is_used_once(url, capsys):
     assert main(["runs", "submit", "asks", "--store", url, "--run-id", "r"]) == 0
     assert main(["runs", "submit", "asks", "--store", url, "--run-id", "r"]) == 1
-    assert "'r' is there already" in capsys.readouterr().err
+    assert "'r' already exists" in capsys.readouterr().err

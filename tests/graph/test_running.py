@@ -530,7 +530,7 @@ async def test_a_run_is_resumed_by_one_at_a_time(line):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: graph.resume("r", update=lambda state: state.set("answer", 1)))
         await wait_all_tasks_blocked()
-        with pytest.raises(CheckpointConflictError, match="is being resumed already"):
+        with pytest.raises(CheckpointConflictError, match="is already being resumed"):
             await graph.resume("r")
         nursery.cancel_scope.cancel()
     assert (await graph.resume("r")).status == "paused"

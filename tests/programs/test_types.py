@@ -224,7 +224,7 @@ async def test_a_chain_refuses_what_its_first_state_does_not_say(store):
         return [*before, FINDING]
 
     config = ChainConfig(checkpoint=store, observer="noop")
-    with pytest.raises(CheckpointEncodeError, match=r"the Finding at \[0\]: .*begin with a state of a type that has it"):
+    with pytest.raises(CheckpointEncodeError, match=r"the Finding at \[0\]: .*start with a state of a type that has it"):
         await process_chain(["a"], [], step, config=config, run_id="c")
 
 

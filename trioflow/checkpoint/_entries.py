@@ -208,5 +208,5 @@ def has_ended(run_id: str, status: str) -> CheckpointMismatchError:
 
 def already_there(run_id: str) -> CheckpointMismatchError:
     """Return the error for a run that is submitted under an id that is taken."""
-    message = f"run {quote(run_id)} is there already: look for its result, or submit under another run_id"
+    message = f"run {quote(run_id)} already exists: wait for its result, or submit under another run_id"
     return CheckpointMismatchError(message, run_id=run_id)
