@@ -114,7 +114,7 @@ async def test_a_run_that_is_no_chain_is_refused(store, steps):
     with pytest.raises(CheckpointMismatchError, match="is a run of 'g', not a chain"):
         await process_chain(range(3), [], steps, config=config(), store=store, run_id="c")
     await process_chain(range(3), [], steps, config=config(), store=store, run_id="d")
-    with pytest.raises(CheckpointMismatchError, match="is one of 'a chain'"):
+    with pytest.raises(CheckpointMismatchError, match="is a run of 'a chain'"):
         await graph.resume("d")
 
 

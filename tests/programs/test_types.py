@@ -272,7 +272,7 @@ async def test_a_type_that_cannot_be_read_back_is_refused_before_work_starts(sto
         raise AssertionError("was called")
 
     for kind in (set[int] | list[int], Report | Finding):
-        with pytest.raises(ConfigError, match="result_type must be a type that can be read back"):
+        with pytest.raises(ConfigError, match="result_type must be a type that can be decoded"):
             await process_parallel([1], never, config=ParallelConfig(checkpoint=store), run_id="r", result_type=kind)
 
 
