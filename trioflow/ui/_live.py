@@ -1,7 +1,6 @@
-"""Answers that stay open: server-sent events, one whenever what is asked for has changed.
+"""Streaming answers: server-sent events, one whenever the answer to a query has changed.
 
-The browser opens such an answer again by itself where it was cut off. What cannot be answered is an event too,
-said once, so a store that comes back is seen again.
+The browser reconnects by itself. An error is an event too, sent once, so the page recovers with the store.
 """
 
 import json
@@ -26,11 +25,11 @@ PERIOD = 1.0
 """Seconds between two looks at what may have changed."""
 
 BEAT = 15.0
-"""Seconds after which a line without meaning keeps the connection."""
+"""Seconds after which a comment line keeps the connection open."""
 
 
 async def answered(question: Question) -> tuple[int, str]:
-    """Return the status of the answer, and the answer as JSON.
+    """Return the HTTP status of the answer, and the answer as JSON.
 
     Cancellation: passes through.
     """
@@ -38,12 +37,12 @@ async def answered(question: Question) -> tuple[int, str]:
         status, found = 200, await question()
     except TrioflowError as error:
         status, found = described(error)
-    # A large answer takes long to write.
+    # A large answer takes long to encode.
     return status, await trio.to_thread.run_sync(as_json_text, found)
 
 
 def described(error: TrioflowError) -> tuple[int, dict[str, Any]]:
-    """Return the status and the answer that say what went wrong."""
+    """Return the HTTP status and the answer for an error."""
     kinds = ((CheckpointNotFoundError, 404), (CheckpointConflictError, 409), (ConfigError, 422))
     status = next((status for kind, status in kinds if isinstance(error, kind)), 503)
     return status, {"error": one_line(describe_error(error))}
@@ -56,9 +55,9 @@ def as_json_text(found: Any) -> str:
 
 @final
 class Events:
-    """An async iterator of events: one for each answer that differs from the one before.
+    """An async iterator of events: one for each answer that differs from the previous one.
 
-    It is no generator: who goes away would leave one suspended.
+    Not a generator, which a disconnected client would leave suspended.
     """
 
     def __init__(self, ask: Ask) -> None:
@@ -93,5 +92,5 @@ class Events:
 
 
 def stay_open(ask: Ask) -> StreamingResponse:
-    """Return the answer that goes on until who asked goes away."""
+    """Return a streaming response that ends when the client disconnects."""
     return StreamingResponse(Events(ask), media_type="text/event-stream", headers=HEADERS)
