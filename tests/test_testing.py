@@ -104,7 +104,7 @@ async def test_answers_go_by_item_and_attempt():
     assert await given("d") == "d"
     assert await given(["e"]) == ["e"]
     assert [call.attempt for call in given.calls] == [1, 2, 3, 4, 1, 1, 1, 1]
-    assert repr(given) == "<ScriptedProcessor: 8 calls, 0 under way>"
+    assert repr(given) == "<ScriptedProcessor: 8 calls, 0 running>"
 
 
 async def test_a_function_may_answer():

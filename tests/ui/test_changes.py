@@ -207,7 +207,7 @@ async def test_a_graph_that_cannot_run_is_said(store):
     async with page(store, [Broken()]) as (client, _):
         answer = await client.post("/api/answer", json={"id": "run-1", "step": 0, "update": {}})
         assert answer.status_code == 503
-        assert answer.json() == {"error": "the run did not go on: it failed with OSError"}
+        assert answer.json() == {"error": "the run did not continue: it failed with OSError"}
         # It can be answered again.
         assert (await client.post("/api/answer", json={"id": "run-1", "step": 0, "update": {}})).status_code == 503
 

@@ -274,8 +274,8 @@ def verified(checkpoint: Checkpoint, run_id: str, step: int | None) -> Checkpoin
     Raises:
         CheckpointCorruptError: it is not.
     """
-    asked = checkpoint.run_id == run_id and step in {None, checkpoint.step}
-    if not asked or checkpoint.digest != digest_of(checkpoint):
+    is_requested = checkpoint.run_id == run_id and step in {None, checkpoint.step}
+    if not is_requested or checkpoint.digest != digest_of(checkpoint):
         raise CheckpointCorruptError(
             f"step {checkpoint.step} of run {show(run_id)} is damaged: its digest does not match; "
             "resume from an earlier step, or delete the run",

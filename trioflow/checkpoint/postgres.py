@@ -45,7 +45,7 @@ _MEANINGS = {
     "53100": "cannot grow: the server's disk is full",
     "55P03": "is locked by another session for too long",
     "57014": "took too long: the server ended the statement",
-    "25006": "cannot be written: the server is a standby, or was told to be read only",
+    "25006": "cannot be written: the server is a standby, or is read-only",
     "42501": "may not be used as it must be by this user: grant it the right to create and to write tables",
 }
 

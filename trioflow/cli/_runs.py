@@ -55,7 +55,7 @@ def show(run_id: str, *, store: str, step: int | None = None, json: bool = False
         step: the step to show; the latest by default.
         json: print JSON instead of lines.
     """
-    found, problem = _look(store, partial(_ask_for_run, run_id, step))
+    found, problem = _look(store, partial(_load_run, run_id, step))
     if json:
         print_json(found)
     else:
@@ -69,7 +69,7 @@ def show(run_id: str, *, store: str, step: int | None = None, json: bool = False
     return 0
 
 
-async def _ask_for_run(
+async def _load_run(
     run_id: str, step: int | None, store: CheckpointStore
 ) -> tuple[dict[str, Any], CheckpointCorruptError | None]:
     """Return what to show of a run, and what is damaged in it.
@@ -100,11 +100,11 @@ def history(run_id: str, *, store: str, json: bool = False) -> int:
         json: print JSON instead of a table.
     """
 
-    async def ask(opened: CheckpointStore) -> Sequence[Any]:
+    async def work(opened: CheckpointStore) -> Sequence[Any]:
         await _find(opened, run_id, await all_runs(opened))
         return await opened.history(run_id)
 
-    steps = _look(store, ask)
+    steps = _look(store, work)
     if json:
         print_json([msgspec.structs.asdict(step) for step in steps])
         return 0
@@ -121,13 +121,13 @@ def delete(run_id: str, *, store: str) -> int:
         store: the store's URL.
     """
 
-    async def ask(opened: CheckpointStore) -> list[str]:
+    async def work(opened: CheckpointStore) -> list[str]:
         runs = await all_runs(opened)
         await _find(opened, run_id, runs)
         await opened.delete(run_id)
         return [run_id, *(child.run_id for _, child in tree(runs, run_id))]
 
-    for gone in _change(store, ask):
+    for gone in _change(store, work):
         say(f"deleted {quote(gone)}")
     return 0
 
@@ -152,13 +152,13 @@ def prune(*, store: str, older_than: str, status: str | None = None, dry_run: bo
         wanted = set(get_args(RunStatus)) - _WAITING if status is None else {status}
         return [run.run_id for run in old if run.status in wanted]
 
-    async def ask(opened: CheckpointStore) -> list[str]:
+    async def work(opened: CheckpointStore) -> list[str]:
         old = await choose(opened)
         for run_id in old:
             await opened.delete(run_id)
         return old
 
-    for run_id in _look(store, choose) if dry_run else _change(store, ask):
+    for run_id in _look(store, choose) if dry_run else _change(store, work):
         say(f"{'would delete' if dry_run else 'deleted'} {quote(run_id)}")
     return 0
 
@@ -170,13 +170,13 @@ def vacuum(*, store: str) -> int:
         store: the store's URL.
     """
 
-    async def ask(opened: CheckpointStore) -> None:
+    async def work(opened: CheckpointStore) -> None:
         give_back = getattr(opened, "vacuum", None)
         if give_back is None:
             raise ConfigError.refusing("store", without_secrets(store), "the URL of a store that can be vacuumed")
         await give_back()
 
-    _change(store, ask)
+    _change(store, work)
     return 0
 
 

@@ -118,11 +118,11 @@ def submit(
     graphs = [load_graph(graph)] if ":" in graph else []
     name = graphs[0].name if graphs else graph
 
-    async def ask(client: ServiceClient) -> str:
+    async def work(client: ServiceClient) -> str:
         first = _state_of(graphs[0], given) if graphs else State(given)
         return await client.submit(name, first, run_id=run_id, delay=delay)
 
-    say(_ask(store, graphs, ask))
+    say(_with_client(store, graphs, work))
     return 0
 
 
@@ -136,7 +136,7 @@ def signal(run_id: str, name: str, *, store: str, payload: str | None = None) ->
         payload: its payload, as JSON.
     """
     given = None if payload is None else _json("payload", payload)
-    _ask(store, [], lambda client: client.signal(run_id, name, given))
+    _with_client(store, [], lambda client: client.signal(run_id, name, given))
     say(f"sent {quote(name)} to {quote(run_id)}")
     return 0
 
@@ -148,21 +148,21 @@ def cancel(run_id: str, *, store: str) -> int:
         run_id: the run's id.
         store: the store's URL.
     """
-    _ask(store, [], lambda client: client.cancel(run_id))
+    _with_client(store, [], lambda client: client.cancel(run_id))
     say(f"requested the cancellation of {quote(run_id)}")
     return 0
 
 
-def _ask(
+def _with_client(
     store: str, graphs: list[StateGraph[Any]], question: Callable[[ServiceClient], Awaitable[Any]]
 ) -> Any:
     """Call a client of the store, and return its answer."""
     check_url(store)
 
-    async def ask(opened: Any) -> Any:
+    async def use(opened: Any) -> Any:
         return await question(service_client(opened, graphs))
 
-    return trio.run(_with_store, store, ask)
+    return trio.run(_with_store, store, use)
 
 
 async def _with_store(store: str, use: Callable[[Any], Awaitable[Any]]) -> Any:

@@ -76,8 +76,8 @@ def on_executor(
             `with_retry` retries them.
 
     Cancellation: passes through the processor. Calls that have not started are not made; a running one is
-        abandoned,
-    and its outcome is dropped. Processes that were created for a run are killed at its end if they are still busy.
+    abandoned, and its outcome is dropped. Processes that were created for a run are killed at its end if they are
+    still busy.
     """
     _check_executor(executor)
     if not callable(fn):

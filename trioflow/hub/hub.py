@@ -144,8 +144,7 @@ class Hub:
         """Remove an agent once it has handled its accepted messages: a graceful `unregister`.
 
         It accepts no new messages: `send` and `request` raise `AgentGoneError`, `broadcast` and `publish` skip it.
-            A
-        handler must not wait for its own agent to retire.
+        A handler must not wait for its own agent to retire.
 
         Raises:
             UnknownAgentError: there is no such agent.
@@ -271,7 +270,7 @@ class Hub:
             HubClosedError: the block has been left, before or during this call.
 
         Cancellation: the message is withdrawn; a handler already running is not cancelled, and its answer is
-            dropped.
+        dropped.
         """
         check_in_trio()
         await trio.lowlevel.checkpoint_if_cancelled()

@@ -91,8 +91,7 @@ class OtelObserver:
     ::
 
         observer = OtelObserver()
-        await process_parallel(questions, ask, observer=observer)  # spans opened in `ask` are children of the
-        item's
+        await process_parallel(questions, ask, observer=observer)  # spans in `ask` are children of the item's
 
     A run's span is a child of the span that is current where the run is started. Items, steps, nodes and the
     handler of a route are child spans; retries, transitions and custom events are span events. The handler of a

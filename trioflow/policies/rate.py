@@ -36,8 +36,8 @@ class RateLimiter:
 
     First come, first served. The bucket starts full. A cost above `burst` waits for a full bucket and leaves it
     in debt, which later callers wait out. Pass the same object to several runs to share the rate. In another
-    `trio.run` the limiter starts over with a full bucket, because Trio's clock does; concurrent `trio.run`s in
-    different threads cannot share it.
+    `trio.run` the limiter starts over with a full bucket, because Trio's clock does; concurrent `trio.run` calls
+    in different threads cannot share it.
 
     Args:
         rate: units per `per` seconds.

@@ -89,7 +89,7 @@ class ScriptedProcessor:
         self.most_at_once: int = 0
 
     def __repr__(self) -> str:
-        return f"<ScriptedProcessor: {len(self.calls)} calls, {self.running} under way>"
+        return f"<ScriptedProcessor: {len(self.calls)} calls, {self.running} running>"
 
     @property
     def items(self) -> list[Any]:

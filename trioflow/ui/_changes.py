@@ -155,7 +155,7 @@ class Changes:
             return CheckpointNotFoundError(message, run_id=run_id)
         if isinstance(error, TrioflowError):
             return error
-        refusal = CheckpointStoreError(f"the run did not go on: {self._describe(error)}")
+        refusal = CheckpointStoreError(f"the run did not continue: {self._describe(error)}")
         refusal.__cause__ = error
         return refusal
 

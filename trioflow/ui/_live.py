@@ -19,7 +19,7 @@ from trioflow.ui._access import HEADERS
 __all__ = ("Events", "Question", "answered", "as_json_text", "described", "stay_open")
 
 Question = Callable[[], Awaitable[dict[str, Any]]]
-Ask = Callable[[], Awaitable[tuple[int, str]]]
+Query = Callable[[], Awaitable[tuple[int, str]]]
 
 PERIOD = 1.0
 """Seconds between two looks at what may have changed."""
@@ -60,8 +60,8 @@ class Events:
     Not a generator, which a disconnected client would leave suspended.
     """
 
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
+    def __init__(self, query: Query) -> None:
+        self._query = query
         self._last: tuple[int, str] | None = None
         self._quiet_since = -math.inf
 
@@ -79,7 +79,7 @@ class Events:
         while True:
             if self._last is not None:
                 await trio.sleep(PERIOD)
-            latest = await self._ask()
+            latest = await self._query()
             now = trio.current_time()
             if latest != self._last:
                 begins = "" if self._last is not None else "retry: 2000\n"
@@ -91,6 +91,6 @@ class Events:
                 return ": still here\n\n"
 
 
-def stay_open(ask: Ask) -> StreamingResponse:
+def stay_open(query: Query) -> StreamingResponse:
     """Return a streaming response that ends when the client disconnects."""
-    return StreamingResponse(Events(ask), media_type="text/event-stream", headers=HEADERS)
+    return StreamingResponse(Events(query), media_type="text/event-stream", headers=HEADERS)

@@ -43,7 +43,7 @@ class Reader:
     def __repr__(self) -> str:
         return f"<Reader with {len(self._answers)} answers>"
 
-    async def ask(self, key: Hashable, question: Question) -> Any:
+    async def query(self, key: Hashable, question: Question) -> Any:
         """Return the answer to `question`, cached under `key`.
 
         Raises:

@@ -55,7 +55,7 @@ async def serve(serving: Serving, started: Callable[[str], None]) -> None:
     """
     _check(serving)
     reader = Reader(serving.url)
-    await reader.ask("runs", list_whole)
+    await reader.query("runs", list_whole)
     listening = await _bind(serving.host, serving.port)
     port = listening.getsockname()[1]
     config = Config()

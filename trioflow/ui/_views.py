@@ -131,7 +131,7 @@ class Views:
         fans = {(run["id"], run["created_at"]): run for run in runs if run["kind"] == "parallel"}
         missing = [key for key in fans if key not in self._totals]
         if missing:
-            found = await self._reader.ask(("totals", *missing), lambda store: _ask_totals(store, missing))
+            found = await self._reader.query(("totals", *missing), lambda store: _load_totals(store, missing))
             if len(self._totals) > MOST_TOTALS:
                 self._totals.clear()
             self._totals.update(found)
@@ -162,7 +162,7 @@ class Views:
         if run is None:
             raise CheckpointNotFoundError(f"there is no run {quote(run_id)} in this store", run_id=run_id)
         runs, _ = await self._listed()
-        known = await self._reader.ask(("run", run_id), lambda store: self._ask(store, run_id))
+        known = await self._reader.query(("run", run_id), lambda store: self._load(store, run_id))
         found = await trio.to_thread.run_sync(self._shown, run, runs, known)
         await self._look_up_totals(found["inside"])
         return found
@@ -196,16 +196,16 @@ class Views:
 
         Cancellation: nothing is changed.
         """
-        items = await self._reader.ask(("items", run_id), lambda store: self._ask_items(store, run_id))
+        items = await self._reader.query(("items", run_id), lambda store: self._load_items(store, run_id))
         names = islice(items, offset, offset + ITEMS)
         shown = [{"key": one_line(name), "value": self._value(items[name])} for name in names]
         return {"total": len(items), "offset": offset, "limit": ITEMS, "items": shown}
 
     async def _listed(self) -> tuple[Sequence[RunInfo], str | None]:
-        listed: tuple[Sequence[RunInfo], str | None] = await self._reader.ask("runs", list_whole)
+        listed: tuple[Sequence[RunInfo], str | None] = await self._reader.query("runs", list_whole)
         return listed
 
-    async def _ask(self, store: CheckpointStore, run_id: str) -> "_Known":
+    async def _load(self, store: CheckpointStore, run_id: str) -> "_Known":
         """Return the stored data of a run, without what must not be shown.
 
         Cancellation: nothing is changed.
@@ -219,7 +219,7 @@ class Views:
         total = None if latest is None or latest.kind != "parallel" else _total(latest.state)
         return _Known(steps, latest if self._show_data else None, total)
 
-    async def _ask_items(self, store: CheckpointStore, run_id: str) -> Mapping[str, bytes]:
+    async def _load_items(self, store: CheckpointStore, run_id: str) -> Mapping[str, bytes]:
         """Return the items by key, in order, without what must not be shown.
 
         Cancellation: nothing is changed.
@@ -305,7 +305,7 @@ def _place(steps: Sequence[CheckpointInfo]) -> str:
     return one_line(steps[-1].next_node) if steps else ""
 
 
-async def _ask_totals(
+async def _load_totals(
     store: CheckpointStore, keys: Iterable[tuple[str, float]]
 ) -> dict[tuple[str, float], int | None]:
     """Return the number of items of each of these fan-outs; None if it is unknown, or damaged.

@@ -39,7 +39,7 @@ class ItemCases(StoreCases):
         """Saving nothing is allowed."""
         epoch = await store.claim("run")
         await store.save_items("run", epoch, [])
-        check(not await store.load_items("run"), "something came of nothing")
+        check(not await store.load_items("run"), "saving nothing saved something")
 
     @case
     async def test_items_of_nothing_are_none(self, store: CheckpointStore) -> None:
