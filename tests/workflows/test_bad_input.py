@@ -112,7 +112,7 @@ BAD = [
     ({"run_id": ""}, "run_id", "non-empty"),
     ({"run_id": 3}, "run_id", "non-empty"),
     ({"store": object(), "run_id": "r"}, "store", "CheckpointStore"),
-    ({"store": MemoryStore()}, "run_id", "where a store is given"),
+    ({"store": MemoryStore()}, "run_id", "if a store is given"),
     ({"store": MemoryStore(), "run_id": "a'b"}, "run_id", "printable"),
     ({"store": MemoryStore(), "run_id": "../r"}, "run_id", "printable"),
     ({"store": MemoryStore(), "run_id": "a\nb"}, "run_id", "printable"),
