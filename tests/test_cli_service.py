@@ -127,7 +127,7 @@ def test_what_cannot_be_done_is_said_in_a_line(url, capsys, arguments, status, m
 @pytest.mark.parametrize("command", [["submit", "asks"], ["signal", "r", "go"], ["cancel", "r"]])
 def test_a_store_that_is_not_there_is_not_made(served, capsys, command):
     assert main(["runs", *command, "--store", "sqlite:///nowhere.db"]) == 1
-    assert "store must be the URL of a store that is there" in capsys.readouterr().err
+    assert "store must be the URL of an existing store" in capsys.readouterr().err
     assert not (served / "nowhere.db").exists()
 
 
@@ -171,7 +171,7 @@ def test_a_process_serves_until_sigterm_and_lets_the_step_in_hand_end(served):
     while process.stdout.readline() != "slow\n":
         pass
     process.send_signal(signal.SIGTERM)
-    assert "steps in hand end first" in end(process)
+    assert "waiting for running steps" in end(process)
     assert process.returncode == 0
     assert look(served, "slow").status == "completed"
 
@@ -188,7 +188,7 @@ def test_a_second_sigterm_does_not_wait(served):
     while process.stdout.readline() != "slow\n":
         pass
     process.send_signal(signal.SIGTERM)
-    while "steps in hand" not in process.stdout.readline():
+    while "waiting for running steps" not in process.stdout.readline():
         pass
     process.send_signal(signal.SIGTERM)
     end(process)
@@ -199,4 +199,4 @@ def test_a_second_sigterm_does_not_wait(served):
 def test_an_id_is_used_once(url, capsys):
     assert main(["runs", "submit", "asks", "--store", url, "--run-id", "r"]) == 0
     assert main(["runs", "submit", "asks", "--store", url, "--run-id", "r"]) == 1
-    assert "'r' is there already" in capsys.readouterr().err
+    assert "'r' already exists" in capsys.readouterr().err

@@ -105,7 +105,7 @@ def assert_says_what_to_do(call):
     with pytest.raises(RuntimeError) as caught:
         asyncio.run(main())
     assert str(caught.value) == (
-        "trioflow needs a Trio run: start the program by trio.run(main), not by asyncio.run(main())"
+        "trioflow needs Trio: start the program with trio.run(main), not with asyncio.run(main())"
     )
 
 

@@ -104,7 +104,7 @@ async def test_answers_go_by_item_and_attempt():
     assert await given("d") == "d"
     assert await given(["e"]) == ["e"]
     assert [call.attempt for call in given.calls] == [1, 2, 3, 4, 1, 1, 1, 1]
-    assert repr(given) == "<ScriptedProcessor: 8 calls, 0 under way>"
+    assert repr(given) == "<ScriptedProcessor: 8 calls, 0 running>"
 
 
 async def test_a_function_may_answer():
@@ -187,9 +187,9 @@ def test_an_exact_account_passes():
         (result([], [1, 0], [], 2), None, "errors are not in item order"),
         (result([], [], [1, 0], 2), None, "unfinished are not in item order"),
         (ParallelResult([1], [0, 1], [], [], 2), None, "one index for each result"),
-        (result([0], [1], [], 2, {1: "x"}.items()), "ab", "the failure at 1 has another item"),
+        (result([0], [1], [], 2, {1: "x"}.items()), "ab", "the error at 1 has another item"),
         (result([0], [], [], 1), "ab", "there were 2 items"),
-        (ParallelError(result([], [0], [], 1).errors, result([0], [], [], 1)), None, "names failures"),
+        (ParallelError(result([], [0], [], 1).errors, result([0], [], [], 1)), None, "of its result differ"),
     ],
 )
 def test_a_wrong_account_does_not(account, items, says):

@@ -125,7 +125,7 @@ def test_items_that_were_cut_short_are_left_out(path, capsys):
     told = ask(capsys, path)
     assert (told["recorded"]["items"], told["recorded"]["cut_short"]) == (1, 1)
     assert main(["whatif", path]) == 0
-    assert "left out: 1 items that were cut short" in capsys.readouterr().out
+    assert "left out: 1 interrupted items" in capsys.readouterr().out
 
 
 async def test_a_real_run_is_read_as_it_was(path):

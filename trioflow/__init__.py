@@ -1,26 +1,26 @@
-# What is where, lowest layer first (docs/design/tour.md walks the same road):
+# The layers, lowest first (docs/design/tour.md takes them in the same order):
 #
-#   _text          user text made one safe, bounded log line
-#   outcomes       what became of each item, and of a run
-#   _live          values that change while somebody waits for them
-#   errors/        what is raised: the TrioflowError tree
-#   config/        the settings of runs: structs, checks, files
+#   _text          user text as one safe, bounded log line
+#   outcomes       the outcomes of items, and the results of runs
+#   _live          values that a task can wait on
+#   errors/        exceptions: the TrioflowError tree
+#   config/        settings: structs, checks, files
 #   events         what a run emits: Event, EventType, Observer
 #   observers/     what receives events, and the registry of names
-#   checkpoint/    what outlives the process: stores, codec, sessions
-#   policies/      one call made safer: timeout, retry, rate, concurrency, budget
-#   _runtime/      the rules of every pattern: calls, errors, emitter, blocks, contexts
-#   _durable/      how a run is kept: step by step, item by item
-#   executors/     calls that leave the process: any concurrent.futures.Executor, processes of their own, Dask
-#   hub/           agents that talk: messages, mailboxes, handlers
-#   workflows/     many calls: parallel, chain, conditional
-#   graph/         calls that decide what comes next: state, edges, graph, nodes of patterns
-#   service/       runs that outlive a process: submitted to a store, made by any process that serves it
-#   testing/       what users test with: scripted processors, faulty stores, a conformance suite for stores
-#   ui/            the page of runs, in a browser on this machine
-#   cli/           the command line: `trioflow runs`, `graph`, `trace`, `ui`; `python -m trioflow`
-#   __main__       the same
-"""Structured workflows for agent services on Trio, with an exact account of what succeeded, failed and why."""
+#   checkpoint/    persistence: stores, codec, sessions
+#   policies/      wrappers around one call: timeout, retry, rate, concurrency, budget
+#   _runtime/      the rules that every pattern shares: calls, errors, emitter, blocks, contexts
+#   _durable/      durable runs: step by step, item by item
+#   executors/     calls outside the event loop: any concurrent.futures.Executor, a process per call, Dask
+#   hub/           agents: messages, mailboxes, handlers
+#   workflows/     the patterns: parallel, chain, conditional
+#   graph/         state graphs: state, edges, graph, pattern nodes
+#   service/       runs submitted to a store and executed by any process that serves it
+#   testing/       for users' tests: scripted processors, faulty stores, a conformance suite for stores
+#   ui/            the web page of runs
+#   cli/           the command line: `trioflow runs`, `graph`, `trace`, `ui`
+#   __main__       `python -m trioflow`
+"""Structured workflows for agent services on Trio that report exactly what succeeded, what failed and why."""
 
 from trioflow._durable.waits import durable_sleep, wait_for_signal
 from trioflow._runtime.context import RunContext, current_run

@@ -1,7 +1,7 @@
-"""Values that change while a run works: trio-util's `AsyncValue` behind our typed protocol.
+"""Values that change during a run: trio-util's `AsyncValue` behind a typed protocol.
 
-A change of an `AsyncValue` costs time even when nobody waits, so one is made when the first task waits; until
-then the value is computed when it is asked for.
+Setting an `AsyncValue` costs time even if no task waits, so it is created when the first task waits; until then
+the value is computed when it is read.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -20,13 +20,13 @@ def _any_value(_: object) -> bool:
 
 @final
 class Live(Generic[V]):
-    """A `LiveValue` of what `compute` returns; `publish` wakes those who wait for it."""
+    """A `LiveValue` of what `compute` returns; `publish` wakes the waiting tasks."""
 
     __slots__ = ("_compute", "_shared", "ended")
 
     def __init__(self, compute: Callable[[], V]) -> None:
         self._compute = compute
-        # Holds pairs of the value and whether it is the last, so that the end is a change like any other.
+        # Holds pairs of the value and whether it is final, so that the end is a change like any other.
         self._shared: Any = None
         self.ended: bool = False
 
@@ -35,16 +35,16 @@ class Live(Generic[V]):
 
     @property
     def value(self) -> V:
-        """The value now."""
+        """The current value."""
         return self._compute()
 
     def publish(self) -> None:
-        """Wake those who wait, if any: the value has changed."""
+        """Wake the waiting tasks: the value has changed."""
         if self._shared is not None:
             self._shared.value = (self._compute(), self.ended)
 
     def end(self) -> None:
-        """Wake those who wait, if any: the value does not change any more."""
+        """Wake the waiting tasks: the value is final."""
         self.ended = True
         self.publish()
 
@@ -57,12 +57,12 @@ class Live(Generic[V]):
         return cast("V", value)
 
     def eventual_values(self, value_or_predicate: object = _any_value, held_for: float = 0) -> AsyncIterator[V]:
-        """Iterate over the value now and later ones that match; see `LiveValue`."""
+        """Iterate over the current value and later ones that match; see `LiveValue`."""
         return _EventualValues(self._published(), _matcher(value_or_predicate), held_for)
 
     def _published(self) -> Any:
         if self._shared is None:
-            from trio_util import AsyncValue  # noqa: PLC0415 - loaded by those who wait
+            from trio_util import AsyncValue  # noqa: PLC0415 - only waiting needs it
 
             self._shared = AsyncValue((self._compute(), self.ended))
         return self._shared
@@ -70,7 +70,7 @@ class Live(Generic[V]):
 
 @final
 class _EventualValues(Generic[V]):
-    """The iterator of `Live.eventual_values`: an object, for trio-util's own is a generator to be closed."""
+    """The iterator of `Live.eventual_values`; trio-util's own is a generator, which would have to be closed."""
 
     __slots__ = ("_held_for", "_last", "_matches", "_shared")
 
@@ -93,7 +93,7 @@ class _EventualValues(Generic[V]):
         return cast("V", value)
 
     async def aclose(self) -> None:
-        """Do nothing: there is nothing to close; for `contextlib.aclosing`.
+        """Do nothing; for `contextlib.aclosing`.
 
         Cancellation: a checkpoint.
         """
@@ -105,7 +105,7 @@ class _EventualValues(Generic[V]):
 
 @final
 class _Predicate:
-    """A user's predicate: called by whoever changes the value, it raises in whoever waits for it."""
+    """A user's predicate: called in the task that changes the value, it raises in the task that waits."""
 
     __slots__ = ("_error", "_matches")
 
@@ -116,12 +116,12 @@ class _Predicate:
     def __call__(self, pair: object) -> object:
         try:
             return self._matches(pair)
-        except Exception as error:  # noqa: BLE001 - raised by `check`, in the task that it belongs to
+        except Exception as error:  # noqa: BLE001 - raised by `check`, in the waiting task
             self._error = error
         return True
 
     def check(self) -> None:
-        """Raise what the predicate has raised."""
+        """Raise the predicate's exception, if any."""
         error, self._error = self._error, None
         if error is not None:
             try:

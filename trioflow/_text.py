@@ -1,17 +1,17 @@
-"""User text made safe: one bounded line that can go into a log or an error message.
+"""Escapes and bounds user text, so that it fits into one line of a log or an error message.
 
-Messages of exceptions, names and values come from users and servers. Raw, a newline forges a log line and a
-bidi control reorders one. Escaping keeps the text readable and keeps it on its line; `clip` bounds it.
+Messages of exceptions, names and values come from users and servers. Unescaped, a newline forges a log line and a
+bidi control reorders one. Escaping keeps the text readable and on one line; `clip` bounds its length.
 """
 
 import re
 from collections.abc import Iterable
 
 NAME_LIMIT = 10
-"""Known names that a message lists."""
+"""Known names listed in a message."""
 
 LINE_LIMIT = 200
-"""Characters that a user's text may take in one message; longer text ends in an ellipsis."""
+"""Characters of user text in one message; longer text ends in an ellipsis."""
 
 _SURROGATES = "\ud800-\udfff"
 _UNSAFE = re.compile(
@@ -20,7 +20,7 @@ _UNSAFE = re.compile(
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # bidi controls
     f"{_SURROGATES}]"
 )
-# A password that somebody did not encode may have anything in it.
+# An unencoded password may contain any character.
 _USER_INFO = re.compile(r"(://[^:@/?#]*):.*@", re.DOTALL)
 _PARAMETER = re.compile(r"((?:ssl)?password=)[^&]*", re.IGNORECASE | re.DOTALL)
 _LONE_SURROGATE = re.compile(f"[{_SURROGATES}]")
@@ -37,39 +37,39 @@ def escape_surrogates(text: str) -> str:
 
 
 def clip(text: str, limit: int = LINE_LIMIT) -> str:
-    """Return `text`, cut to `limit` characters, the last of them an ellipsis, where it is longer."""
+    """Return `text`; if longer than `limit`, cut to `limit` characters of which the last is an ellipsis."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def one_line(text: str) -> str:
-    """Return `text` as it may stand in one log line: escaped, then clipped."""
-    # Escaping only lengthens, so what is shown comes from the beginning: a long text costs no more than that.
+    """Return `text` for one log line: escaped, then clipped."""
+    # Escaping only lengthens, so the beginning is enough, however long the text is.
     return clip(escape(text[: LINE_LIMIT + 1]))
 
 
 def without_secrets(url: str) -> str:
-    """Return `url` as it may be shown: without the password of its user, and those among its parameters."""
+    """Return `url` without the passwords in its user info and its parameters."""
     return _PARAMETER.sub(r"\1…", _USER_INFO.sub(r"\1:…@", url))
 
 
 def show(value: object) -> str:
-    """Return the `repr` of `value` as it may stand in one log line, or its type's name where it has none."""
+    """Return the `repr` of `value` for one log line, or its type's name if the `repr` raises."""
     try:
         if type(value) in {str, bytes}:
-            value = value[: LINE_LIMIT + 1]  # type: ignore[index]  # the `repr` of more would not be shown
+            value = value[: LINE_LIMIT + 1]  # type: ignore[index]  # the rest would be clipped
         return one_line(repr(value))
-    except Exception:  # noqa: BLE001 - a broken __repr__ must not hide what the message is about
+    except Exception:  # noqa: BLE001 - a broken __repr__ must not replace the message
         return f"<{type(value).__name__}>"
 
 
 def quote(name: object) -> str:
-    """Return a name as a message shows it: a string in quotation marks, anything else by its `repr`."""
+    """Return a name as a message shows it: a string in quotation marks, anything else as its `repr`."""
     return f"'{one_line(name)}'" if isinstance(name, str) else show(name)
 
 
 def list_known(name: object, known: Iterable[object]) -> str:
-    """Return the names that `name` might have been meant as: near misses first, then all, in brackets."""
-    import difflib  # noqa: PLC0415 - only a wrong name pays for it
+    """Return, in brackets, a suggestion for the unknown `name` if a known name is close, and the known names."""
+    import difflib  # noqa: PLC0415 - only an unknown name needs it
 
     names = list(known)
     texts = [n for n in names if isinstance(n, str)]
@@ -82,10 +82,10 @@ def list_known(name: object, known: Iterable[object]) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the raw message of `error`, or its type's name where it has none or cannot say it."""
+    """Return the raw message of `error`, or its type's name if it is empty or `__str__` raises."""
     try:
         return str(error) or type(error).__name__
-    except Exception:  # noqa: BLE001 - a broken __str__ must not hide the failure that it belongs to
+    except Exception:  # noqa: BLE001 - a broken __str__ must not replace the error
         return type(error).__name__
 
 

@@ -1,7 +1,7 @@
-"""What a run emits while it works: events, and the protocol of the observers that receive them.
+"""Events, and the protocol of the observers that receive them.
 
-Events carry indexes, names, counts, durations, error types and messages. Items, results, states and messages
-are added only for an observer whose `include_data` is true.
+Events carry indexes, names, counts, durations, error types and error messages. Items, results, states and hub
+messages are added only for an observer whose `include_data` is true.
 """
 
 from enum import StrEnum
@@ -13,7 +13,7 @@ __all__ = ("Event", "EventType", "Observer", "Place")
 
 
 RATE_WAIT = "rate.wait"
-"""The name of the event that announces a wait for the rate of a run."""
+"""Name of the `custom` event emitted before an attempt waits for the run's rate limit."""
 
 
 class EventType(StrEnum):
@@ -48,7 +48,7 @@ class EventType(StrEnum):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A line of the user's code."""
+    """A line of the user's code, from which a run was started."""
 
     module: str
     file: str
@@ -64,45 +64,46 @@ class Event(msgspec.Struct, frozen=True):
     timestamp: float
     """Seconds since the epoch."""
     source: str
-    """The pattern that emits it, such as "parallel"."""
+    """The pattern that emitted it, such as "parallel"."""
     run_id: str
-    """The run that it belongs to: the caller's id, or one made for the run."""
+    """The id of its run: the caller's, or a generated one."""
     data: dict[str, Any]
     """Plain values; which ones depends on `type`."""
     parent: str | None = None
-    """The run in which the event's run was started; None for an outermost one."""
+    """The id of the run in which its run was started; None for an outermost run."""
     place: Place | None = None
-    """Where the user's code started the run, where that is known."""
+    """Where the user's code started the run, if known."""
     parent_worker: int | None = None
-    """The worker of the parent that the run was started by; None where that has no workers."""
+    """The worker of the parent run that started the run; None if the parent has no workers."""
 
 
 @runtime_checkable
 class Observer(Protocol):
-    """What receives the events of a run.
+    """Receives the events of a run.
 
     An observer with a true attribute `include_data` also gets items, results, states or messages in
-    `Event.data`. What `on_event` raises never changes a run's outcome, unless it is a `KeyboardInterrupt` or
-    another exception that is not an `Exception`.
+    `Event.data`. An `Exception` that `on_event` raises never changes a run's outcome; it is logged, once per
+    observer and run. A `KeyboardInterrupt` or other non-`Exception` propagates.
 
-    An observer that often has no use for events can have a method `wants(type: EventType) -> bool`, which must be
-    quick: where every observer of a run says no, a pattern may leave out an event of that type, and the one that
-    would end what it starts. Events of a failure always come.
+    Three more methods are optional:
 
-    An observer that needs no more of an item than that it succeeded can have a method
-    `on_items(event: Event) -> None`, which costs a tenth of two events for each: items that succeed at their first
-    attempt come together, a turn of the scheduler later at most, in one event of type `worker.complete`, whose
-    `data["items"]` has a tuple `(worker_id, item_index, timestamp of its end, duration)` for each. There is no
-    `worker.start` for such an observer until an item fails: then its two events come to `on_event`, the first with
-    the timestamp of when it began.
+    `wants(type: EventType) -> bool`, which must be fast: if every observer of a run returns False, a pattern may
+    skip events of that type together with the events that would end what they start. Events of a failure are
+    never skipped.
 
-    An observer can have a method `on_begin(event: Event) -> None` for what has an event at its end only: the parts
-    of a routing and the messages of a hub. The event says what is known of it, and has the type of the one at its
-    end. It comes in the task, or in the context, in which the user's code is called then: `message.sent` in the
-    sender's, before the message is on its way, and `message.handled` in the handler's. An attempt at an item that
-    is about to wait for the rate of its run for half a second or more is announced too, by an event of type
-    `custom` with the name `rate.wait` and, as `delay`, the seconds that are expected.
+    `on_items(event: Event) -> None`, for an observer that needs no details of successful items, at a tenth of the
+    cost of two events per item. Items that succeed at their first attempt are batched, for at most one turn of
+    the scheduler, into one event of type `worker.complete` whose `data["items"]` has a tuple `(worker_id,
+    item_index, timestamp of its end, duration)` for each. Such an observer gets no `worker.start` until an item
+    fails: then `on_event` receives both of the item's events, the first with the timestamp of its start.
+
+    `on_begin(event: Event) -> None`, for operations that otherwise emit an event only at their end: the parts of
+    a routing and the messages of a hub. The event has the same type as the one at the end, and what is known by
+    then. It is emitted in the task, or in the context, that then calls the user's code: `message.sent` in the
+    sender's, before delivery, and `message.handled` in the handler's. `on_begin` also receives a `custom` event
+    named `rate.wait` before an attempt waits for its run's rate limit for half a second or more; its `delay` is
+    the expected wait in seconds.
     """
 
     def on_event(self, event: Event) -> None:
-        """Take note of `event`: called in the run's own task, so be quick and never block."""
+        """Handle `event`; called in the run's own task, so be quick and never block."""

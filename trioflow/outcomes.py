@@ -1,11 +1,10 @@
-"""What became of each item of a run, and of the run as a whole.
+"""The outcomes of items and the results of runs.
 
-Plain data: the engine fills these structs in, users read them. They are frozen and know nothing of how a run
-works. They take positional arguments too: the engine makes one for each item of a stream, and position is cheaper
-than keyword (`benchmarks/bench_engine.py`, question f).
+Plain frozen data, without behaviour of a run. They take positional arguments too: the engine builds one for each
+item of a stream, and positional arguments are cheaper than keywords (`benchmarks/bench_engine.py`, question f).
 
-Their `repr`s are short, and show no item, result, state or message: they end up in logs, and results are large
-and private.
+Their `repr`s are short and show no item, result, state or message: a `repr` ends up in logs, and results are
+large and private.
 """
 
 from bisect import bisect_right
@@ -45,7 +44,7 @@ _SHOWN = 10
 
 
 class _Brief(msgspec.Struct, frozen=True):
-    """A struct whose `repr` says what its `_brief` says, to rich as well."""
+    """A struct whose `repr` is its `_brief`, in rich as well."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}{self._brief()}>"
@@ -58,36 +57,36 @@ class _Brief(msgspec.Struct, frozen=True):
 
 
 class TaskError(_Brief, Generic[T], frozen=True):
-    """One failed item: which, why, and after how many attempts."""
+    """A failed item: its index, its error, and the number of attempts."""
 
     index: int
     """Position of the item in the input, from 0."""
     item: T | None
-    """The item; None where it was never pulled and the source cannot be indexed."""
+    """The item; None if it was never pulled and the source cannot be indexed."""
     error: Exception
-    """What the processor raised, or `trio.TooSlowError` where the run's time ran out."""
+    """The processor's exception, or `trio.TooSlowError` if the run timed out."""
     attempts: int
-    """How often the processor was called for the item; 0 where it never was."""
+    """How often the processor was called for the item; 0 if it never started."""
 
     def _brief(self) -> str:
         return f" of item {self.index}: {type(self.error).__name__}, attempts {self.attempts}"
 
 
 class TaskOutcome(_Brief, Generic[T, R], frozen=True):
-    """One finished item as a stream yields it: its result, or its error."""
+    """The outcome of one item, as a stream yields it: a result or an error."""
 
     index: int
     """Position of the item in the input, from 0."""
     item: T | None
-    """The item; None where it was never pulled and the source cannot be indexed."""
+    """The item; None if it was never pulled and the source cannot be indexed."""
     result: R | None
-    """What the processor returned; None where the item failed."""
+    """The processor's return value; None if the item failed."""
     error: Exception | None
-    """Why the item failed; None where it succeeded."""
+    """The processor's exception, or `trio.TooSlowError` if the run timed out; None if the item succeeded."""
     attempts: int
-    """How often the processor was called for the item; 0 where it never was."""
+    """How often the processor was called for the item; 0 if it never started."""
     duration: float
-    """Seconds by Trio's clock from the start of the first attempt, waits between attempts included."""
+    """Seconds by Trio's clock since the start of the first attempt, delays between attempts included."""
 
     def _brief(self) -> str:
         what = "ok" if self.error is None else type(self.error).__name__
@@ -99,26 +98,26 @@ class TaskOutcome(_Brief, Generic[T, R], frozen=True):
         return self.error is None
 
     def unwrap(self) -> R:
-        """Return the result, or raise the error of a failed item as it is."""
+        """Return the result, or raise the item's error."""
         if self.error is None:
             return cast("R", self.result)
         captured = self.error
         try:
             raise captured
         finally:
-            # The traceback holds this frame; without the names, the error does not hold itself.
+            # The traceback refers to this frame: without the names there is no reference cycle.
             del captured, self
 
 
 class ErrorCategory(_Brief, frozen=True):
-    """Failures that share one message."""
+    """Errors that share one message."""
 
     message: str
-    """The message, raw and uncut; lone surrogates alone are escaped, for JSON has no form for them."""
+    """The message, raw and uncut, except that lone surrogates are escaped: JSON cannot represent them."""
     type: str
-    """Type name of the first failure of the category."""
+    """Type name of the first error of the category."""
     count: int
-    """How many items failed so."""
+    """How many items failed with this message."""
     first_index: int
     """The lowest index among them."""
 
@@ -127,7 +126,7 @@ class ErrorCategory(_Brief, frozen=True):
 
 
 class ErrorReport(_Brief, frozen=True):
-    """The failures of a run, counted by message: a struct that encodes to JSON."""
+    """The errors of a run, counted by message; encodes to JSON."""
 
     failed: int
     """Items that failed."""
@@ -141,36 +140,35 @@ class ErrorReport(_Brief, frozen=True):
 
 
 class ParallelResult(_Brief, Generic[T, R], frozen=True):
-    """The account of a run: every index of the input is ok, failed or unfinished, never two of them."""
+    """The result of a parallel run: each index of the input is ok, failed or unfinished, exactly one of these."""
 
     results: list[R]
-    """What the processor returned, successes only, in item order."""
+    """The processor's return values, of successful items only, in item order."""
     indices: list[int]
-    """`indices[k]` is the position in the input of the item that gave `results[k]`."""
+    """`indices[k]` is the index in the input of the item that produced `results[k]`."""
     errors: list[TaskError[T]]
     """The failed items, in item order."""
     unfinished: Sequence[int]
-    """Ascending positions of items without an outcome: cancelled in flight, or never started. A list, or
-    `Indexes`, which takes no memory for each, where they are more than 1,000."""
+    """Ascending indexes of items without an outcome: cancelled in flight, or never started. A list, or, for more
+    than 1,000, `Indexes`, which stores ranges."""
     total: int
-    """The length of the input, or how many items were pulled where it has none."""
+    """The length of the input, or the number of items pulled if it has none."""
     status: Literal["running", "complete", "failed", "timeout", "drained", "cancelled"] = "complete"
-    """How the run ended: `complete` where the input was exhausted and every item has an outcome, `failed` where
-    failures ended it, `timeout` where its time was up, `drained` by `ParallelRun.drain`, or `cancelled`: from
-    outside, by `ParallelRun.cancel`, or by an error of the source, of `progress` or of the block. Before the end
-    it is `running`."""
+    """How the run ended: `complete` if the input was exhausted and every item has an outcome, `failed` if failed
+    items ended it, `timeout` if it timed out, `drained` by `ParallelRun.drain`, or `cancelled`: by an outer scope,
+    by `ParallelRun.cancel`, or by an error of the source, of `progress` or of the block. `running` until then."""
 
     @property
     def report(self) -> ErrorReport:
-        """The failures counted by message: what `ParallelError.report` says, also where nothing was raised."""
+        """The errors counted by message, as in `ParallelError.report`, also if nothing was raised."""
         return count_errors(self.errors, self.total)
 
     def outcomes(self) -> list[TaskOutcome[T, R]]:
         """Return the outcome of each item that has one, in item order.
 
-        A result does not keep the items that succeeded, nor their attempts and durations: `item` is None there,
-        `attempts` 0 and `duration` 0.0, as `duration` is where an item failed. `on_outcome=` of
-        `process_parallel`, and a stream, give outcomes that have all of it.
+        A result does not store successful items, nor their attempts and durations: their `item` is None and their
+        `attempts` 0. `duration` is always 0.0. `on_outcome=` of `process_parallel`, and a stream, give complete
+        outcomes.
         """
         succeeded = zip(self.indices, self.results, strict=True)
         outcomes: list[TaskOutcome[T, R]]
@@ -179,9 +177,9 @@ class ParallelResult(_Brief, Generic[T, R], frozen=True):
         return sorted(outcomes, key=lambda outcome: outcome.index)
 
     def failed_items(self) -> "FailedItems[T]":
-        """Return the items that failed, in item order: the input of another round.
+        """Return the failed items, in item order: the input of another round.
 
-        An item that was never pulled, from a source that cannot be indexed, is not there: it is not known.
+        Leaves out items that were never pulled from a source that cannot be indexed: they are unknown.
         """
         known = [error for error in self.errors if error.attempts or error.item is not None]
         return FailedItems([cast("T", error.item) for error in known], [error.index for error in known])
@@ -195,12 +193,12 @@ class ParallelResult(_Brief, Generic[T, R], frozen=True):
 
 @final
 class Indexes(Sequence[int]):
-    """Ascending positions in an input, kept as ranges: what a large input has left takes no memory for each.
+    """Ascending indexes, stored as ranges, so that the rest of a large input takes little memory.
 
-    It equals a list of the same numbers, and added to a list it gives a list.
+    Equal to a list of the same numbers; added to a list it gives a list.
 
     Args:
-        indexes: ascending numbers from 0, none of them twice.
+        indexes: strictly ascending numbers from 0.
         rest: numbers after those.
     """
 
@@ -216,7 +214,7 @@ class Indexes(Sequence[int]):
             stop = index + 1
         if rest and rest.start == stop:
             stop, rest = rest.stop, range(0)
-        # In one form only, so that equal numbers have equal ranges.
+        # A canonical form, so that equal numbers have equal ranges.
         self._ranges = tuple(filter(None, (*ranges, range(start, stop), rest)))
         ends = [0]
         for part in self._ranges:
@@ -248,7 +246,7 @@ class Indexes(Sequence[int]):
         return self._ranges[which][at - self._ends[which]]
 
     def __eq__(self, other: object) -> bool:
-        """Whether `other` has the same numbers; a list, tuple or range may."""
+        """Whether `other` has the same numbers; it may be a list, tuple or range."""
         if isinstance(other, Indexes):
             return self._ranges == other._ranges
         if not isinstance(other, list | tuple | range):
@@ -266,7 +264,7 @@ class Indexes(Sequence[int]):
 
 @final
 class FailedItems(Sequence[T]):
-    """The items of a run that failed: a sequence that knows where in the input each of them was.
+    """The failed items of a run: a sequence that also has their indexes in the input.
 
     ::
 
@@ -275,7 +273,7 @@ class FailedItems(Sequence[T]):
         repaired = {again.indices[k]: value for k, value in zip(second.indices, second.results)}
 
     Attributes:
-        indices: `indices[k]` is the position of `self[k]` in the input of the run.
+        indices: `indices[k]` is the index of `self[k]` in the input of the run.
     """
 
     __slots__ = ("_items", "indices")
@@ -300,57 +298,57 @@ class FailedItems(Sequence[T]):
         return self._items[place]
 
     def __eq__(self, other: object) -> bool:
-        """Whether `other` has the same items in the same order; a list may."""
+        """Whether `other` has the same items in the same order; it may be a list or tuple."""
         return list(self) == list(other) if isinstance(other, FailedItems | list | tuple) else NotImplemented
 
     __hash__: ClassVar[None]  # type: ignore[assignment]  # items need not be hashable
 
 
 class ChainResult(_Brief, Generic[S], frozen=True):
-    """What a chain came to."""
+    """The result of a chain."""
 
     final: S
-    """The state after the last step; the initial one where there was no step."""
+    """The state after the last step; the initial one if there was no step."""
     intermediate: list[S]
-    """The initial state and the state after each step, where the config captures them; else empty."""
+    """The initial state and the state after each step, if the config captures them; otherwise empty."""
     steps: int
-    """How many steps were made."""
+    """The number of steps."""
 
     def _brief(self) -> str:
         return f": {self.steps} steps"
 
 
 class GraphStep(_Brief, Generic[S], frozen=True):
-    """One node that completed, as a stream of steps yields it."""
+    """A completed node, as a stream of steps yields it."""
 
     node: str
     """The node's name."""
     iteration: int
-    """Node attempts that the run has made so far, this one included; from 1."""
+    """Node attempts of the run so far, this one included; from 1."""
     state: S
-    """What the node returned."""
+    """The state that the node returned."""
 
     def _brief(self) -> str:
         return f" {self.iteration}: node {quote(self.node)}"
 
 
 class GraphResult(_Brief, Generic[S], frozen=True):
-    """What a run of a graph came to."""
+    """The result of a run of a graph."""
 
     state: S
-    """The state after the exit point; of a paused run, the state that the node will see again."""
+    """The state after the exit point; of a paused run, the state with which the paused node will run again."""
     run_id: str
-    """The run's id: what `StateGraph.resume` takes."""
+    """The run's id, for `StateGraph.resume`."""
     status: Literal["completed", "paused"]
     """Whether the run reached an exit point, or waits to be resumed."""
     exit_point: str | None
-    """The exit point that was reached; None where the run is paused."""
+    """The exit point reached; None if the run is paused."""
     path: list[str]
-    """The nodes of this call in order, the last 1,000 of them; a paused node is one of them."""
+    """The nodes of this call in order, a paused one included; only the last 1,000."""
     iterations: int
     """Node attempts of the whole run, failed ones and those before a pause included."""
     pause: Any = None
-    """What was given to `pause`; None where the run completed."""
+    """The payload of `pause`; None if the run completed."""
 
     def _brief(self) -> str:
         where = f" at {quote(self.exit_point)}" if self.exit_point is not None else ""
@@ -358,53 +356,56 @@ class GraphResult(_Brief, Generic[S], frozen=True):
 
 
 class BranchesResult(msgspec.Struct, Generic[S], frozen=True):
-    """What the branches of a node came to, both in the order of the branches."""
+    """The results of a node's branches; both mappings are in the order of the branches."""
 
     states: dict[str, S]
-    """By name, the states that branches returned."""
+    """The states of the branches that returned, by branch name."""
     errors: dict[str, Exception]
-    """By name, what branches failed with."""
+    """The errors of the branches that failed, by branch name."""
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far a run has come."""
+    """The progress of a parallel run."""
 
     completed: int
     """Items that succeeded."""
     failed: int
     """Items that failed."""
     total: int | None
-    """The length of the input; None where it is not known."""
+    """The length of the input; None if unknown."""
 
     @property
     def done(self) -> int:
-        """Items that have an outcome: those that succeeded and those that failed."""
+        """Items that have an outcome: `completed` + `failed`."""
         return self.completed + self.failed
 
 
 class LiveValue(Protocol[V_co]):
-    """A value that changes while a run works, and that a task can wait for."""
+    """A value that changes during a run, and that a task can wait on."""
 
     @property
     def value(self) -> V_co:
-        """The value now."""
+        """The current value."""
         ...
 
     async def wait_value(self, value_or_predicate: object, *, held_for: float = 0) -> V_co:
-        """Wait until the value equals `value_or_predicate`, or satisfies it where it is callable.
+        """Wait until the value equals `value_or_predicate`, or satisfies it if it is callable.
 
         The end of the run does not end the wait.
 
         Args:
-            value_or_predicate: a value to equal, or a function of the value.
-            held_for: seconds for which it must stay so.
+            value_or_predicate: a value to equal, or a predicate of the value; what it raises is raised here.
+            held_for: seconds for which the value must keep matching.
+
+        Returns:
+            The value that matched.
 
         Cancellation: nothing is lost; call again.
         """
         ...
 
     def eventual_values(self, value_or_predicate: object = ..., held_for: float = 0) -> AsyncIterator[V_co]:
-        """Iterate over the value now and each later one that matches; fast changes may be skipped.
+        """Iterate over the current value and each later one that matches; fast changes may be skipped.
 
         The iteration ends with the run.
 
@@ -414,7 +415,7 @@ class LiveValue(Protocol[V_co]):
 
 
 def count_errors(errors: Sequence[TaskError[Any]], total: int) -> ErrorReport:
-    """Return `errors`, failed items of a run of `total`, counted by message."""
+    """Return a report of `errors`, the failed items of a run of `total` items, counted by message."""
     groups: dict[str, list[TaskError[Any]]] = {}
     for failure in errors:
         groups.setdefault(describe_error(failure.error), []).append(failure)

@@ -111,10 +111,10 @@ async def test_a_run_that_is_no_chain_is_refused(store, steps):
     graph.set_entry_point("node")
     graph.set_exit_point("node")
     await graph.execute(State(), run_id="c")
-    with pytest.raises(CheckpointMismatchError, match="is one of 'g' and no chain"):
+    with pytest.raises(CheckpointMismatchError, match="is a run of 'g', not a chain"):
         await process_chain(range(3), [], steps, config=config(), store=store, run_id="c")
     await process_chain(range(3), [], steps, config=config(), store=store, run_id="d")
-    with pytest.raises(CheckpointMismatchError, match="is one of 'a chain'"):
+    with pytest.raises(CheckpointMismatchError, match="is a run of 'a chain'"):
         await graph.resume("d")
 
 
@@ -162,7 +162,7 @@ async def test_a_state_that_cannot_be_kept_is_refused(store):
     async def step(item, state):
         return {item}
 
-    with pytest.raises(CheckpointEncodeError, match="the state cannot be saved: the set: .*begin with a state of a type that has it"):
+    with pytest.raises(CheckpointEncodeError, match="the state cannot be saved: the set: .*start with a state of a type that has it"):
         await process_chain([1], [], step, config=config(), store=store, run_id="c")
 
 

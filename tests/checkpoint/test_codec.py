@@ -151,7 +151,7 @@ def test_what_comes_back_as_it_was_is_taken(value):
         ([0, Typed(seen={1})], r"the Typed at \[1\]: "),
         (["x" * 2_000_000 + "\ud800"], r"the str at \[0\]: .*surrogates not allowed"),
         ([object()], r"the object at \[0\]: .*unsupported"),
-        ({1}, r"; give result_type=, or make plain data of it \(of a pydantic model by model_dump\(\)\)$"),
+        ({1}, r"; give result_type=, or convert it to plain data \(a pydantic model by model_dump\(\)\)$"),
     ],
 )
 def test_a_refusal_names_the_place_the_type_and_the_way_out(value, message):
@@ -199,7 +199,7 @@ def test_with_a_type_what_msgspec_knows_comes_back_as_that_type(kind, value):
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
 def test_with_a_type_what_comes_back_as_something_else_is_refused(kind, value, place):
-    with pytest.raises(CheckpointEncodeError, match=f"{place}.*; make plain data of it"):
+    with pytest.raises(CheckpointEncodeError, match=f"{place}.*; convert it to plain data"):
         Codec(kind).encode(value)
 
 
@@ -211,11 +211,11 @@ def test_an_int_where_a_float_is_annotated_comes_back_as_the_float():
 
 
 def test_a_type_that_cannot_be_read_back_is_refused():
-    with pytest.raises(ConfigError, match="result_type must be a type that can be read back") as caught:
+    with pytest.raises(ConfigError, match="result_type must be a type that can be decoded") as caught:
         Codec(Typed | Point, what="a result")
     assert caught.value.field == "result_type"
     for kind in (object, Names, complex, Annotated[Names, "of items"]):
-        with pytest.raises(ConfigError, match="neither known to msgspec nor a pydantic model"):
+        with pytest.raises(ConfigError, match="neither supported by msgspec nor a pydantic model"):
             Codec(kind, what="a result")
 
 

@@ -128,7 +128,7 @@ async def test_the_run_of_a_chain_is_no_fan_outs(store, calls):
 
     with pytest.raises(ChainError):
         await process_chain([1], 0, step, store=store, run_id="r")
-    with pytest.raises(CheckpointMismatchError, match="run 'r' is one of 'a chain' and no fan-out: take another run_id"):
+    with pytest.raises(CheckpointMismatchError, match="run 'r' is a run of 'a chain', not a fan-out: use another run_id"):
         await process_parallel(range(5), calls, config=KEPT, store=store, run_id="r")
     assert calls == []
     assert [run.status for run in await store.list_runs()] == ["failed"]
@@ -154,13 +154,13 @@ async def test_leaving_a_stream_early_keeps_what_succeeded(store, calls):
     [
         (range(11), "there were 10, and now there are 11"),
         (range(9), "there were 10, and now there are 9"),
-        ([0, 1, 2, 99, 4, 5, 6, 7, 8, 9], "item 3 is another one"),
+        ([0, 1, 2, 99, 4, 5, 6, 7, 8, 9], "item 3 differs"),
     ],
 )
 async def test_other_items_are_refused_before_any_call(store, calls, items, why):
     await process_parallel(range(10), calls, config=KEPT, store=store, run_id="r")
     calls.clear()
-    with pytest.raises(CheckpointMismatchError, match=f"items of run 'r' are not those that it was begun with: {why}"):
+    with pytest.raises(CheckpointMismatchError, match=f"items of run 'r' are not those that it was started with: {why}"):
         await process_parallel(items, calls, config=KEPT, store=store, run_id="r")
     assert calls == []
     assert len(await store.load_items("r")) == 10
@@ -176,7 +176,7 @@ async def test_an_async_source_is_compared_as_it_is_pulled(store, calls):
     calls.clear()
     assert len((await process_parallel(numbers(1, 2, 3), calls, config=KEPT, store=store, run_id="r")).results) == 3
     assert calls == []
-    with pytest.raises(CheckpointMismatchError, match="item 1 is another one"):
+    with pytest.raises(CheckpointMismatchError, match="item 1 differs"):
         await process_parallel(numbers(1, 5, 3), calls, config=KEPT, store=store, run_id="r")
     with pytest.raises(CheckpointMismatchError, match="there were 3 or more, and now there are 2"):
         await process_parallel(numbers(1, 2), calls, config=KEPT, store=store, run_id="r")
@@ -191,14 +191,14 @@ async def test_named_items_may_come_and_go(store, calls):
     result = await process_parallel([3, 4, 1], calls, config=KEPT, store=store, run_id="r", key=key)
     assert calls == [4]
     assert result.results == [{"item": 3}, {"item": 4}, {"item": 1}]
-    with pytest.raises(CheckpointMismatchError, match="they were named by key="):
+    with pytest.raises(CheckpointMismatchError, match="they were identified by key="):
         await process_parallel([1, 2, 3], calls, config=KEPT, store=store, run_id="r")
     await process_parallel([1, 2, 3], calls, config=KEPT, store=store, run_id="i")
-    with pytest.raises(CheckpointMismatchError, match="it was begun without key="):
+    with pytest.raises(CheckpointMismatchError, match="it was started without key="):
         await process_parallel([1, 2, 3], calls, config=KEPT, store=store, run_id="i", key=str)
 
 
-@pytest.mark.parametrize(("key", "message"), [(lambda item: "same", "a name of one item only"), (lambda item: item, "a string")])
+@pytest.mark.parametrize(("key", "message"), [(lambda item: "same", "must be unique; item 1"), (lambda item: item, "a string")])
 async def test_a_key_names_each_item_by_a_string_of_its_own(calls, key, message):
     with pytest.raises(ConfigError, match=message):
         await process_parallel([1, 2], calls, config=LENIENT, store=MemoryStore(), run_id="r", key=key)

@@ -213,7 +213,7 @@ async def test_the_budget_of_iterations_survives(store, calls):
 async def test_a_run_id_that_is_there_cannot_be_begun_again(store, calls):
     graph = make(calls, "ab", store)
     await graph.execute(State(), run_id="r")
-    with pytest.raises(CheckpointMismatchError, match="run 'r' is there already, completed at step 2 of 'kept'"):
+    with pytest.raises(CheckpointMismatchError, match="run 'r' already exists, completed at step 2 of 'kept'"):
         await graph.execute(State(), run_id="r")
     with pytest.raises(CheckpointMismatchError):
         async with graph.open_run(State(), run_id="r") as steps:
@@ -223,7 +223,7 @@ async def test_a_run_id_that_is_there_cannot_be_begun_again(store, calls):
 
 async def test_another_graphs_run_is_refused(store, calls):
     await make(calls, "ab", store).execute(State(), run_id="r")
-    with pytest.raises(CheckpointMismatchError, match="run 'r' is one of 'kept', not of graph 'other'"):
+    with pytest.raises(CheckpointMismatchError, match="run 'r' is a run of 'kept', not of graph 'other'"):
         await make(calls, "ab", store, name="other").resume("r")
 
 
@@ -231,7 +231,7 @@ async def test_a_vanished_node_is_named(store, calls):
     calls.failing = {"judge"}
     with pytest.raises(ExecutionError):
         await make(calls, ["draft", "judge"], store).execute(State(), run_id="r")
-    with pytest.raises(CheckpointMismatchError, match="stands at node 'judge', which is not in graph 'kept' any more") as caught:
+    with pytest.raises(CheckpointMismatchError, match="is at node 'judge', which is no longer in graph 'kept'") as caught:
         await make(calls, ["draft", "judges"], store).resume("r")
     assert "did you mean 'judges'?" in str(caught.value)
     assert "add a node of that name, or resume from another step" in str(caught.value)
@@ -326,7 +326,7 @@ async def test_a_state_type_that_changed_is_told(store, calls):
     graph.add_node("a", calls.node("a"))
     graph.set_entry_point("a")
     graph.set_exit_point("a")
-    with pytest.raises(CheckpointMismatchError, match="of another type now"):
+    with pytest.raises(CheckpointMismatchError, match="of another type"):
         await graph.resume("r")
 
 
@@ -451,7 +451,7 @@ async def test_a_store_that_fails_at_the_end_is_noted_on_the_failure(calls):
     calls.failing = {"a"}
     with pytest.raises(ExecutionError) as caught:
         await graph.execute(State(), run_id="r")
-    assert caught.value.__notes__ == ["how the run ended was not saved: disk full"]
+    assert caught.value.__notes__ == ["the end of the run was not saved: disk full"]
     calls.failing = set()
     with pytest.raises(CheckpointStoreError, match="disk full"):
         await graph.execute(State(), run_id="s")
@@ -464,7 +464,7 @@ async def test_saving_the_end_has_a_deadline_by_the_walls_clock(calls, autojump_
     with pytest.raises(ExecutionError) as caught:
         await graph.execute(State(), run_id="r")
     [note] = caught.value.__notes__
-    assert note.startswith("how the run ended was not saved: ")
+    assert note.startswith("the end of the run was not saved: ")
     assert note.endswith("did not save within 0.05 s")
 
 
@@ -541,7 +541,7 @@ async def test_a_run_in_its_first_node_cannot_be_begun_again_and_is_listed(store
         await entered.wait()
         [run] = await store.list_runs()
         assert (run.run_id, run.status, run.step, run.kind) == ("r", "running", 0, "graph")
-        with pytest.raises(CheckpointMismatchError, match="is there already, running at step 0"):
+        with pytest.raises(CheckpointMismatchError, match="already exists, running at step 0"):
             await build().execute(State(), run_id="r")
         nursery.cancel_scope.cancel()
     assert (await store.load("r")).status == "cancelled"
@@ -681,7 +681,7 @@ async def test_a_fork_without_a_step_goes_on_from_the_latest(store, calls):
     [
         ({"step": 2}, ConfigError, "after it nothing is left to do"),
         ({"as_run_id": "other"}, ConfigError, "after it nothing is left to do"),
-        ({"step": 1, "as_run_id": "r"}, CheckpointMismatchError, "run 'r' is there already"),
+        ({"step": 1, "as_run_id": "r"}, CheckpointMismatchError, "run 'r' already exists"),
         ({"step": 1, "as_run_id": "a\b"}, ConfigError, "run_id"),
         ({"step": 1, "as_run_id": ""}, ConfigError, "as_run_id"),
     ],

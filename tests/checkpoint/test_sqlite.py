@@ -227,7 +227,7 @@ async def test_another_programs_database_is_refused_and_left_as_it_is(path):
     db.close()
     before = path.read_bytes()
     async with SqliteStore(path) as store:
-        with pytest.raises(CheckpointStoreError, match="is a SQLite database of something else"):
+        with pytest.raises(CheckpointStoreError, match="is another program.s SQLite database"):
             await store.claim("r")
     assert path.read_bytes() == before
 

@@ -24,7 +24,7 @@ async def make_async():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"executor": 3}, "executor must be a concurrent.futures.Executor, or a plain function that makes one, got 3"),
+        ({"executor": 3}, "executor must be a concurrent.futures.Executor, or a plain function that creates one, got 3"),
         ({"executor": None}, "executor must be a concurrent.futures.Executor"),
         ({"executor": make_async}, "executor must be a concurrent.futures.Executor"),
         ({"fn": 3}, "fn must be a function, plain or async, got 3"),
@@ -50,7 +50,7 @@ def test_wrong_arguments_are_refused_when_the_processor_is_made(arguments, says)
 def test_an_executor_that_is_shut_down_is_refused(pool):
     executor = pool()
     executor.shutdown()
-    with pytest.raises(ConfigError, match="executor must be an executor that is open while the run lasts"):
+    with pytest.raises(ConfigError, match="executor must be an executor that stays open during the run"):
         on_executor(executor, calls.pid)
 
 
@@ -60,21 +60,21 @@ async def test_an_executor_that_is_shut_down_later_fails_the_items():
     executor.shutdown()
     result = await process_parallel([1], processor, config=CONFIG)
     assert isinstance(result.errors[0].error, ConfigError)
-    assert "or give a function that makes one" in str(result.errors[0].error)
+    assert "or pass a function that creates one" in str(result.errors[0].error)
 
 
 async def test_a_factory_that_gives_something_else_is_refused():
     result = await process_parallel([1], on_executor(lambda: 3, calls.pid), config=CONFIG)
     assert isinstance(result.errors[0].error, ConfigError)
-    assert "a function that gives a concurrent.futures.Executor, and it gave int" in str(result.errors[0].error)
+    assert "a function that returns a concurrent.futures.Executor, but it returned int" in str(result.errors[0].error)
 
 
 def test_a_lambda_for_a_process_pool_is_refused():
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         for fn in (lambda item: item, make_local()):
-            with pytest.raises(ConfigError, match="fn must be a function that pickle finds by its name"):
+            with pytest.raises(ConfigError, match="fn must be a function that pickle can import by name"):
                 on_executor(pool, fn)
-    with pytest.raises(ConfigError, match="can be called in threads, by loky and by Dask"):
+    with pytest.raises(ConfigError, match="work with threads, loky and Dask"):
         on_executor(ProcessPoolExecutor, lambda item: item)
     with pytest.raises(ConfigError, match=r"got test_a_lambda_for_a_process_pool_is_refused.<locals>.<lambda>"):
         on_process(lambda item: item)
@@ -94,7 +94,7 @@ async def test_a_lambda_for_a_process_pool_that_is_made_later_fails_the_items():
     error = result.errors[0].error
     assert isinstance(error, ConfigError)
     assert error.field == "fn"
-    assert "defined with def at the top of a module" in str(error)
+    assert "defined with def at the top level of a module" in str(error)
 
 
 def test_without_dask_the_extra_is_named(monkeypatch):
@@ -111,5 +111,5 @@ def test_without_dask_the_extra_is_named(monkeypatch):
 
 
 def test_outside_of_trio_it_says_what_to_do():
-    with pytest.raises(RuntimeError, match=r"start the program by trio.run\(main\)"):
+    with pytest.raises(RuntimeError, match=r"start the program with trio.run\(main\)"):
         on_executor(make, calls.pid)(1).send(None)

@@ -58,7 +58,7 @@ async def test_an_executor_of_the_callers_stays_broken_and_says_so():
         result = await process_parallel(range(1000), on_executor(pool, calls.die_at_five), config=CONFIG)
     assert_accounted(result, range(1000))
     assert 999 in {failed.index for failed in result.errors}
-    assert "give on_executor a function that makes one" in result.errors[-1].error.__notes__[-1]
+    assert "pass on_executor a function that creates one" in result.errors[-1].error.__notes__[-1]
 
 
 class Breaking(Executor):

@@ -83,7 +83,7 @@ async def test_what_was_shut_down_or_closed_says_so(dask_client):
     processor = on_executor(executor, calls.pid)
     assert await processor(1)
     executor.shutdown()
-    with pytest.raises(ConfigError, match="an executor that is open while the run lasts"):
+    with pytest.raises(ConfigError, match="an executor that stays open during the run"):
         await processor(1)
     assert dask_client.status == "running"
 

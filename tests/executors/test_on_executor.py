@@ -60,7 +60,7 @@ async def test_an_error_comes_back_as_itself_with_its_traceback(engine):
     assert type(error) is calls.RichError
     assert error.code == 3
     note = error.__notes__[0]
-    assert note.startswith("where it was called:\nTraceback")
+    assert note.startswith("remote traceback:\nTraceback")
     assert "KeyError: 'cause'" in note
     assert "in raise_rich" in note
     assert "_requests.py" not in note
@@ -173,7 +173,7 @@ async def test_an_argument_that_does_not_unpickle_is_named(engine):
         return
     error = result.errors[0].error
     assert error.what == "argument"
-    assert "argument '_' of pid cannot be unpickled where it is used: no way back" in str(error)
+    assert "argument '_' of pid cannot be unpickled by the worker: no way back" in str(error)
 
 
 async def test_what_two_arguments_share_is_shared_over_there(engine):

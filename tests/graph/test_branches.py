@@ -112,7 +112,7 @@ async def test_each_branch_has_a_copy():
 
 @pytest.mark.parametrize("second", [2, 1])
 async def test_what_several_changed_fails_the_node_equally_or_not(store, second):
-    with pytest.raises(ExecutionError, match="several branches changed the same: 'x' by 'a', 'b'") as caught:
+    with pytest.raises(ExecutionError, match="several branches changed the same key: 'x' by 'a', 'b'") as caught:
         await run(branches_node({"a": put("x", 1), "b": put("x", second), "c": put("y", 1)}), store=store)
     assert caught.value.node == "node"
 
@@ -269,7 +269,7 @@ async def test_a_branch_that_returns_another_type_is_named():
     with pytest.raises(ExecutionError) as caught:
         await run(branches_node({"w": wrong}))
     [error] = caught.value.__cause__.exceptions
-    assert "branch 'w' has to return a State, and this one returned 5" in str(error)
+    assert "branch 'w' must return a State, got 5" in str(error)
 
 
 async def test_branches_may_be_patterns_graphs_and_branches(store):

@@ -166,18 +166,18 @@ def test_the_faults_of_inner_graphs_are_listed_too():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda g: g.add_node("a", same), "graph 'test' cannot work: there is a node 'a' already"),
+        (lambda g: g.add_node("a", same), "graph 'test' cannot work: a node 'a' already exists"),
         (lambda g: g.add_node("", same), "the name of a node must be a non-empty string"),
         (lambda g: g.add_node("b", print), "the function of node 'b' must be an async function"),
         (lambda g: g.add_node("b", None), "the function of node 'b' must be an async function"),
-        (lambda g: g.node("a")(same), "there is a node 'a' already"),
+        (lambda g: g.node("a")(same), "a node 'a' already exists"),
         (lambda g: g.add_edge("a", "b", when="yes"), "the predicate of the edge from 'a' to 'b' must be a plain function"),
         (lambda g: g.add_edge("a", "b", when=same), "the predicate of the edge from 'a' to 'b' must be a plain function"),
         (lambda g: g.add_edge("", "b"), "the source of the edge from '' to 'b' must be a non-empty string"),
         (lambda g: g.add_edge("a", 5), "the target of the edge from 'a' to 5 must be a non-empty string"),
         (lambda g: g.add_edge("a", "b", name=""), "the name of the edge from 'a' to 'b' must be"),
-        (lambda g: g.set_entry_point("b"), "its entry point is 'a' already, and a second one, 'b', cannot be set"),
-        (lambda g: g.set_entry_point("a"), "its entry point is 'a' already"),
+        (lambda g: g.set_entry_point("b"), "its entry point is already 'a', and a second one, 'b', cannot be set"),
+        (lambda g: g.set_entry_point("a"), "its entry point is already 'a'"),
         (lambda g: g.set_exit_point(""), "an exit point must be a non-empty string"),
     ],
 )

@@ -284,7 +284,7 @@ def test_a_node_with_error_edges_alone_leads_nowhere():
     graph.set_exit_point("apologise")
     with pytest.raises(GraphError) as caught:
         graph.validate()
-    assert caught.value.faults == ["node 'call' leads nowhere: it has error edges alone and is no exit point"]
+    assert caught.value.faults == ["node 'call' leads nowhere: it has only error edges and is no exit point"]
     graph.set_exit_point("call")
     graph.validate()
 
@@ -305,7 +305,7 @@ def test_an_error_edge_counts_as_a_way_to_a_node():
     [
         (("", "b"), "the source of the error edge"),
         (("a", ""), "the target of the error edge"),
-        (("a", "b", 5), "the on= of the error edge from 'a' to 'b' must be a type of Exception"),
+        (("a", "b", 5), "the on= of the error edge from 'a' to 'b' must be a subclass of Exception"),
         (("a", "b", KeyboardInterrupt), "the on="),
         (("a", "b", (ValueError, 5)), "the on="),
         (("a", "b", ()), "the on="),

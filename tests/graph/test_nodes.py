@@ -244,7 +244,7 @@ async def test_nodes_can_be_called_on_their_own(log):
     async def ask(state):
         pause("why?")
 
-    with pytest.raises(RuntimeError, match="works in the nodes of a graph"):
+    with pytest.raises(RuntimeError, match="works only in a node of a running graph"):
         await as_node(make_inner(ask, observer=RecordingObserver()))(State(n=1))
 
 

@@ -157,7 +157,7 @@ async def test_no_transition_is_told_apart(line):
     graph.set_entry_point("a")
     graph.set_exit_point("b")
     error = await failing(graph)
-    assert str(error) == "execution failed at node a: no transition: of its edges (1) none may be taken"
+    assert str(error) == "execution failed at node a: no transition: none of its 1 edges may be taken"
     assert (error.node, error.state, error.kind, error.__cause__) == ("a", State(n=1), "no transition", None)
     assert (await graph.execute(State(n=6))).exit_point == "b"
 
@@ -167,7 +167,7 @@ async def test_at_the_limit_of_iterations_the_node_is_the_next_one(loop):
         return state
 
     error = await failing(loop(more, other, again=lambda state: True, max_iterations=3))
-    assert str(error) == "execution failed at node other: max iterations exceeded: the 3 attempts of max_iterations are spent"
+    assert str(error) == "execution failed at node other: max iterations exceeded: all 3 attempts of max_iterations are used"
     assert (error.node, error.state, error.path, error.kind) == (
         "other", State(n=2), ["more", "other", "more"], "max iterations",
     )  # fmt: skip
@@ -530,7 +530,7 @@ async def test_a_run_is_resumed_by_one_at_a_time(line):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: graph.resume("r", update=lambda state: state.set("answer", 1)))
         await wait_all_tasks_blocked()
-        with pytest.raises(CheckpointConflictError, match="is being resumed already"):
+        with pytest.raises(CheckpointConflictError, match="is already being resumed"):
             await graph.resume("r")
         nursery.cancel_scope.cancel()
     assert (await graph.resume("r")).status == "paused"
@@ -558,7 +558,7 @@ async def test_an_unknown_run_names_near_ones(line):
 
 
 async def test_pause_outside_of_a_run_says_where_it_works():
-    with pytest.raises(RuntimeError, match="works in the nodes of a graph"):
+    with pytest.raises(RuntimeError, match="works only in a node of a running graph"):
         pause()
 
 

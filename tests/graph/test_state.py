@@ -66,7 +66,7 @@ def test_states_are_equal_by_value():
 
 @pytest.mark.parametrize("make", [lambda: State({1: 2}), lambda: State().set(1, 2), lambda: State().merge({1: 2})])
 def test_names_are_strings(make):
-    with pytest.raises(TypeError, match="names in a State are strings, got 1"):
+    with pytest.raises(TypeError, match="names in a State must be strings, got 1"):
         make()
 
 

@@ -66,7 +66,7 @@ async def test_there_is_no_result_before_the_end(line):
         with pytest.raises(RuntimeError, match="iterate to the end first"):
             steps.result()
         await anext(steps)
-    with pytest.raises(RuntimeError, match="left before its end"):
+    with pytest.raises(RuntimeError, match="ended early"):
         steps.result()
 
 
@@ -230,7 +230,7 @@ async def test_a_pause_ends_the_iteration(line):
 
 
 async def test_a_run_is_made_by_open_run_only(line):
-    with pytest.raises(TypeError, match="made by StateGraph.open_run"):
+    with pytest.raises(TypeError, match="created only by StateGraph.open_run"):
         GraphRun()
     async with line(more, more, names=["a", "b"]).open_run(State()) as steps:
         assert repr(steps) == "<GraphRun: <Relay: waiting>>"

@@ -146,11 +146,11 @@ def test_a_reservation_is_for_one_block():
     with pytest.raises(RuntimeError, match="not entered"):
         held.settle(usd=1)
     with held:
-        with pytest.raises(RuntimeError, match="one block"):
+        with pytest.raises(RuntimeError, match="entered only once"):
             held.__enter__()
-    with pytest.raises(RuntimeError, match="in its block, and this one is over"):
+    with pytest.raises(RuntimeError, match="inside the reservation's block; this one is over"):
         held.settle(usd=1)
-    with pytest.raises(RuntimeError, match="one block"):
+    with pytest.raises(RuntimeError, match="entered only once"):
         held.__enter__()
     assert "over" in repr(held)
 
@@ -228,7 +228,7 @@ def test_a_budget_cannot_be_its_own_ancestor():
     whole = Budget({"usd": 1})
     part = Budget({"usd": 1}, parent=whole)
     for parent in (whole, part):
-        with pytest.raises(ConfigError, match="parent must be a budget that this one is no ancestor of"):
+        with pytest.raises(ConfigError, match="parent must be a budget of which this one is not an ancestor"):
             whole.__init__({"usd": 1}, parent=parent)
 
 

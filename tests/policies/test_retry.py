@@ -321,7 +321,7 @@ async def test_what_delay_returns_replaces_the_back_off_uncapped(autojump_clock)
 async def test_what_delay_must_not_give_is_refused_from_the_failure(autojump_clock, wanted):
     failure = OSError("busy")
     flaky = Flaky(failure, OSError())
-    with pytest.raises(ConfigError, match="delay must be a function that gives a finite number of seconds") as caught:
+    with pytest.raises(ConfigError, match="delay must be a function that returns a finite number of seconds") as caught:
         await wrapped(flaky, STEADY, delay=lambda _: wanted)()
     assert caught.value.__cause__ is failure
     assert len(flaky.times) == 1

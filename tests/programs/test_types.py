@@ -224,7 +224,7 @@ async def test_a_chain_refuses_what_its_first_state_does_not_say(store):
         return [*before, FINDING]
 
     config = ChainConfig(checkpoint=store, observer="noop")
-    with pytest.raises(CheckpointEncodeError, match=r"the Finding at \[0\]: .*begin with a state of a type that has it"):
+    with pytest.raises(CheckpointEncodeError, match=r"the Finding at \[0\]: .*start with a state of a type that has it"):
         await process_chain(["a"], [], step, config=config, run_id="c")
 
 
@@ -272,7 +272,7 @@ async def test_a_type_that_cannot_be_read_back_is_refused_before_work_starts(sto
         raise AssertionError("was called")
 
     for kind in (set[int] | list[int], Report | Finding):
-        with pytest.raises(ConfigError, match="result_type must be a type that can be read back"):
+        with pytest.raises(ConfigError, match="result_type must be a type that can be decoded"):
             await process_parallel([1], never, config=ParallelConfig(checkpoint=store), run_id="r", result_type=kind)
 
 

@@ -217,7 +217,7 @@ async def test_a_timeout_counts_from_the_first_beginning_and_stays_over(store, g
         await service.submit("work", nothing, run_id="r")
         await trio.sleep(120)
         await service.signal("r", "go", 1)
-        assert (await service.result("r")).state == State(late="the signal 'go' did not come within 100 s")
+        assert (await service.result("r")).state == State(late="the signal 'go' did not arrive within 100 s")
         assert trio.current_time() - began == pytest.approx(150, abs=0.1)
     assert len(calls) == 3
 
@@ -336,7 +336,7 @@ async def test_waits_elsewhere_are_refused(store, graph_of, nothing, autojump_cl
         branches_node({"one": branch, "two": branch}),
         task,
     ]
-    with pytest.raises(RuntimeError, match="work in a node itself"):
+    with pytest.raises(RuntimeError, match="work only in a node itself"):
         await wait()
     for number, node in enumerate(nodes):
         with pytest.raises(ExecutionError) as caught:
@@ -345,7 +345,7 @@ async def test_waits_elsewhere_are_refused(store, graph_of, nothing, autojump_cl
         while error is not None:
             causes.append(repr(error))
             error = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__ or getattr(error, "error", None)
-        assert any("work in a node itself" in cause for cause in causes), causes
+        assert any("work only in a node itself" in cause for cause in causes), causes
 
 
 async def test_bad_waits_are_refused(store, graph_of, nothing, autojump_clock):
@@ -354,7 +354,7 @@ async def test_bad_waits_are_refused(store, graph_of, nothing, autojump_clock):
     async def unkept(state):
         await durable_sleep(1)
 
-    with pytest.raises(ExecutionError, match="needs a run that is kept"):
+    with pytest.raises(ExecutionError, match="needs a durable run"):
         await graph_of(unkept).execute(nothing)
     for call in (lambda: durable_sleep(-1), lambda: durable_sleep(float("nan")), lambda: durable_sleep("1"), lambda: wait_for_signal(""), lambda: wait_for_signal("a", timeout=-1)):
         with pytest.raises(ConfigError):
@@ -364,7 +364,7 @@ async def test_bad_waits_are_refused(store, graph_of, nothing, autojump_clock):
         await wait_for_signal("go")
 
     faulty = FaultyStore(MemoryStore())
-    with pytest.raises(ExecutionError, match="needs a store that keeps signals"):
+    with pytest.raises(ExecutionError, match="needs a store that supports signals"):
         await graph_of(signal, store=faulty).execute(nothing, run_id="r")
 
 

@@ -142,5 +142,5 @@ def test_the_command_refuses_it_in_a_line(path, capsys, monkeypatch):
     monkeypatch.delenv("TRIOFLOW_UI_TOKEN", raising=False)
     assert main(["ui", "--store", f"sqlite:///{path}", "--host", "0.0.0.0"]) == 2
     assert capsys.readouterr().err == (
-        "trioflow: host must be an address of this machine alone, such as 127.0.0.1, where there is no token, got '0.0.0.0'\n"
+        "trioflow: host must be a loopback address, such as 127.0.0.1, unless there is a token, got '0.0.0.0'\n"
     )

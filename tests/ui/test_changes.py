@@ -94,13 +94,13 @@ async def test_an_answer_goes_on_with_the_run(store):
         assert found["changes"] == {"answer": True, "cancel": True, "why_not": "", "note": "", "secret": changes.secret}
         assert (found["waits_at"], found["data"]) == ("ask", None)
         answer = await client.post("/api/answer", json={"id": "run-1", "step": 0, "update": {"answer": "yes"}})
-        assert (answer.status_code, answer.json()) == (200, {"done": "answered: the run goes on, in the page's process"})
+        assert (answer.status_code, answer.json()) == (200, {"done": "answered: the run continues, in the page's process"})
         await until(store, "run-1", "completed")
         state = msgspec.msgpack.decode((await store.load("run-1")).state)
         assert state == {"to": "Ada", "answer": "yes", "sent": True}
         found = await look(client, "run-1")
         assert (found["changes"]["answer"], found["changes"]["cancel"]) == (False, False)
-        assert found["changes"]["note"] == "The page answered, and went on with the run: completed."
+        assert found["changes"]["note"] == "The page answered and resumed the run: completed."
 
 
 async def test_a_run_that_fails_then_is_said_with_what_may_be_shown(store):
@@ -113,21 +113,21 @@ async def test_a_run_that_fails_then_is_said_with_what_may_be_shown(store):
             await until(store, run_id, "failed")
             found = await look(client, run_id)
             assert found["failed_at"] == "send"
-            expected = "The page answered, and went on with the run: it failed with ExecutionError, from OSError"
+            expected = "The page answered and resumed the run: it failed with ExecutionError, from OSError"
             assert found["changes"]["note"] == f"{expected}{shown}."
 
 
 @pytest.mark.parametrize(
     ("change", "status", "error"),
     [
-        ({"id": "run-1", "step": 1, "update": {"answer": "yes"}}, 409, "has gone on meanwhile"),
+        ({"id": "run-1", "step": 1, "update": {"answer": "yes"}}, 409, "has continued meanwhile"),
         ({"id": "nope", "step": 0, "update": {}}, 404, "nope"),
         ({"id": "other-1", "step": 0, "update": {}}, 422, "start it with --graph"),
-        ({"id": "run-1", "step": 0, "update": [1]}, 422, "no change"),
+        ({"id": "run-1", "step": 0, "update": [1]}, 422, "not a valid change"),
         ({"id": "run-1", "step": 0}, 422, "JSON object"),
-        ({"id": "run-1", "step": 0, "update": {}, "more": 1}, 422, "no change"),
-        ({"id": 3}, 422, "no change"),
-        ([], 422, "no change"),
+        ({"id": "run-1", "step": 0, "update": {}, "more": 1}, 422, "not a valid change"),
+        ({"id": 3}, 422, "not a valid change"),
+        ([], 422, "not a valid change"),
         ({"id": "run-1", "step": 0, "update": {"long": "x" * (1 << 20)}}, 422, "at most"),
     ],
 )
@@ -189,7 +189,7 @@ async def test_an_answer_to_a_run_that_was_completed_just_then_is_refused(store)
 
     async with page(store, [Late()]) as (client, _):
         answer = await client.post("/api/answer", json={"id": "run-1", "step": 0, "update": {"answer": "yes"}})
-        assert (answer.status_code, "has gone on" in answer.json()["error"]) == (409, True)
+        assert (answer.status_code, "has continued meanwhile" in answer.json()["error"]) == (409, True)
         assert (await look(client, "run-1"))["changes"]["note"] == ""
     assert msgspec.msgpack.decode((await store.load("run-1")).state)["answer"] == "no"
 
@@ -207,7 +207,7 @@ async def test_a_graph_that_cannot_run_is_said(store):
     async with page(store, [Broken()]) as (client, _):
         answer = await client.post("/api/answer", json={"id": "run-1", "step": 0, "update": {}})
         assert answer.status_code == 503
-        assert answer.json() == {"error": "the run did not go on: it failed with OSError"}
+        assert answer.json() == {"error": "the run did not continue: it failed with OSError"}
         # It can be answered again.
         assert (await client.post("/api/answer", json={"id": "run-1", "step": 0, "update": {}})).status_code == 503
 
@@ -245,7 +245,7 @@ async def test_a_run_is_taken_from_whoever_has_it(store):
             while not [run for run in await store.list_runs() if run.step]:  # noqa: ASYNC110 - as above
                 await trio.sleep(0.01)
         answer = await client.post("/api/cancel", json={"id": "run-1"})
-        assert answer.json() == {"done": "cancelled: whoever was at work on it can save no more"}
+        assert answer.json() == {"done": "cancelled: its former holder can save no more"}
     assert len(caught) == 1
     latest = await store.load("run-1")
     assert (latest.status, latest.next_node, latest.step) == ("cancelled", "send", 1)

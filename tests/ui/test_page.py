@@ -339,7 +339,7 @@ async def test_answers_that_are_kept_are_bounded(path):
         await trio.lowlevel.checkpoint()
 
     for number in range(100):
-        await reader.ask(number, question)
+        await reader.query(number, question)
     assert repr(reader) == "<Reader with 8 answers>"
 
 

@@ -95,7 +95,7 @@ BAD = [
     ({"processor": CallableObject}, "processor", "async"),
     ({"processor": CallableObject().plain}, "processor", "async"),
     ({"processor": functools.partial(plain)}, "processor", "async"),
-    ({"processor": annotated_plainly}, "processor", "one that gives an awaitable says so"),
+    ({"processor": annotated_plainly}, "processor", "annotate a plain one that returns an awaitable"),
     ({"processor": AnnotatedObject}, "processor", "async"),
     ({"processor": None}, "processor", "async"),
     ({"config": {"max_workers": 3}}, "config", "ParallelConfig"),
@@ -112,7 +112,7 @@ BAD = [
     ({"run_id": ""}, "run_id", "non-empty"),
     ({"run_id": 3}, "run_id", "non-empty"),
     ({"store": object(), "run_id": "r"}, "store", "CheckpointStore"),
-    ({"store": MemoryStore()}, "run_id", "where a store is given"),
+    ({"store": MemoryStore()}, "run_id", "if a store is given"),
     ({"store": MemoryStore(), "run_id": "a'b"}, "run_id", "printable"),
     ({"store": MemoryStore(), "run_id": "../r"}, "run_id", "printable"),
     ({"store": MemoryStore(), "run_id": "a\nb"}, "run_id", "printable"),
@@ -176,7 +176,7 @@ async def test_every_form_of_an_async_function_is_a_processor(processor):
 
 async def test_a_processor_that_was_called_is_refused_by_what_it_is():
     coroutine = work(1)
-    with pytest.raises(ConfigError, match="not what calling it gives"):
+    with pytest.raises(ConfigError, match="not the coroutine it returns"):
         await process_parallel([1], coroutine)
     coroutine.close()
 

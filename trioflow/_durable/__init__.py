@@ -1,1 +1,1 @@
-"""How a run is kept: step by step, item by item."""
+"""Durable runs: saved step by step, or item by item."""

@@ -1,9 +1,8 @@
-"""What is kept of a chain: its state after each step, and a mark that stands for the items so far.
+"""Durable chains: the state after each step is stored, with a digest of the items so far.
 
-A chain that is called again pulls its items again, from the first. Those of the steps that were made are passed
-over, and their mark must be the one that was kept: so other items are noticed before anything is called, and
-before the run is claimed from whoever is making it. A chain that is not kept has an `UnkeptChain`, which does
-nothing.
+A chain that is resumed pulls its items again, from the first. Those of completed steps are skipped, and their
+digest must equal the stored one: so other items are detected before anything is called, and before the run is
+claimed from a process that is executing it. A chain that is not durable has an `UnkeptChain`, which does nothing.
 """
 
 import hashlib
@@ -31,37 +30,37 @@ MakeStep = Callable[[T], Awaitable[None]]
 _NAME = "a chain"
 _AHEAD = "the next step"
 _SKIPPED_IN_A_ROW = 256
-"""Items that are passed over without a checkpoint: half a millisecond's work."""
+"""Items skipped between checkpoints, which takes half a millisecond."""
 
 
 class ChainLog(Protocol[S_contra]):
-    """What a chain reports its steps to."""
+    """Receives the steps of a chain."""
 
     resumed: bool
-    """Whether steps were made before."""
+    """Whether the chain was started before."""
 
     def start(self, on_save: Saved) -> None:
-        """Call `on_save` for each save from now on, and for the one that the run began with."""
+        """Call `on_save` for each save from now on, and for the first one of the run."""
 
     def around(self, make_step: MakeStep[T]) -> MakeStep[T]:
-        """Return `make_step` for items whose step was not made before."""
+        """Return `make_step` wrapped to skip completed steps."""
         ...
 
     def completed(self, steps: int, state: S_contra) -> Awaitable[None] | None:
-        """Take note of a complete step, and return what is to be awaited; None where nothing is to be written.
+        """Record a complete step, and return an awaitable that writes it; None if nothing is to be written.
 
-        Awaiting it, a cancellation lets the step be saved whole, or at the end.
+        A cancellation while it is awaited saves the step whole, or not at all; then `end` saves it.
         """
         ...
 
     async def exhausted(self) -> None:
-        """Take note that there are no more items.
+        """Record that there are no more items.
 
         Cancellation: the run may have been claimed.
         """
 
     async def end(self, error: BaseException | None, steps: int) -> BaseException | None:
-        """Take note of how the chain ended, and return what it ends with now.
+        """Record the end of the chain, and return the error that it ends with.
 
         Cancellation: shielded, for some seconds at most.
         """
@@ -69,12 +68,12 @@ class ChainLog(Protocol[S_contra]):
 
 @final
 class UnkeptChain:
-    """The log of a chain that no store keeps."""
+    """The log of a chain without a store."""
 
     resumed = False
 
     async def open(self, run: Callable[[ChainLog[Any], int, S], Awaitable[R]], initial: S) -> R:
-        """Await `run` with this log, the steps that were made and the state after them.
+        """Await `run` with this log, the number of completed steps and the state after them.
 
         Cancellation: passes through.
         """
@@ -84,7 +83,7 @@ class UnkeptChain:
         """Do nothing: nothing will be saved."""
 
     def around(self, make_step: MakeStep[T]) -> MakeStep[T]:
-        """Return `make_step`: no step was made before."""
+        """Return `make_step`: there are no completed steps."""
         return make_step
 
     def completed(self, steps: int, state: object) -> Awaitable[None] | None:
@@ -107,16 +106,17 @@ class UnkeptChain:
 
 @final
 class KeptChain(Generic[S]):
-    """The log of a chain that a store keeps.
+    """The log of a durable chain.
 
     Args:
-        store: the store; one that is named is opened for the run.
+        store: the store; a named one is opened for the run.
         run_id: the run's id.
-        config: how often, and whether a completed chain is kept.
-        stand_at: called with the steps that somebody else has made since the chain was looked at.
+        config: how often to write, and whether to preserve a completed chain.
+        stand_at: called with the steps and the state, if another process has made steps since the chain was
+            loaded.
 
     Attributes:
-        resumed: whether steps were made before.
+        resumed: whether the chain was started before.
     """
 
     def __init__(
@@ -143,13 +143,13 @@ class KeptChain(Generic[S]):
         self._to_skip = 0
 
     def __repr__(self) -> str:
-        return f"<KeptChain {self._run_id}, {self._to_skip} steps to pass over>"
+        return f"<KeptChain {self._run_id}, {self._to_skip} steps to skip>"
 
     async def open(self, run: Callable[[ChainLog[S], int, S], Awaitable[R]], initial: S) -> R:
-        """Await `run` with this log, the steps that were made and the state after them.
+        """Await `run` with this log, the number of completed steps and the state after them.
 
         Raises:
-            CheckpointMismatchError: the run is no chain, or its state is of another type.
+            CheckpointMismatchError: the run is not a chain, or its state is of another type.
 
         Cancellation: passes through.
         """
@@ -164,7 +164,7 @@ class KeptChain(Generic[S]):
                 return await run(self, 0, initial)
             if checkpoint.kind != "chain":
                 of = quote(checkpoint.graph)
-                message = f"run {quote(self._run_id)} is one of {of} and no chain: take another run_id"
+                message = f"run {quote(self._run_id)} is a run of {of}, not a chain: use another run_id"
                 raise CheckpointMismatchError(message, run_id=self._run_id)
             self.resumed = True
             state = await self._look_at(checkpoint, checkpoint.step)
@@ -181,11 +181,11 @@ class KeptChain(Generic[S]):
             self._steps.start(on_save)
 
     def around(self, make_step: MakeStep[T]) -> MakeStep[T]:
-        """See `ChainLog.around`; the run is claimed when the first item comes that was not there before.
+        """See `ChainLog.around`; the run is claimed at the first item after the completed steps.
 
         Raises:
-            CheckpointMismatchError: the items so far are not those that the chain was begun with.
-            CheckpointEncodeError: the item cannot be distinguished from others.
+            CheckpointMismatchError: the items so far are not those that the chain was started with.
+            CheckpointEncodeError: the item cannot be fingerprinted.
         """
 
         async def make_missing_step(item: T) -> None:
@@ -201,7 +201,7 @@ class KeptChain(Generic[S]):
         """See `ChainLog.completed`.
 
         Raises:
-            CheckpointEncodeError: the state cannot be kept.
+            CheckpointEncodeError: the state cannot be stored.
         """
         if self._steps is None:
             return None
@@ -211,7 +211,7 @@ class KeptChain(Generic[S]):
         """See `ChainLog.exhausted`.
 
         Raises:
-            CheckpointMismatchError: there were not as many items as steps were made.
+            CheckpointMismatchError: there were fewer items than completed steps.
 
         Cancellation: the run may have been claimed.
         """
@@ -228,7 +228,7 @@ class KeptChain(Generic[S]):
         return await self._steps.end(error, Position(_AHEAD, None, steps))
 
     async def _skip(self) -> None:
-        """Pass over an item whose step was made."""
+        """Skip an item whose step is complete."""
         self._to_skip -= 1
         if not self._to_skip and self._mark.hex() != self._checkpoint.node:
             raise self._mismatch()
@@ -236,7 +236,7 @@ class KeptChain(Generic[S]):
             await trio.lowlevel.checkpoint()
 
     async def _claimed(self) -> bool:
-        """Claim the run, unless it is ours; return whether the next step is the one to make.
+        """Claim the run, unless it is ours; return whether the step of the current item is to be made.
 
         Cancellation: the run may have been claimed.
         """
@@ -246,7 +246,7 @@ class KeptChain(Generic[S]):
             raise self._mismatch()
         seen = self._checkpoint
         steps = await take_over_steps(self._store, self._run_id, self._keeping, seen)
-        # Whoever had the run may have saved a step before it was ours.
+        # The previous holder may have saved a step before the claim.
         latest = await load_verified(self._store, self._run_id)
         if latest.step != seen.step:
             state = await self._look_at(latest, latest.step - seen.step)
@@ -267,23 +267,23 @@ class KeptChain(Generic[S]):
         return await decode(self._keeping.codec, checkpoint.state)
 
     def _mismatch(self) -> CheckpointMismatchError:
-        message = f"the items of chain {quote(self._run_id)} are not those that it was begun with"
+        message = f"the items of chain {quote(self._run_id)} are not those that it was started with"
         return CheckpointMismatchError(
-            f"{message}: give the same ones, or take another run_id", run_id=self._run_id
+            f"{message}: give the same ones, or use another run_id", run_id=self._run_id
         )
 
 
 _PLAIN = frozenset({dict, list, str, bytes, int, float, bool, type(None)})
-_OPTION = "begin with a state of a type that has it (a struct, dataclass or pydantic model)"
+_OPTION = "start with a state of a type that has it (a struct, dataclass or pydantic model)"
 
 
 def _codec_for(initial: Any) -> Codec[Any]:
-    """Return what brings back states of the type of `initial`."""
+    """Return a codec of states of the type of `initial`."""
     kind = type(initial)
     if isinstance(initial, Mapping) and kind is not dict:
         return Codec(kind, wrap=kind, option=_OPTION)
     try:
         return Codec(Any if kind in _PLAIN else kind, option=_OPTION)
     except ConfigError:
-        # What has no form is refused when it is saved, with its place.
+        # A state that cannot be encoded is refused when it is saved, with its place.
         return Codec(Any, option=_OPTION)

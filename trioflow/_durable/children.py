@@ -1,13 +1,13 @@
-"""Runs inside runs: where a run that a node begins is kept, and what it is called.
+"""Runs inside runs: the ids and the stores of the child runs that nodes start.
 
-Whoever calls nodes (a graph's runner, a branch) is a `Host`: it sets `host` in the task in which they are called,
-and a pattern that is a node asks it, by its own function, for the `Child` that it is to run as. The child's
-identity is the host's run, the step and the node; so two nodes, and two visits of one node, never meet, and an
-attempt, a resume or a process that comes later finds what the one before has kept.
+What calls nodes (a graph's runner, a branch) is a `Host`: it sets `host` in the task in which they are called, and
+a pattern node asks it, passing its own function, for the `Child` that it runs as. The child's identity is the
+host's run, the step and the node; so two nodes, and two visits of one node, never collide, and a later attempt,
+resume or process finds what the earlier one has stored.
 
-A child is kept in the store of its host, which it sees as a `ChildStore`: what it claims there belongs to the
-host, whose epoch has to be the latest, and goes when the host's run goes. Children stay until then: the step that
-they belong to may have to be made again after they have ended.
+A child is stored in the store of its host, which it sees as a `ChildStore`: its claim there needs the host's
+latest epoch, and it is deleted with the host's run. Children stay until then, because their step may have to be
+repeated after they have ended.
 """
 
 import hashlib
@@ -25,22 +25,22 @@ from trioflow.events import Observer
 S = TypeVar("S")
 
 Rebase = Callable[[Any, Any, Any], Any]
-"""Makes a state of: the one that a run has come to, the one it was begun with, and the one it is given."""
+"""Applies to a run's current state the changes between the state that it was entered with and a new one."""
 
 _ENTERED = "entered"
-"""The item under which a run inside a run keeps the state that it was entered with last."""
+"""The item under which a child run stores the state that it was last entered with."""
 
 _LONGEST_ID = 512
 
 
 class ChildStore:
-    """The store of a host, as a run inside it sees it: what it claims belongs to the host. `child_store` makes it.
+    """A host's store as its child runs see it: claims in it belong to the host. Created by `child_store`.
 
     Args:
         store: the store.
-        parent: the id and the epoch of the host's run; None for a run that is kept by itself.
-        flush: writes the step that the host stands at.
-        rebase: brings what was changed in the state that the child is given into the one that it has come to.
+        parent: the id and the epoch of the host's run; None for a run without a parent.
+        flush: writes the current step of the host.
+        rebase: applies changes of the child's input state to its current state.
     """
 
     __slots__ = ("_claimed", "_flush", "_parent", "_store", "rebase")
@@ -52,7 +52,7 @@ class ChildStore:
         flush: Callable[[], Awaitable[None]] | None,
         rebase: Rebase,
     ) -> None:
-        self._store: CheckpointStore = store._store if isinstance(store, ChildStore) else store  # noqa: SLF001 - one of us
+        self._store: CheckpointStore = store._store if isinstance(store, ChildStore) else store  # noqa: SLF001 - same class
         self._parent = parent
         self._claimed: tuple[str, int] | None = None
         self._flush = flush
@@ -62,10 +62,10 @@ class ChildStore:
         return f"<ChildStore in {self._store!r}>"
 
     async def claim(self, run_id: str, *, parent: tuple[str, int] | None = None) -> int:
-        """See `CheckpointStore.claim`; the step that the host stands at is written first.
+        """See `CheckpointStore.claim`; the current step of the host is written first.
 
         Raises:
-            CheckpointConflictError: somebody else has claimed the host.
+            CheckpointConflictError: another process has claimed the host's run.
 
         Cancellation: the run may have been claimed.
         """
@@ -78,13 +78,13 @@ class ChildStore:
         return epoch
 
     def inside(self) -> "ChildStore":
-        """Return the store as it is seen by a run inside the one that was claimed here."""
+        """Return the store as a child of the run claimed here sees it."""
         return child_store(self._store, self._claimed, None, self.rebase)
 
     async def save(self, checkpoint: Checkpoint, epoch: int) -> None:
         """See `CheckpointStore.save`.
 
-        Cancellation: the checkpoint was kept whole, or not at all.
+        Cancellation: the checkpoint was saved whole, or not at all.
         """
         await self._store.save(checkpoint, epoch)
 
@@ -112,14 +112,14 @@ class ChildStore:
     async def delete(self, run_id: str, epoch: int | None = None) -> None:
         """See `CheckpointStore.delete`.
 
-        Cancellation: the run was forgotten whole, or not at all.
+        Cancellation: the run was deleted whole, or not at all.
         """
         await self._store.delete(run_id, epoch)
 
     async def save_items(self, run_id: str, epoch: int, batch: Sequence[tuple[str, bytes]]) -> None:
         """See `CheckpointStore.save_items`.
 
-        Cancellation: the batch was kept whole, or not at all.
+        Cancellation: the batch was saved whole, or not at all.
         """
         await self._store.save_items(run_id, epoch, batch)
 
@@ -139,7 +139,7 @@ class ChildStore:
 
 @final
 class _BoundedChildStore(ChildStore):
-    """One whose store bounds its own waiting."""
+    """A `ChildStore` whose store limits its own waiting time."""
 
     __slots__ = ()
 
@@ -152,20 +152,20 @@ def child_store(
     flush: Callable[[], Awaitable[None]] | None,
     rebase: Rebase,
 ) -> ChildStore:
-    """Return the store as a run inside `parent` sees it; the arguments are those of `ChildStore`."""
+    """Return the store as a child of `parent` sees it; the arguments are those of `ChildStore`."""
     bounded = getattr(type(store), "bounds_waiting", False)
     return (_BoundedChildStore if bounded else ChildStore)(store, parent, flush, rebase)
 
 
 class Child(msgspec.Struct, frozen=True):
-    """What a run inside a run is."""
+    """A run inside a run."""
 
     run_id: str | None
-    """Its id; None where it is in no run."""
+    """Its id; None outside a run."""
     observer: Observer
-    """What receives the host's events, and its own unless its config names another."""
+    """Receives the host's events, and its own unless its config names another."""
     store: ChildStore | None
-    """Where it is kept; None is nowhere."""
+    """Where it is stored; None is nowhere."""
     node: str | None = None
     """The node, or branch, that it is."""
     state_type: type[Any] | None = None
@@ -173,10 +173,10 @@ class Child(msgspec.Struct, frozen=True):
 
 
 class Host(Protocol):
-    """A run in whose nodes other runs are begun."""
+    """A run in whose nodes other runs start."""
 
     def child_of(self, node: object) -> Child:
-        """Return what a run is that `node` begins, which is the function of a node, or is called by one."""
+        """Return the child run that `node` starts: the function of a node, or a function that a node calls."""
         ...
 
 
@@ -185,10 +185,10 @@ host: ContextVar[Host] = ContextVar("trioflow_host")
 
 
 def child_id(parent: str, *place: object) -> str:
-    """Return the id of the run at this place of the run `parent`, such as `nightly..3/review`.
+    """Return the id of the child run at this place of the run `parent`, such as `nightly..3/review`.
 
-    No run that a user names can have it, for `..` is refused there; and it can be seen what is the parent and
-    what the place. A long one ends in a digest.
+    No user-given id can collide with it, because `..` is not allowed there; and the parent and the place remain
+    readable. A long id ends in a digest.
     """
     run_id = f"{parent}..{'/'.join(_safe(str(part)) for part in place)}"
     if len(run_id) <= _LONGEST_ID:
@@ -198,12 +198,12 @@ def child_id(parent: str, *place: object) -> str:
 
 
 async def rebase(store: ChildStore, run_id: str, codec: Codec[S], state: S, given: S) -> tuple[S, bytes | None]:
-    """Bring what was changed in the state that a kept run is `given`, since it was entered last, into its `state`.
+    """Apply to `state` the changes between the state with which a stored run was last entered and the `given` one.
 
-    So an answer that `resume(update=...)` puts into the state of a graph reaches the run inside it that had asked.
+    So an answer that `resume(update=...)` adds to the state of a graph reaches the child run that paused for it.
 
     Returns:
-        The state to go on with, and what `note_entered` has to keep; None where nothing was changed.
+        The state to continue with, and the data for `note_entered`, or None if nothing changed.
 
     Cancellation: nothing is changed.
     """
@@ -217,9 +217,9 @@ async def rebase(store: ChildStore, run_id: str, codec: Codec[S], state: S, give
 
 
 async def note_entered(session: Session, data: bytes) -> None:
-    """Keep the state that the run was entered with last.
+    """Store the state that the run was last entered with.
 
-    Cancellation: it was kept, or not at all.
+    Cancellation: it was saved, or not at all.
     """
     await session.save_items([(_ENTERED, data)])
 

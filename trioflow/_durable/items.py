@@ -1,13 +1,13 @@
-"""What is kept of a fan-out: each success by the item's identity, so that no call is made twice.
+"""Durable fan-outs: each result is stored under the item's identity, so that no call is made twice.
 
-An item is known by `key(item)`, or by its index and a fingerprint. A success is encoded when it happens and
-written with others, the oldest first: within `flush_interval` seconds, sooner when many have gathered, and at
-the end, however that comes. Workers wait before a new call where the store falls behind that, so what a crash
-costs is bounded under any load; they never wait with a result in hand.
+An item is identified by `key(item)`, or by its index and a fingerprint. A result is encoded at once and written
+in batches, the oldest first: within `flush_interval` seconds, sooner when many are pending, and at the end of the
+run, whatever ends it. If the store falls behind, workers wait before a new call, so what a crash costs is bounded
+under any load; they never wait while they hold a result.
 
-What is kept is looked at before anything is changed: a call with other items, or of another kind, is refused
-before it claims the run, and so leaves whoever is running it alone. A run whose items can only be compared as
-they are pulled is claimed when the first one comes that has to be called.
+Stored results are checked before anything is changed: a call with other items, or of another kind, is refused
+before it claims the run, and so does not disturb a process that is running it. A run whose items can only be
+compared as they are pulled is claimed at the first item that has to be called.
 """
 
 import time
@@ -53,27 +53,27 @@ V = TypeVar("V")
 _KIND = "a fan-out"
 
 BATCH = 1_000
-"""Successes that are written without waiting for the interval, and at most in one transaction."""
+"""Pending results that are written before the interval is over; also the most in one transaction."""
 
 BATCH_BYTES = 4 << 20
-"""Bytes of them, likewise."""
+"""The same in bytes."""
 
 MOST_PENDING = 10_000
-"""Successes that may wait to be written; workers wait then."""
+"""Pending results at which workers wait."""
 
 MOST_PENDING_BYTES = 16 << 20
-"""Bytes of them, likewise."""
+"""The same in bytes."""
 
 
 class Place(Protocol):
-    """Who knows which item is in hand, and by what it is known."""
+    """A worker, with the index and the identity of its current item."""
 
     index: int
     identity: str | None
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A success, as it is kept."""
+    """A stored result."""
 
     mark: bytes
     total: int | None
@@ -81,7 +81,7 @@ class _Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class _Header(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a run was begun with, as far as that can be said before it has pulled anything."""
+    """The input of a run, as far as it is known before any item is pulled."""
 
     total: int | None
     named: bool
@@ -103,7 +103,7 @@ def open_journal(
     total: int | None,
     emitter: Emitter,
 ) -> "Journal[T, R] | None":
-    """Return the journal of a run that is to be kept; None for one that is not."""
+    """Return the journal of a durable run; None for another."""
     check_callable("key", key, optional=True)
     kept_in = choose_store_for(run_id, store, config, always=True)
     if kept_in is None or run_id is None:
@@ -114,14 +114,14 @@ def open_journal(
 
 @final
 class Journal(Generic[T, R]):
-    """Keeps one fan-out.
+    """Stores the results of one fan-out.
 
     Args:
-        store: where; a name, a URL or a store.
+        store: a store, or its name or URL.
         run_id: the run's id.
-        config: how often, and whether a run that is done is kept.
-        key: names an item; None takes its index and a fingerprint.
-        result_type: the type that results come back as; None is plain data.
+        config: how often to write, and whether to preserve a completed run.
+        key: returns the identity of an item; None is its index and a fingerprint.
+        result_type: the type that results are decoded to; None is plain data.
         total: the length of the input, if it has one.
         emitter: emits the run's events.
     """
@@ -162,13 +162,13 @@ class Journal(Generic[T, R]):
         self._room = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
-        return f"<Journal: {self._kept_count} kept, {len(self._pending)} to be written>"
+        return f"<Journal: {self._kept_count} stored, {len(self._pending)} pending>"
 
     async def open(self, store: CheckpointStore, items: object) -> None:
-        """Look at what is kept of the run, and claim it, unless that would be too soon.
+        """Load and check the stored run, and claim it, unless items must be compared first.
 
         Raises:
-            CheckpointMismatchError: it had other items, results of another type, or is no fan-out; nothing was
+            CheckpointMismatchError: it had other items, results of another type, or is not a fan-out; nothing was
                 changed.
 
         Cancellation: the run may have been claimed.
@@ -186,7 +186,7 @@ class Journal(Generic[T, R]):
             await self._claim()
 
     async def _load(self) -> None:
-        """Read what is kept, and look whether it is this run's.
+        """Load the stored run, and check that it is this one.
 
         Cancellation: nothing is changed.
         """
@@ -197,7 +197,7 @@ class Journal(Generic[T, R]):
         else:
             if checkpoint.kind != "parallel":
                 kind = quote(checkpoint.graph)
-                message = f"run {quote(self._run_id)} is one of {kind} and no fan-out: take another run_id"
+                message = f"run {quote(self._run_id)} is a run of {kind}, not a fan-out: use another run_id"
                 raise CheckpointMismatchError(message, run_id=self._run_id)
             self._kept_status = checkpoint.status
             if checkpoint.state and not self._inside:
@@ -208,16 +208,16 @@ class Journal(Generic[T, R]):
 
     def _check_header(self, begun: _Header) -> None:
         if begun.named != self._header.named:
-            raise self._mismatch("they were named by key=" if begun.named else "it was begun without key=")
+            raise self._mismatch("they were identified by key=" if begun.named else "it was started without key=")
         if begun.named:
             return
         if begun.total != self._total:
             raise self._mismatch(f"there were {_count(begun.total)}, and now there are {_count(self._total)}")
         if begun.first and self._header.first and begun.first != self._header.first:
-            raise self._mismatch("item 0 is another one")
+            raise self._mismatch("item 0 differs")
 
     async def _check_kept(self, sequence: Sequence[Any] | None) -> None:
-        """Look whether the items are those that the run was begun with, and its results can be read.
+        """Check that the items are those that the run was started with, and that its results can be decoded.
 
         Cancellation: nothing is changed.
         """
@@ -231,21 +231,21 @@ class Journal(Generic[T, R]):
 
     def _check_record(self, name: str, record: _Record, sequence: Sequence[Any] | None) -> None:
         if self._key is None and not record.mark:
-            raise self._mismatch("they were named by key=")
+            raise self._mismatch("they were identified by key=")
         if self._key is None and record.total != self._total:
             raise self._mismatch(f"there were {_count(record.total)}, and now there are {_count(self._total)}")
         if sequence is not None:
             self._check_mark(name, record, sequence[int(name)])
 
     async def _claim(self) -> Session:
-        """Make the run ours, and write that it has begun.
+        """Claim the run, and write that it has started.
 
         Cancellation: the run may have been claimed.
         """
         async with self._claiming:
             if self._session is None:
                 session = await Session.claim(self._store, self._run_id)
-                # Whoever had the run may have saved something before it was ours.
+                # The previous holder may have saved results before the claim.
                 await self._load()
                 for name in self._recalled:
                     self._kept.pop(name, None)
@@ -257,13 +257,13 @@ class Journal(Generic[T, R]):
     def around(
         self, attempt: Callable[[T], Awaitable[R]], place: Place
     ) -> Callable[[T], Awaitable[R]]:
-        """Return `attempt` for the worker at `place`: not made where its result is kept, and kept if it succeeds.
+        """Return `attempt` wrapped for the worker `place`: returns a stored result, or stores a new one.
 
         Cancellation: passes through to `attempt`.
         """
 
         async def journaled(item: T) -> R:
-            # A store that is behind holds the next call up, not a result: parking with one would lose it.
+            # If the store is behind, the next call waits, not a result: a result could be lost to a cancellation.
             while self._is_behind():
                 await self._room.park()
             try:
@@ -291,11 +291,11 @@ class Journal(Generic[T, R]):
         )
 
     async def write_until_cancelled(self) -> None:
-        """Write what gathers, at intervals or when it is much.
+        """Write pending results, at intervals or when there are many.
 
         Raises:
-            CheckpointConflictError: somebody else has claimed the run.
-            CheckpointStoreError: the store cannot.
+            CheckpointConflictError: another process has claimed the run.
+            CheckpointStoreError: the store failed.
 
         Cancellation: passes through; `finish` writes the rest.
         """
@@ -306,7 +306,7 @@ class Journal(Generic[T, R]):
             await self._write()
 
     def check_end(self, *, exhausted: bool) -> None:
-        """Look whether there was an item for each that is kept, once the source is `exhausted`.
+        """Check, once the source is `exhausted`, that there was an item for each stored result.
 
         Raises:
             CheckpointMismatchError: there was not.
@@ -316,16 +316,16 @@ class Journal(Generic[T, R]):
             raise self._mismatch(f"there were {count} or more, and now there are {count - len(self._kept)}")
 
     async def finish(self, status: RunStatus) -> None:
-        """Write the rest, and how the run ended; nothing is cleaned up yet.
+        """Write the pending results, and the status of the run; nothing is deleted yet.
 
         Raises:
-            CheckpointConflictError: somebody else has claimed the run.
-            CheckpointStoreError: the store cannot.
+            CheckpointConflictError: another process has claimed the run.
+            CheckpointStoreError: the store failed.
 
         Cancellation: shielded, for as long as `shielded_save` waits.
         """
         if self._session is None and (self._kept_status == status or status != "completed"):
-            return  # nothing was called: the run stays as it is, and whoever has it goes on
+            return  # nothing was called: the run stays as it is, for the process that holds it
         await shielded_save(self._store, lambda: self._finish(status))
 
     async def _finish(self, status: RunStatus) -> None:
@@ -334,9 +334,9 @@ class Journal(Generic[T, R]):
         await session.save(self._checkpoint(status))
 
     async def clean_up(self) -> None:
-        """Forget a run that was completed, unless it is to be kept, or has items that this call did not ask for.
+        """Delete a completed run, unless it is to be preserved, or has items that this call did not include.
 
-        A clean-up that fails costs nothing: the run is there still, as completed.
+        A failure does no harm: the run stays in the store as completed.
 
         Cancellation: shielded, for as long as `shielded_save` waits.
         """
@@ -349,7 +349,7 @@ class Journal(Generic[T, R]):
         await session.forget()
 
     def _checkpoint(self, status: RunStatus) -> Checkpoint:
-        """Return what says how the run stands, to whoever lists the runs of the store or begins one."""
+        """Return the checkpoint that shows the run's status in the store."""
         return Checkpoint(
             run_id=self._run_id,
             graph=_KIND,
@@ -371,14 +371,14 @@ class Journal(Generic[T, R]):
         if not isinstance(name, str):
             raise JournalError from ConfigError.refusing("what key returned", name, "a string")
         if name in self._seen:
-            refusal = f"a name of one item only; it is given to item {place.index} and to one before it"
+            refusal = f"unique; item {place.index} and an earlier one have the same"
             raise JournalError from ConfigError.refusing("what key returned", name, refusal)
         self._seen.add(name)
         place.identity = name
         return name, b""
 
     def _recall(self, name: str, item: T) -> _Record | None:
-        """Return what is kept of an item; it is then held by nobody but the caller."""
+        """Return the stored result of an item, and drop the reference to it."""
         data = self._kept.get(name)
         if data is None:
             return None
@@ -388,7 +388,7 @@ class Journal(Generic[T, R]):
         del self._kept[name]
         if self._session is None:
             self._recalled.add(name)
-        # Of a run inside a run, the state that the items come from may have been updated: then it is called.
+        # In a child run, the state that the items come from may have been updated: then the item is called again.
         return record if not self._inside or self._is_of(record, item) else None
 
     def _is_of(self, record: _Record, item: object) -> bool:
@@ -396,7 +396,7 @@ class Journal(Generic[T, R]):
 
     def _check_mark(self, name: str, record: _Record, item: object) -> None:
         if not self._is_of(record, item):
-            other = f"item {name} is another one" if self._key is None else "it was begun without key="
+            other = f"item {name} differs" if self._key is None else "it was started without key="
             raise self._mismatch(other)
 
     async def _record(self, name: str, mark: bytes, result: R) -> None:
@@ -412,9 +412,9 @@ class Journal(Generic[T, R]):
             self._filled.set()
 
     async def _write(self) -> None:
-        """Write what is pending now, the oldest first.
+        """Write the results that are pending now, the oldest first.
 
-        Cancellation: what was not written stays pending; writing it twice does no harm.
+        Cancellation: results that were not written stay pending; writing one twice does no harm.
         """
         self._filled = trio.Event()
         left = len(self._pending)
@@ -440,13 +440,13 @@ class Journal(Generic[T, R]):
         try:
             return decoder.decode(data)
         except msgspec.MsgspecError as error:
-            why = f"what is kept is no fan-out's ({one_line(describe_error(error))})"
+            why = f"the stored data are not a fan-out's ({one_line(describe_error(error))})"
             raise self._mismatch(why) from error
 
     def _mismatch(self, why: str) -> CheckpointMismatchError:
         run_id = self._run_id
-        advice = "give the same items, name items by key=, or take another run_id"
-        message = f"the items of run {quote(run_id)} are not those that it was begun with: {why}; {advice}"
+        advice = "give the same items, identify items by key=, or use another run_id"
+        message = f"the items of run {quote(run_id)} are not those that it was started with: {why}; {advice}"
         return CheckpointMismatchError(message, run_id=run_id)
 
     def _emit(self, type: EventType, **data: Any) -> None:
@@ -455,4 +455,4 @@ class Journal(Generic[T, R]):
 
 
 def _count(total: int | None) -> str:
-    return "no known number" if total is None else f"{total}"
+    return "an unknown number" if total is None else f"{total}"

@@ -1,7 +1,7 @@
-"""Where the runs of one graph are begun and found again: in a store, or, paused ones alone, in memory.
+"""Starting and resuming the runs of one graph: in a store, or, for paused runs only, in memory.
 
-Both do the same for the graph: `begin` gives what keeps a new run's steps, `resume` finds where a run goes on.
-Both look before they change anything: who asks for what cannot be has neither claimed nor written.
+Both have the same interface: `begin` gives the `Steps` of a new run, `resume` finds the position of an existing
+one. Both validate before they change anything: a call that is refused has neither claimed nor written.
 """
 
 import uuid
@@ -37,66 +37,66 @@ R = TypeVar("R")
 
 
 class Resumption(msgspec.Struct, Generic[S], frozen=True):
-    """What a caller of `resume` asks for."""
+    """The arguments of a `resume`."""
 
     run_id: str
-    """The run."""
+    """The run's id."""
     nodes: Collection[str]
     """The nodes that the graph has now."""
     exits: Collection[str]
-    """Those that a run ends after."""
+    """Its exit points."""
     step: int | None = None
     """The step to fork from; None is the latest."""
     as_run_id: str | None = None
-    """The id of the fork; None makes one, or, without a step, goes on with the run itself."""
+    """The id of the fork; None generates one, or, without a step, resumes the run itself."""
     update: Callable[[S], S] | None = None
-    """Makes the state to go on with of the one that was kept."""
+    """Turns the stored state into the one to continue with."""
 
     @property
     def forks(self) -> bool:
-        """Whether a new run is to begin where the old one stood."""
+        """Whether to start a new run from a step of the old one."""
         return self.step is not None or self.as_run_id is not None
 
 
 class Claimed(msgspec.Struct, frozen=True):
-    """How a service has claimed a run."""
+    """A service's claim of a run."""
 
     epoch: int
-    """The epoch."""
+    """The epoch of the claim."""
     entry: str
-    """The node that a run begins with which was submitted by who does not know the graph."""
+    """The graph's entry point, for a run that was submitted by a client without the graph."""
 
 
 class Resumed(msgspec.Struct, Generic[S], frozen=True):
-    """A run that goes on, or has ended already."""
+    """A run to continue, or a completed one."""
 
     run_id: str
-    """Its id; a fork has one of its own."""
+    """Its id; a fork has a new one."""
     position: Position[S]
-    """Where it stands."""
+    """Its position."""
     status: str
-    """How it stood."""
+    """Its status so far."""
     steps: Steps[S]
-    """What keeps its steps from here."""
+    """Saves its further steps."""
     from_store: bool = True
-    """Whether it was read from a store."""
+    """Whether it was loaded from a store."""
 
 
 class Runs(Protocol[S]):
-    """Where runs of one graph are begun and found again."""
+    """Starts and resumes the runs of one graph."""
 
     def check_new(self, run_id: str) -> None:
-        """Refuse, before anything is called, an id under which no run can begin."""
+        """Raise, before anything is called, if no run can start under this id."""
 
     async def begin(self, run_id: str, position: Position[S], run: Callable[[Steps[S]], Awaitable[R]]) -> R:
-        """Begin a run at `position`, and await `run` with what keeps its steps.
+        """Start a run at `position`, and await `run` with its `Steps`.
 
         Cancellation: passes through.
         """
         ...
 
-    async def resume(self, asked: Resumption[S], run: Callable[[Resumed[S]], Awaitable[R]]) -> R:
-        """Find where a run goes on, and await `run` with it.
+    async def resume(self, resumption: Resumption[S], run: Callable[[Resumed[S]], Awaitable[R]]) -> R:
+        """Load a run, and await `run` with it.
 
         Cancellation: passes through; the run can be resumed again.
         """
@@ -108,8 +108,8 @@ class KeptRuns(Generic[S]):
     """The runs of one graph in a store.
 
     Args:
-        store: the store; one that is named is opened for each run.
-        keeping: how they are kept.
+        store: the store; a named one is opened for each run.
+        keeping: how the runs are stored.
     """
 
     def __init__(self, store: CheckpointStore | str, keeping: Keeping[S]) -> None:
@@ -127,43 +127,43 @@ class KeptRuns(Generic[S]):
         """See `Runs.begin`.
 
         Raises:
-            CheckpointMismatchError: there is a run of this id.
+            CheckpointMismatchError: a run of this id exists.
 
-        Cancellation: passes through; the run may have been begun.
+        Cancellation: passes through; the run may have been stored.
         """
         async with open_store(self._store) as store:
             return await run(await begin_steps(store, run_id, self._keeping, position))
 
-    async def resume(self, asked: Resumption[S], run: Callable[[Resumed[S]], Awaitable[R]]) -> R:
+    async def resume(self, resumption: Resumption[S], run: Callable[[Resumed[S]], Awaitable[R]]) -> R:
         """See `Runs.resume`.
 
         Raises:
             CheckpointNotFoundError: there is no such run, or no such step.
-            CheckpointMismatchError: it is another graph's run, or its node or state type is gone.
+            CheckpointMismatchError: the run is another graph's, or its node or state type no longer exists.
 
         Cancellation: passes through; the run can be resumed again.
         """
-        check_run_id(asked.run_id)
-        if asked.as_run_id is not None:
-            check_run_id(asked.as_run_id)
+        check_run_id(resumption.run_id)
+        if resumption.as_run_id is not None:
+            check_run_id(resumption.as_run_id)
         async with open_store(self._store) as store:
-            return await run(await self._take_over(store, asked))
+            return await run(await self._take_over(store, resumption))
 
     async def enter(
-        self, asked: Resumption[S], first: Position[S], run: Callable[[Resumed[S]], Awaitable[R]]
+        self, resumption: Resumption[S], first: Position[S], run: Callable[[Resumed[S]], Awaitable[R]]
     ) -> R:
-        """Begin the run inside a run that is asked for at `first`, or go on with it, and await `run` with it.
+        """Start a child run at `first`, or resume it, and await `run` with it.
 
         Raises:
-            CheckpointMismatchError: it is another graph's run, or its node or state type is gone.
+            CheckpointMismatchError: the run is another graph's, or its node or state type no longer exists.
 
         Cancellation: passes through; the run can be entered again.
         """
-        store, run_id = self._store, asked.run_id
+        store, run_id = self._store, resumption.run_id
         if not isinstance(store, ChildStore):
             raise TypeError("a run is entered in a ChildStore")
         try:
-            checkpoint = await self._load_resumable(store, asked)
+            checkpoint = await self._load_resumable(store, resumption)
         except CheckpointNotFoundError:
             steps = await begin_steps(store, run_id, self._keeping, first)
             return await run(Resumed(run_id, first, "running", steps, from_store=False))
@@ -172,118 +172,119 @@ class KeptRuns(Generic[S]):
         position = msgspec.structs.replace(kept, state=state)
         if checkpoint.status == "completed":
             return await run(Resumed(run_id, position, "completed", UnkeptSteps()))
-        # Nobody else can save a step meanwhile: that takes the host's epoch, and that is ours.
+        # No other process can save a step meanwhile: that takes the host's epoch, which is ours.
         steps = await take_over_steps(store, run_id, self._keeping, checkpoint)
         await steps.write(position.iterations, None if entered is None else state, entered)
         return await run(Resumed(run_id, position, checkpoint.status, steps))
 
     async def serve(
         self,
-        asked: Resumption[S],
+        resumption: Resumption[S],
         served: Claimed,
         answer: Callable[[str, Position[S]], Awaitable[S]],
         run: Callable[[Resumed[S]], Awaitable[R]],
     ) -> R:
-        """Go on with a run that was claimed already, and await `run` with it.
+        """Resume a run that a service has claimed, and await `run` with it.
 
         Args:
-            asked: the run.
-            served: how it was claimed.
-            answer: gives the state that a paused run goes on with, by a name for the pause and where it stands.
-            run: makes the run.
+            resumption: the run.
+            served: the claim.
+            answer: returns the state with which a paused run continues, given a name of the pause and the
+                position.
+            run: executes the run.
 
         Raises:
-            CheckpointMismatchError: its node or state type is gone.
-            CheckpointCorruptError: what is kept of it is damaged.
+            CheckpointMismatchError: its node or state type no longer exists.
+            CheckpointCorruptError: the stored run is damaged.
 
-        Cancellation: passes through; the run can be taken over.
+        Cancellation: passes through; another process can take the run over.
         """
         async with open_store(self._store) as store:
-            checkpoint = await load_verified(store, asked.run_id)
+            checkpoint = await load_verified(store, resumption.run_id)
             if not checkpoint.step and not checkpoint.next_node:
                 checkpoint = msgspec.structs.replace(checkpoint, next_node=served.entry)
-            self._check_resumable(checkpoint, asked)
+            self._check_resumable(checkpoint, resumption)
             position = await self._position(checkpoint)
             if checkpoint.status == "completed":
-                return await run(Resumed(asked.run_id, position, "completed", UnkeptSteps()))
-            steps = served_steps(store, asked.run_id, served.epoch, self._keeping, checkpoint)
+                return await run(Resumed(resumption.run_id, position, "completed", UnkeptSteps()))
+            steps = served_steps(store, resumption.run_id, served.epoch, self._keeping, checkpoint)
             if checkpoint.status == "paused":
                 state = await answer(f"resume/{position.step}/{position.iterations}", position)
-                # From here on it is not paused any more, whoever goes on with it.
+                # From here on it is no longer paused, for any process that continues it.
                 await steps.write(position.iterations, state)
                 position = msgspec.structs.replace(position, state=state)
             known = checkpoint.step > 0 or checkpoint.status != "running"
-            return await run(Resumed(asked.run_id, position, checkpoint.status, steps, from_store=known))
+            return await run(Resumed(resumption.run_id, position, checkpoint.status, steps, from_store=known))
 
-    async def _take_over(self, store: CheckpointStore, asked: Resumption[S]) -> Resumed[S]:
-        checkpoint = await self._load_resumable(store, asked)
-        if asked.forks:
-            return await self._fork(store, asked, checkpoint)
+    async def _take_over(self, store: CheckpointStore, resumption: Resumption[S]) -> Resumed[S]:
+        checkpoint = await self._load_resumable(store, resumption)
+        if resumption.forks:
+            return await self._fork(store, resumption, checkpoint)
         if checkpoint.status == "completed":
             return await self._resumed(checkpoint)
-        position = _updated(await self._position(checkpoint), asked.update)
-        steps = await take_over_steps(store, asked.run_id, self._keeping, checkpoint)
-        # Whoever had the run may have saved a step before it was ours.
-        latest = await self._load_resumable(store, asked)
+        position = _updated(await self._position(checkpoint), resumption.update)
+        steps = await take_over_steps(store, resumption.run_id, self._keeping, checkpoint)
+        # The previous holder may have saved a step before the claim.
+        latest = await self._load_resumable(store, resumption)
         if latest.status == "completed":
             return await self._resumed(latest)
         if latest != checkpoint:
-            return await self._take_over(store, asked)
-        await steps.write(position.iterations, None if asked.update is None else position.state)
-        return Resumed(asked.run_id, position, checkpoint.status, steps)
+            return await self._take_over(store, resumption)
+        await steps.write(position.iterations, None if resumption.update is None else position.state)
+        return Resumed(resumption.run_id, position, checkpoint.status, steps)
 
-    async def _fork(self, store: CheckpointStore, asked: Resumption[S], checkpoint: Checkpoint) -> Resumed[S]:
-        """Begin a new run where `checkpoint` stands.
+    async def _fork(self, store: CheckpointStore, resumption: Resumption[S], checkpoint: Checkpoint) -> Resumed[S]:
+        """Start a new run from `checkpoint`.
 
         Raises:
-            ConfigError: it stands at the run's end.
-            CheckpointMismatchError: there is a run of the new id.
+            ConfigError: the checkpoint is the end of the run.
+            CheckpointMismatchError: a run of the new id exists.
 
-        Cancellation: the new run may have been begun.
+        Cancellation: the new run may have been stored.
         """
-        if not checkpoint.next_node and checkpoint.node in asked.exits:
-            allowed = f"a step before the last of run {quote(asked.run_id)}: after it nothing is left to do"
+        if not checkpoint.next_node and checkpoint.node in resumption.exits:
+            allowed = f"a step before the last of run {quote(resumption.run_id)}: after it nothing is left to do"
             raise ConfigError.refusing("step", checkpoint.step, allowed)
-        run_id = asked.as_run_id or uuid.uuid4().hex
+        run_id = resumption.as_run_id or uuid.uuid4().hex
         await refuse_existing(store, run_id)
-        position = _updated(await self._position(checkpoint), asked.update)
+        position = _updated(await self._position(checkpoint), resumption.update)
         steps = await take_over_steps(store, run_id, self._keeping, checkpoint)
-        await steps.write(position.iterations, None if asked.update is None else position.state)
+        await steps.write(position.iterations, None if resumption.update is None else position.state)
         return Resumed(run_id, position, checkpoint.status, steps)
 
-    async def _load_resumable(self, store: CheckpointStore, asked: Resumption[S]) -> Checkpoint:
-        """Return the checkpoint to go on from, if this graph can.
+    async def _load_resumable(self, store: CheckpointStore, resumption: Resumption[S]) -> Checkpoint:
+        """Return the checkpoint to resume from, if this graph can.
 
         Cancellation: nothing is changed.
         """
         suggest = not isinstance(store, ChildStore)
-        checkpoint = await load_verified(store, asked.run_id, asked.step, suggest=suggest)
-        self._check_resumable(checkpoint, asked)
+        checkpoint = await load_verified(store, resumption.run_id, resumption.step, suggest=suggest)
+        self._check_resumable(checkpoint, resumption)
         return checkpoint
 
-    def _check_resumable(self, checkpoint: Checkpoint, asked: Resumption[S]) -> None:
-        """Refuse a run that this graph cannot go on with."""
-        run_id, name = asked.run_id, self._keeping.name
+    def _check_resumable(self, checkpoint: Checkpoint, resumption: Resumption[S]) -> None:
+        """Raise if this graph cannot resume the run."""
+        run_id, name = resumption.run_id, self._keeping.name
         if checkpoint.graph != name or checkpoint.kind != self._keeping.kind:
-            message = f"run {quote(run_id)} is one of {quote(checkpoint.graph)}, not of graph {quote(name)}"
+            message = f"run {quote(run_id)} is a run of {quote(checkpoint.graph)}, not of graph {quote(name)}"
             raise CheckpointMismatchError(f"{message}: resume it there", run_id=run_id)
         node = checkpoint.next_node or checkpoint.node
-        if node not in asked.nodes:
+        if node not in resumption.nodes:
             raise CheckpointMismatchError(
-                f"run {quote(run_id)} stands at node {quote(node)}, which is not in graph {quote(name)} any more "
-                f"{list_known(node, asked.nodes)}: add a node of that name, or resume from another step",
+                f"run {quote(run_id)} is at node {quote(node)}, which is no longer in graph {quote(name)} "
+                f"{list_known(node, resumption.nodes)}: add a node of that name, or resume from another step",
                 run_id=run_id,
             )
 
     async def _resumed(self, checkpoint: Checkpoint) -> Resumed[S]:
-        """Return a run that has ended.
+        """Return a completed run.
 
         Cancellation: passes through; nothing is changed.
         """
         return Resumed(checkpoint.run_id, await self._position(checkpoint), checkpoint.status, UnkeptSteps())
 
     async def _position(self, checkpoint: Checkpoint) -> Position[S]:
-        """Return where the run of `checkpoint` goes on.
+        """Return the position at which the run of `checkpoint` continues.
 
         Cancellation: passes through; nothing is changed.
         """
@@ -299,11 +300,11 @@ def _updated(position: Position[S], update: Callable[[S], S] | None) -> Position
 
 @final
 class PausedRuns(Generic[S]):
-    """The runs of a graph that no store keeps: those that are paused wait here, in memory.
+    """The runs of a graph without a store: paused ones wait here, in memory.
 
     Args:
         graph: the graph's name.
-        copy: copies what could be changed in a state.
+        copy: copies the mutable parts of a state.
     """
 
     __slots__ = ("_copy", "_graph", "_positions", "_resuming")
@@ -318,10 +319,10 @@ class PausedRuns(Generic[S]):
         return f"<PausedRuns of {self._graph}: {len(self._positions)}>"
 
     def check_new(self, run_id: str) -> None:
-        """Refuse to begin a run under the id of a paused one."""
+        """Raise if a run of this id is paused."""
         if run_id in self._positions:
             message = f"run {quote(run_id)} of graph {quote(self._graph)} is paused at node "
-            advice = "; resume it, or begin under another run_id"
+            advice = "; resume it, or use another run_id"
             raise CheckpointMismatchError(
                 message + quote(self._positions[run_id].node) + advice, run_id=run_id
             )
@@ -334,39 +335,39 @@ class PausedRuns(Generic[S]):
         del position
         return await run(self._steps(run_id))
 
-    async def resume(self, asked: Resumption[S], run: Callable[[Resumed[S]], Awaitable[R]]) -> R:
+    async def resume(self, resumption: Resumption[S], run: Callable[[Resumed[S]], Awaitable[R]]) -> R:
         """See `Runs.resume`; one caller at a time.
 
         Raises:
-            CheckpointNotFoundError: no run of this id is paused here, or a step is asked for: none is kept.
-            CheckpointConflictError: the run is being resumed already.
+            CheckpointNotFoundError: no run of this id is paused here, or a step is given: no steps are stored.
+            CheckpointConflictError: the run is already being resumed.
 
         Cancellation: passes through; the run can be resumed again.
         """
-        run_id = asked.run_id
-        self._check_resumable(asked)
+        run_id = resumption.run_id
+        self._check_resumable(resumption)
         self._resuming.add(run_id)
         try:
-            position = _updated(self._positions[run_id], asked.update)
+            position = _updated(self._positions[run_id], resumption.update)
             return await run(Resumed(run_id, position, "paused", self._steps(run_id), from_store=False))
         finally:
             self._resuming.discard(run_id)
 
-    def _check_resumable(self, asked: Resumption[S]) -> None:
-        run_id = asked.run_id
-        if asked.forks:
-            message = f"no steps are kept of runs of graph {quote(self._graph)}: checkpointing is not enabled; "
+    def _check_resumable(self, resumption: Resumption[S]) -> None:
+        run_id = resumption.run_id
+        if resumption.forks:
+            message = f"steps of graph {quote(self._graph)} are not stored: checkpointing is not enabled; "
             advice = "set checkpoint.interval in its config, or give it a store"
             raise CheckpointNotFoundError(message + advice, run_id=run_id)
         if run_id not in self._positions:
             message = f"there is no paused run {quote(run_id)} of graph {quote(self._graph)} in this process "
             advice = (
-                "; checkpointing is not enabled, so nothing else is kept: set checkpoint.interval in the graph's "
-                "config, or give it a store"
+                "; checkpointing is not enabled, so no other runs are stored: set checkpoint.interval in the "
+                "graph's config, or give it a store"
             )
             raise CheckpointNotFoundError(message + list_known(run_id, self._positions) + advice, run_id=run_id)
         if run_id in self._resuming:
-            raise CheckpointConflictError(f"run {quote(run_id)} is being resumed already", run_id=run_id)
+            raise CheckpointConflictError(f"run {quote(run_id)} is already being resumed", run_id=run_id)
 
     def _steps(self, run_id: str) -> Steps[S]:
         def on_end(error: BaseException | None, position: Position[Any]) -> None:
@@ -375,7 +376,7 @@ class PausedRuns(Generic[S]):
             elif error is None:
                 self._positions.pop(run_id, None)
             elif run_id in self._positions:
-                # It stays paused where it was; the attempts that it has made count at the next resume.
+                # It stays paused where it was; the attempts made meanwhile count at the next resume.
                 waiting = self._positions[run_id]
                 self._positions[run_id] = msgspec.structs.replace(waiting, iterations=position.iterations)
 

@@ -1,11 +1,11 @@
-"""How one run is kept step by step: called for each step and at the end, it saves what the config asks for.
+"""Saves one run step by step: called for each step and at the end, it writes as often as the config says.
 
-A run has one of two: `KeptSteps` writes to a store, under the run's epoch; `UnkeptSteps` is what a run has that no
-store keeps. Whoever makes the steps, a graph's runner or a chain, does not know which it is.
+`KeptSteps` writes to a store, under the run's epoch; `UnkeptSteps` is for a run without a store. The caller, a
+graph's runner or a chain, need not know which it has.
 
-Every step is encoded, so that a state that cannot be kept is found at once; every `interval`-th is written, and
-the last one when the run pauses, fails or is cancelled. The end of a run is written first, and only then is the
-run cleaned up: whoever is killed in between, or has lost the run to somebody else, costs nothing that was kept.
+Every step is encoded, so that a state that cannot be stored fails at once; every `interval`-th step is written,
+and the last one when the run pauses, fails or is cancelled. The end of a run is written before the run is deleted:
+a process that is killed in between, or that has lost its claim, destroys nothing.
 """
 
 import time
@@ -36,29 +36,29 @@ S_contra = TypeVar("S_contra", contravariant=True)
 _payloads: Codec[Any] = Codec(Any, what="the payload of pause()")
 
 Saved = Callable[[int, str, str, int], object]
-"""Called for each save with the step, its node, how the run stood, and the bytes of its state."""
+"""Called for each save with the step, its node, the run's status, and the size of its state in bytes."""
 
 
 class Position(msgspec.Struct, Generic[S], frozen=True):
-    """Where a run stands: what it takes to go on from here."""
+    """The position of a run: all that is needed to continue it."""
 
     node: str
     """The next node."""
     state: S
-    """What it will be given."""
+    """Its input state."""
     iterations: int = 0
-    """Node attempts made so far."""
+    """Node attempts so far."""
     left: bool = False
     """Whether the node is complete, so that its edges are next."""
     step: int = 0
-    """How many steps are complete."""
+    """The number of complete steps."""
 
 
 class Keeping(msgspec.Struct, Generic[S], frozen=True):
-    """How the runs of a graph, or a chain, are kept."""
+    """How the runs of a graph, or a chain, are stored."""
 
     kind: str
-    """What kind of run: `graph` or `chain`."""
+    """The kind of run: `graph` or `chain`."""
     name: str
     """The graph's name, or the kind of pattern."""
     codec: Codec[S]
@@ -66,37 +66,37 @@ class Keeping(msgspec.Struct, Generic[S], frozen=True):
     interval: int
     """Steps between two writes."""
     preserve: bool
-    """Whether a completed run stays."""
+    """Whether a completed run stays in the store."""
 
 
 class Steps(Protocol[S_contra]):
-    """What a run reports its steps to."""
+    """Receives the steps of a run."""
 
     def child_store(self, rebase: Rebase) -> ChildStore | None:
-        """Return where runs inside this one are kept; None is nowhere."""
+        """Return the store of child runs; None if they are not durable."""
         ...
 
     def start(self, on_save: Saved) -> None:
-        """Call `on_save` for each save from now on, and for the one that the run began with."""
+        """Call `on_save` for each save from now on, and for the first one of the run."""
 
     def completed(
         self, node: str, next_node: str, iterations: int, state: S_contra, *, is_last: bool = False
     ) -> Awaitable[None] | None:
-        """Take note of a complete step, and return what is to be awaited; None where nothing is to be written.
+        """Record a complete step, and return an awaitable that writes it; None if nothing is to be written.
 
-        Awaiting it, a cancellation lets the step be saved whole, or not at all; `end` saves it then.
+        A cancellation while it is awaited saves the step whole, or not at all; then `end` saves it.
         """
         ...
 
     async def end(
         self, error: BaseException | None, position: Position[Any], *, forget: bool = True
     ) -> BaseException | None:
-        """Take note of how the run ended, and return what it ends with now.
+        """Record the end of the run, and return the error that it ends with.
 
         Args:
-            error: what it ended with.
-            position: where it stands.
-            forget: whether one that completed may be forgotten: its caller has its result.
+            error: the error that it ended with so far.
+            position: its position.
+            forget: whether a completed run may be deleted, because its caller has the result.
 
         Cancellation: shielded, for as long as `shielded_save` waits.
         """
@@ -104,10 +104,10 @@ class Steps(Protocol[S_contra]):
 
 @final
 class UnkeptSteps:
-    """The steps of a run that no store keeps.
+    """The steps of a run without a store.
 
     Args:
-        on_end: called with the error that the run ended with, and where it stood.
+        on_end: called with the error that the run ended with, and its position.
     """
 
     __slots__ = ("_on_end",)
@@ -119,7 +119,7 @@ class UnkeptSteps:
         return "<UnkeptSteps>"
 
     def child_store(self, rebase: Rebase) -> ChildStore | None:
-        """Return None: nor are runs inside this one kept."""
+        """Return None: child runs are not durable either."""
 
     def start(self, on_save: Saved) -> None:
         """Do nothing: nothing will be saved."""
@@ -143,7 +143,7 @@ class UnkeptSteps:
 
 
 class _Step(msgspec.Struct, frozen=True, gc=False):
-    """The last step that can be gone on from."""
+    """The last step from which the run can continue."""
 
     step: int
     node: str
@@ -153,7 +153,7 @@ class _Step(msgspec.Struct, frozen=True, gc=False):
 
 @final
 class KeptSteps(Generic[S]):
-    """The steps of a run that is claimed in a store: `begin_steps` and `take_over_steps` make it.
+    """The steps of a run claimed in a store; created by `begin_steps` and `take_over_steps`.
 
     Attributes:
         store: the store.
@@ -188,7 +188,7 @@ class KeptSteps(Generic[S]):
         return child_store(self.store, (self.session.run_id, self.session.epoch), self.flush, rebase)
 
     def start(self, on_save: Saved) -> None:
-        """See `Steps.start`; from now on a run inside this one knows what keeps it."""
+        """See `Steps.start`; also sets `outermost` for the runs inside this one."""
         self._on_save = on_save
         if not isinstance(self.store, ChildStore):
             outermost.set(self)
@@ -196,16 +196,16 @@ class KeptSteps(Generic[S]):
             on_save(*self._written)
 
     def stand_at(self, checkpoint: Checkpoint) -> None:
-        """Go on from `checkpoint` instead."""
+        """Continue from `checkpoint` instead."""
         self._last = _step_of(checkpoint)
 
     async def write(self, iterations: int, state: S | None = None, entered: bytes | None = None) -> None:
-        """Write where the run stands now that it is ours, with `state` in place of the one that was kept.
+        """Write the position of a claimed run, with `state` in place of the stored one.
 
         Args:
             iterations: node attempts so far.
-            state: the state to go on with; None is the one that was kept.
-            entered: what `rebase` said that is to be noted.
+            state: the state to continue with; None is the stored one.
+            entered: the entered state that `rebase` returned, to be stored.
 
         Cancellation: it is written whole, or not at all.
         """
@@ -213,12 +213,12 @@ class KeptSteps(Generic[S]):
             self._last = msgspec.structs.replace(self._last, state=await encode(self._keeping.codec, state))
         self._iterations = iterations
         await self._save("running")
-        # After the state, never before: it would not be brought in again by who comes after a crash.
+        # After the state, never before: after a crash in between, the next process would not rebase again.
         if entered is not None:
             await note_entered(self.session, entered)
 
     async def flush(self) -> None:
-        """Write the last step, if it is not written yet: a run that begins inside this one stands on it.
+        """Write the last step, if it is not written yet: a child run depends on it.
 
         Cancellation: it is written whole, or not at all.
         """
@@ -228,12 +228,12 @@ class KeptSteps(Generic[S]):
     def completed(
         self, node: str, next_node: str, iterations: int, state: S, *, is_last: bool = False
     ) -> Awaitable[None] | None:
-        """See `Steps.completed`; a step is written where it is its turn, or where it is the last one.
+        """See `Steps.completed`; every `interval`-th step is written, and the last one.
 
         Raises:
-            CheckpointEncodeError: the state cannot be kept, and is in the error; the step before it still is.
-            CheckpointConflictError: somebody else has claimed the run; the state is in the error.
-            CheckpointStoreError: the store cannot; likewise.
+            CheckpointEncodeError: the state cannot be stored, and is in the error; the step before it is stored.
+            CheckpointConflictError: another process has claimed the run; the state is in the error.
+            CheckpointStoreError: the store failed; the state is in the error.
         """
         codec = self._keeping.codec
         self._state = state
@@ -273,7 +273,7 @@ class KeptSteps(Generic[S]):
     async def end(
         self, error: BaseException | None, position: Position[Any], *, forget: bool = True
     ) -> BaseException | None:
-        """See `Steps.end`: save how the run ended, then forget one that completed and need not be kept.
+        """See `Steps.end`: save the end of the run, then delete a completed run that is not preserved.
 
         Cancellation: shielded, for as long as `shielded_save` waits.
         """
@@ -282,15 +282,16 @@ class KeptSteps(Generic[S]):
         self._iterations = position.iterations
         try:
             await shielded_save(self.store, lambda: self._end(error, forget=forget))
-        except CheckpointError as problem:
-            if isinstance(problem, CheckpointConflictError) or error is None or isinstance(error, Parked | Paused):
-                return problem
-            error.add_note(f"how the run ended was not saved: {describe_error(problem)}")
+        except CheckpointError as store_error:
+            lost = isinstance(store_error, CheckpointConflictError)
+            if lost or error is None or isinstance(error, Parked | Paused):
+                return store_error
+            error.add_note(f"the end of the run was not saved: {describe_error(store_error)}")
         return error
 
     async def _end(self, error: BaseException | None, *, forget: bool) -> None:
         if isinstance(error, Parked):
-            # It runs still, only not here.
+            # It is still running, but not here.
             await self.flush()
         elif isinstance(error, Paused):
             try:
@@ -301,7 +302,7 @@ class KeptSteps(Generic[S]):
                 raise
             await self._save("paused", payload)
         elif self._is_last and error is not None:
-            # It has reached its end, and was kept from saying so: whoever resumes it gets the result.
+            # It reached its end, which could not be saved: a resume returns the result.
             await self._save("completed")
         elif error is not None:
             await self._save("cancelled" if isinstance(error, trio.Cancelled) else "failed")
@@ -309,7 +310,7 @@ class KeptSteps(Generic[S]):
             if self._written is None or self._written[2] != "completed":
                 await self._save("completed")
             if forget and not self._keeping.preserve:
-                # Where it fails the run is there still, as completed, and says so to whoever asks.
+                # If this fails, the run stays in the store as completed.
                 await self.session.forget()
 
     async def _save(self, status: RunStatus, pause: bytes | None = None) -> None:
@@ -340,13 +341,13 @@ class KeptSteps(Generic[S]):
 
 
 outermost: ContextVar[KeptSteps[Any]] = ContextVar("trioflow_outermost")
-"""What keeps the run that stands by itself, in its own task and in those of the runs inside it."""
+"""The steps of the outermost durable run, in its own task and in those of the runs inside it."""
 
 
 def served_steps(
     store: CheckpointStore, run_id: str, epoch: int, keeping: Keeping[S], checkpoint: Checkpoint
 ) -> KeptSteps[S]:
-    """Return what keeps a run that was claimed already, and goes on from `checkpoint`."""
+    """Return the steps of a run that a service has claimed, continuing from `checkpoint`."""
     session = Session(store, run_id, epoch)
     return KeptSteps(store, session, keeping, _step_of(checkpoint), checkpoint.forked_from)
 
@@ -354,11 +355,11 @@ def served_steps(
 async def begin_steps(
     store: CheckpointStore, run_id: str, keeping: Keeping[S], position: Position[S]
 ) -> KeptSteps[S]:
-    """Claim a new run, and write where it begins.
+    """Claim a new run, and write its first position.
 
     Raises:
-        CheckpointMismatchError: there is a run of this id.
-        CheckpointEncodeError: the state cannot be kept.
+        CheckpointMismatchError: a run of this id exists.
+        CheckpointEncodeError: the state cannot be stored.
 
     Cancellation: the run may have been claimed, and written.
     """
@@ -373,7 +374,7 @@ async def begin_steps(
 async def take_over_steps(
     store: CheckpointStore, run_id: str, keeping: Keeping[S], checkpoint: Checkpoint
 ) -> KeptSteps[S]:
-    """Claim `run_id` to go on from `checkpoint`, which may be of the run that it is forked from.
+    """Claim `run_id` to continue from `checkpoint`, which may belong to the run that it is forked from.
 
     Cancellation: the run may have been claimed.
     """
@@ -387,10 +388,10 @@ def _step_of(checkpoint: Checkpoint) -> _Step:
 
 
 async def refuse_existing(store: CheckpointStore, run_id: str) -> None:
-    """Refuse to begin a run under the id of one that is there.
+    """Raise if a run of this id exists.
 
     Raises:
-        CheckpointMismatchError: there is a run of this id.
+        CheckpointMismatchError: it does.
 
     Cancellation: nothing is changed.
     """
@@ -400,7 +401,7 @@ async def refuse_existing(store: CheckpointStore, run_id: str) -> None:
     except CheckpointNotFoundError:
         return
     raise CheckpointMismatchError(
-        f"run {quote(run_id)} is there already, {kept.status} at step {kept.step} of {quote(kept.graph)}: "
-        "resume it, delete it, or begin under another run_id",
+        f"run {quote(run_id)} already exists, {kept.status} at step {kept.step} of {quote(kept.graph)}: "
+        "resume it, delete it, or use another run_id",
         run_id=run_id,
     )

@@ -1,4 +1,4 @@
-"""Which store a run is kept in: the caller's, or the one that its config names; or none."""
+"""Chooses the store of a run: the caller's, the one that its config names, or none."""
 
 from trioflow._durable.children import ChildStore
 from trioflow.checkpoint.protocol import CheckpointStore
@@ -11,16 +11,19 @@ from trioflow.errors import ConfigError
 def choose_store_for(
     run_id: str | None, given: CheckpointStore | None, config: CheckpointConfig | None, *, always: bool = False
 ) -> CheckpointStore | str | None:
-    """Return the store to keep the run in, None where it is not kept; refuse a store or an id that does not fit.
+    """Return the store of a run, or None if the run is not durable; check the store and the id.
 
     Args:
-        run_id: the id that the caller gave; a run without one is not kept.
+        run_id: the caller's id; a run without one is not durable.
         given: the caller's store.
-        config: which store, else.
-        always: whether the config's `interval` plays no part.
+        config: names the store, if the caller gave none.
+        always: whether to ignore the config's `interval`.
+
+    Raises:
+        ConfigError: the store or the id is invalid.
     """
     if given is not None and run_id is None:
-        raise ConfigError.refusing("run_id", run_id, "an id to find the run again, where a store is given")
+        raise ConfigError.refusing("run_id", run_id, "an id that identifies the stored run, if a store is given")
     store: CheckpointStore | str | None
     if not always:
         store = choose_store(given, config)

@@ -1,11 +1,11 @@
-"""Waits that outlive a process: `durable_sleep` and `wait_for_signal`, in the nodes of graphs that are kept.
+"""Durable waits: `durable_sleep` and `wait_for_signal`, in the nodes of durable graphs.
 
-A wait is kept as an item of its run, with the moment at which it began, under the step, the node and the number of
-the wait in this call of the node; so a node that is called again meets its own waits, and those that are over are
-over at once. A signal is the store's to give: the same wait is given the same one, whoever asks for it.
+A wait is stored as an item of its run, with its start time, under the step, the node and the number of the wait in
+this call of the node; so a node that is called again finds its own waits, and those that are over return at once.
+The store assigns signals: the same wait gets the same signal, whichever process asks for it.
 
-Where a service makes the run it sets `parking`, and a wait that takes longer ends the call of the node by
-`Parked`: the run leaves memory, and the node is called again when the wait is over.
+A service sets `parking` for the runs that it executes; a longer wait then ends the call of the node with `Parked`:
+the run leaves memory, and the node is called again when the wait is over.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ from trioflow.errors import CheckpointError, ConfigError
 __all__ = ("Parking", "WaitHost", "durable_sleep", "not_here", "parking", "payload_codec", "wait_for_signal")
 
 _POLL = 0.5
-"""Seconds between two looks for a signal where no service says how often."""
+"""Seconds between two polls for a signal outside a service."""
 
 payload_codec: Codec[Any] = Codec(Any, what="the payload of a signal")
 
@@ -39,46 +39,46 @@ class WaitHost(Protocol):
     """A run whose nodes may wait."""
 
     def begin_wait(self) -> tuple[KeptSteps[Any], str]:
-        """Return what keeps the run, and what the wait is known by.
+        """Return the steps of the run, and the identity of the next wait.
 
         Raises:
-            RuntimeError: this is not the node itself, or the run is not kept.
+            RuntimeError: not called in the node itself, or the run is not durable.
         """
         ...
 
 
 @final
 class Parking:
-    """Says of one run how long it may wait in memory, and ends its waits when it is to be let go of.
+    """How long one run may wait in memory; ends its waits when the service releases it.
 
     Attributes:
-        run_id: the run.
+        run_id: the run's id.
         park_after: seconds that a wait may take.
-        poll: seconds between two looks for a signal.
-        is_letting_go: whether no wait is to go on.
+        poll: seconds between two polls for a signal.
+        is_released: whether all waits are to end.
     """
 
-    __slots__ = ("_scopes", "is_letting_go", "park_after", "poll", "run_id")
+    __slots__ = ("_scopes", "is_released", "park_after", "poll", "run_id")
 
     def __init__(self, run_id: str, park_after: float, poll: float) -> None:
         self.run_id = run_id
         self.park_after = park_after
         self.poll = poll
-        self.is_letting_go = False
+        self.is_released = False
         self._scopes: set[trio.CancelScope] = set()
 
     def __repr__(self) -> str:
         return f"<Parking of {self.run_id}: {len(self._scopes)} waits>"
 
-    def let_go(self) -> None:
-        """End the waits that are under way, and those that come."""
-        self.is_letting_go = True
+    def release(self) -> None:
+        """End all waits, current and future ones."""
+        self.is_released = True
         for scope in self._scopes:
-            scope.cancel(reason="the run is let go of")
+            scope.cancel(reason="the service releases the run")
 
     @contextmanager
     def until(self, deadline: float) -> Iterator[None]:
-        """Leave the block at `deadline`, or when the run is to be let go of."""
+        """Leave the block at `deadline`, or when the run is released."""
         scope = trio.CancelScope(deadline=deadline)
         self._scopes.add(scope)
         try:
@@ -89,11 +89,11 @@ class Parking:
 
 
 parking: ContextVar[Parking] = ContextVar("trioflow_parking")
-"""Set by a service in the task that makes a run."""
+"""Set by a service in the task that executes a run."""
 
 
 class _Kept(msgspec.Struct, frozen=True, array_like=True):
-    """What is kept of a wait."""
+    """The stored record of a wait."""
 
     began: float
     is_over: bool = False
@@ -101,7 +101,7 @@ class _Kept(msgspec.Struct, frozen=True, array_like=True):
 
 @final
 class _Wait:
-    """A wait that has begun, in this process or before it."""
+    """A wait that has started, in this process or an earlier one."""
 
     def __init__(self, steps: KeptSteps[Any], name: str, kept: _Kept, began_here: float) -> None:
         self._steps = steps
@@ -112,9 +112,9 @@ class _Wait:
 
     @classmethod
     async def begin(cls) -> "_Wait":
-        """Begin the next wait of the node in hand, or find it.
+        """Start the next wait of the running node, or load it.
 
-        Cancellation: it has begun, or not.
+        Cancellation: the wait may have been stored.
         """
         work = working.get(None)
         if not isinstance(work, WaitHost):
@@ -128,45 +128,45 @@ class _Wait:
                 await wait.keep(is_over=False)
                 return wait
         kept = msgspec.msgpack.decode(data, type=_Kept)
-        # From here on by Trio's clock: the wall's may be set.
+        # From here on by Trio's clock: wall time may be adjusted.
         return cls(steps, key, kept, trio.current_time() - (store_time() - kept.began))
 
     async def keep(self, *, is_over: bool) -> None:
-        """Keep when the wait began, and whether its time is over.
+        """Store when the wait started, and whether it timed out.
 
-        Cancellation: it was kept, or not.
+        Cancellation: the record may have been stored.
         """
         with _journaled():
             data = msgspec.msgpack.encode(_Kept(self.kept.began, is_over))
             await self._steps.session.save_items([(self.name, data)])
 
     def deadline(self, seconds: float) -> float:
-        """Return when that many seconds will have passed since the wait began, by Trio's clock."""
+        """Return the time, by Trio's clock, that is `seconds` after the start of the wait."""
         return self._began_here + seconds
 
     def park(self, until: float, signal: str | None, reason: str) -> NoReturn:
-        """End the call of the node until then, or until the signal comes."""
+        """End the call of the node until then, or until the signal arrives."""
         left = until - trio.current_time()
         raise Parked(None if left == float("inf") else max(0.0, left), signal, reason)
 
 
 async def durable_sleep(seconds: float) -> None:
-    """Sleep in a node of a graph that is kept, across crashes: a node that is called again sleeps what is left.
+    """Sleep in a node of a durable graph; a node that is called again, after a crash too, sleeps only the rest.
 
-    The seconds count from when this wait began first, by Trio's clock within a process, and by wall time between
-    two. In a service, a run that sleeps for longer than `ServiceConfig.park_after` leaves memory, and its node is
-    called again when it is time; what the node does before the wait should bear to be done twice.
+    The seconds count from when this wait first started, by Trio's clock within a process, and by wall time across
+    processes. In a service, a run that sleeps for longer than `ServiceConfig.park_after` leaves memory, and its
+    node is called again when the sleep is over; so code in the node before the wait must be idempotent.
 
     Args:
-        seconds: how long; 0 or more.
+        seconds: how long to sleep; 0 or more.
 
     Raises:
         ConfigError: `seconds` is not a number of seconds.
-        RuntimeError: this is not a node itself (a branch, a fan-out, a chain, a task that a node started), or the
-            graph is not kept.
-        CheckpointStoreError: the wait cannot be kept.
+        RuntimeError: not called in the node itself (but in a branch, a fan-out, a chain, or a task that a node
+            started), or the graph is not durable.
+        CheckpointStoreError: the wait cannot be stored.
 
-    Cancellation: passes through; the wait goes on when the node is called again.
+    Cancellation: passes through; the wait continues when the node is called again.
     """
     check_in_trio()
     check_number("seconds", seconds, allowed="a number of seconds, 0 or more", least="zero")
@@ -179,38 +179,38 @@ async def durable_sleep(seconds: float) -> None:
         await trio.sleep_until(deadline)
         return
     if trio.current_time() < deadline:
-        if lot.is_letting_go or deadline - trio.current_time() > lot.park_after:
+        if lot.is_released or deadline - trio.current_time() > lot.park_after:
             wait.park(deadline, None, reason)
         with lot.until(deadline):
             await trio.sleep_forever()
-        if lot.is_letting_go and trio.current_time() < deadline:
+        if lot.is_released and trio.current_time() < deadline:
             wait.park(deadline, None, reason)
 
 
 async def wait_for_signal(name: str, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - across crashes
-    """Wait in a node of a graph that is kept until a signal comes, and return its payload.
+    """Wait for a signal in a node of a durable graph, and return its payload.
 
-    A signal is sent by `Service.signal`, or `service_client`, also to a run that does not wait yet. It is taken
-    once, the oldest of its name first; a node that is called again is given what it had taken. In a service, a run
-    that waits for longer than `ServiceConfig.park_after` leaves memory; see `durable_sleep`.
+    `Service.signal` and `ServiceClient.signal` send signals, also before the run waits. Each is received once, the
+    oldest of its name first; a node that is called again receives the same ones again. In a service, a run that
+    waits for longer than `ServiceConfig.park_after` leaves memory; see `durable_sleep`.
 
     Args:
         name: the signal's name.
-        timeout: seconds from when this wait began first; None waits for ever.
+        timeout: seconds from when this wait first started; None waits forever.
 
     Raises:
-        trio.TooSlowError: no signal came in time.
-        ConfigError: an argument cannot work, or the store cannot keep signals.
+        trio.TooSlowError: no signal arrived in time.
+        ConfigError: an argument is invalid, or the store does not support signals.
         RuntimeError: as for `durable_sleep`.
         CheckpointCorruptError: the signal is damaged.
-        CheckpointStoreError: the wait cannot be kept, or the signal not be read.
+        CheckpointStoreError: the wait cannot be stored, or the signal cannot be read.
 
-    Cancellation: passes through; a signal that was taken is there when the node is called again.
+    Cancellation: passes through; a signal that was received is returned again when the node is called again.
     """
     check_in_trio()
     check_text("name", name)
     if timeout is not None:
-        allowed = "a number of seconds, 0 or more, or None (for ever)"
+        allowed = "a number of seconds, 0 or more, or None (forever)"
         check_number("timeout", timeout, allowed=allowed, least="zero")
     await trio.lowlevel.checkpoint()
     wait = await _Wait.begin()
@@ -218,7 +218,7 @@ async def wait_for_signal(name: str, timeout: float | None = None) -> Any:  # no
     if wait.kept.is_over:
         raise _too_slow(name, timeout)
     lot = wait.parking or Parking("", float("inf"), _POLL)
-    # From now on, not from when it began: a run that comes back has something to look at first.
+    # Counts from now, not from the start of the wait: a run that was parked must first check for its signal.
     until = min(deadline, trio.current_time() + lot.park_after)
     reason = f"waits for the signal {quote(name)}"
     store = _signal_store()
@@ -231,16 +231,16 @@ async def wait_for_signal(name: str, timeout: float | None = None) -> Any:  # no
         if trio.current_time() >= deadline:
             await wait.keep(is_over=True)
             raise _too_slow(name, timeout)
-        if lot.is_letting_go or trio.current_time() >= until:
+        if lot.is_released or trio.current_time() >= until:
             wait.park(deadline, name, reason)
         with lot.until(until), _journaled():
             await store.wait_for_change(seen, lot.poll)
 
 
 async def _take(store: ServiceStore, name: str, wait: str) -> bytes | None:
-    """Return the payload of the signal, if it is there.
+    """Return the payload of the signal, if it has arrived.
 
-    Cancellation: the signal may have been taken; the same wait is given it again.
+    Cancellation: the signal may have been taken; the same wait gets it again.
     """
     session = outermost.get().session
     with _journaled():
@@ -250,20 +250,20 @@ async def _take(store: ServiceStore, name: str, wait: str) -> bytes | None:
 def _signal_store() -> ServiceStore:
     store = outermost.get().store
     if not isinstance(store, ServiceStore):
-        message = f"wait_for_signal() needs a store that keeps signals (a ServiceStore); {store!r} is none"
+        message = f"wait_for_signal() needs a store that supports signals (a ServiceStore), got {store!r}"
         raise ConfigError(message, field="store", value=store, allowed="a ServiceStore")
     return store
 
 
 def _parking_of_outermost() -> Parking | None:
-    """Return what the service says of the run that is kept; None where none makes it."""
+    """Return the `Parking` of the outermost run; None if no service executes it."""
     found = parking.get(None)
     return found if found is not None and found.run_id == outermost.get().session.run_id else None
 
 
 @contextmanager
 def _journaled() -> Iterator[None]:
-    """Let what the store says end the run, past retries and error edges: it is no failure of the node."""
+    """Let store errors end the run, bypassing retries and error edges: they are not errors of the node."""
     try:
         yield
     except CheckpointError as error:
@@ -271,12 +271,12 @@ def _journaled() -> Iterator[None]:
 
 
 def _too_slow(name: str, timeout: float | None) -> trio.TooSlowError:
-    return trio.TooSlowError(f"the signal {quote(name)} did not come within {timeout:g} s")
+    return trio.TooSlowError(f"the signal {quote(name)} did not arrive within {timeout:g} s")
 
 
 def not_here() -> RuntimeError:
-    """Return the error for a wait that cannot be numbered."""
+    """Return the error for a wait outside a node."""
     return RuntimeError(
-        "durable_sleep() and wait_for_signal() work in a node itself, while a graph that is kept calls it: not in "
+        "durable_sleep() and wait_for_signal() work only in a node itself, while a durable graph runs it: not in "
         "branches, fan-outs, chains, or tasks that a node starts"
     )

@@ -1,4 +1,4 @@
-"""What outlives a process: checkpoints of runs, the stores that keep them, and their names."""
+"""Persistence: checkpoints of runs, the stores, and their registry."""
 
 from trioflow.checkpoint.memory import MemoryStore
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, CheckpointStore, RunInfo

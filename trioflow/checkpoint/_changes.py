@@ -1,4 +1,4 @@
-"""What a store says of its changes to those who wait for one in this process: a number, and a wake-up."""
+"""Notifies tasks in this process of changes in a store."""
 
 from typing import final
 
@@ -9,10 +9,10 @@ __all__ = ("Changes",)
 
 @final
 class Changes:
-    """Counts changes, and wakes who waits for one.
+    """Counts changes, and wakes the tasks that wait for one.
 
     Attributes:
-        count: how many changes there were.
+        count: the number of changes.
     """
 
     __slots__ = ("_lot", "count")
@@ -25,7 +25,7 @@ class Changes:
         return f"<Changes: {self.count}>"
 
     def note(self) -> None:
-        """Take note of a change."""
+        """Record a change, and wake the waiting tasks."""
         self.count += 1
         self._lot.unpark_all()
 

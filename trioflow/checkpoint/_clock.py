@@ -1,7 +1,7 @@
-"""The time that a store's timers go by: the wall's, or that of a test's clock.
+"""The time of a store's timers: wall time, or that of a test clock.
 
-Under a clock that is not Trio's own it is the wall's time at the run's first look and what the clock has gone
-since, so leases, waits and delays can be tested without waiting for them.
+Under a clock other than Trio's own, it is the wall time at the first call plus the time of that clock since then,
+so that leases, waits and delays can be tested without waiting.
 """
 
 import time
@@ -14,14 +14,14 @@ _base: trio.lowlevel.RunVar[float] = trio.lowlevel.RunVar("trioflow_clock_base")
 
 
 def store_time() -> float:
-    """Return the time now."""
+    """Return the current time, in seconds since the epoch."""
     if _is_the_walls():
         return time.time()
     now = trio.current_time()
     try:
         base = _base.get()
     except LookupError:
-        # Whole seconds: what is left of a float's precision is for what the clock goes.
+        # Whole seconds, to leave the precision of the float to the clock's time.
         base = time.time() // 1 - now // 1
         _base.set(base)
     return base + now

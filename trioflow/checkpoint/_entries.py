@@ -1,6 +1,6 @@
-"""The entries and signals of runs that were submitted, in memory: what `MemoryStore` has of a `ServiceStore`.
+"""Entries and signals of submitted runs in memory: the `ServiceStore` half of `MemoryStore`.
 
-Plain methods that never block; who calls them has looked whether the run is there, and whose it is.
+Synchronous methods; the caller has checked that the run exists, and its epoch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ class _Signal(msgspec.Struct):
 
 
 class _Entry(msgspec.Struct):
-    """What is known of a run that was submitted, beside its steps."""
+    """The entry of a submitted run, beside its steps."""
 
     number: int
     run_id: str
@@ -39,7 +39,7 @@ class _Entry(msgspec.Struct):
 
     @property
     def order(self) -> tuple[bool, float, int]:
-        """When it is its turn: one whose lease has ended comes first, for it has had its turn."""
+        """The sort key for leasing: a run whose lease has expired comes first, because it was leased before."""
         return self.status != "running", self.due or 0.0, self.number
 
     def end(self, status: EndStatus, outcome: bytes | None, reason: str | None) -> None:
@@ -62,7 +62,7 @@ class Entries:
         return f"<Entries: {len(self._entries)}>"
 
     def add(self, run_id: str, graph: str, delay: float) -> None:
-        """Let a new run be taken in `delay` seconds."""
+        """Add a new run that may be leased in `delay` seconds."""
         self._number += 1
         self._entries[run_id] = _Entry(self._number, run_id, graph, store_time() + delay)
 
@@ -71,12 +71,12 @@ class Entries:
         return self._entries.get(run_id)
 
     def forget(self, run_id: str) -> None:
-        """Forget what is known of the run."""
+        """Delete the run's entry and signals."""
         self._entries.pop(run_id, None)
         self._signals.pop(run_id, None)
 
     def prolong(self, run_id: str, lease: float) -> bool | None:
-        """Prolong the lease of who has the run; return whether to cancel it, None where nobody has it."""
+        """Renew the run's lease; return whether its cancellation is requested, or None if no lease is held."""
         entry = self._entries.get(run_id)
         if entry is None or entry.status != "running":
             return None
@@ -84,7 +84,7 @@ class Entries:
         return entry.is_cancelled
 
     def take(self, request: LeaseRequest) -> Iterator[_Entry]:
-        """Mark the runs that are given, and yield them."""
+        """Mark the granted runs as running, and yield them."""
         now = store_time()
         room = request.room
         for entry in sorted(self._candidates(request, now), key=attrgetter("order")):
@@ -96,7 +96,7 @@ class Entries:
                 yield entry
 
     def next_due(self, request: LeaseRequest) -> float | None:
-        """Return the seconds until another run may be taken by time alone."""
+        """Return the seconds until another run becomes due; None if none will."""
         now = store_time()
         waiting = [
             entry.due - now
@@ -118,7 +118,7 @@ class Entries:
         ]
 
     def _running(self, graph: str, now: float, refused: Sequence[str]) -> int:
-        # One that was left behind keeps its place: whoever has it may come back, and it can only be taken over.
+        # A run with an expired lease counts: its holder may come back, and it can only be taken over.
         return sum(
             entry.graph == graph
             and entry.status == "running"
@@ -127,7 +127,7 @@ class Entries:
         )
 
     def release(self, run_id: str, release: Release) -> None:
-        """Let go of the run."""
+        """Release the run."""
         entry = self._submitted(run_id)
         if entry.is_cancelled:
             entry.end("cancelled", None, None)
@@ -139,11 +139,11 @@ class Entries:
             entry.due = now
 
     def finish(self, run_id: str, status: EndStatus, outcome: bytes, reason: str | None) -> None:
-        """Keep how the run ended."""
+        """Store the end of the run."""
         self._submitted(run_id).end(status, outcome, reason)
 
     def put_signal(self, run_id: str, name: str, payload: bytes) -> None:
-        """Keep the signal, and let the run be taken if it waits for it."""
+        """Store the signal, and make the run due if it waits for it."""
         entry = self._entries.get(run_id)
         if entry is not None:
             if entry.status in ENDED:
@@ -153,7 +153,7 @@ class Entries:
         self._signals.setdefault(run_id, []).append(_Signal(name, payload))
 
     def take_signal(self, run_id: str, name: str, wait: str) -> bytes | None:
-        """Give the wait its signal."""
+        """Return the signal's payload for this wait."""
         signals = [signal for signal in self._signals.get(run_id, ()) if signal.name == name]
         for signal in signals:
             if signal.taken_by == wait:
@@ -165,7 +165,7 @@ class Entries:
         return None
 
     def request_cancel(self, run_id: str) -> None:
-        """Cancel the run, or have it cancelled by whoever has it."""
+        """Cancel the run, or request its holder to cancel it."""
         entry = self._submitted(run_id)
         if entry.status not in ENDED:
             entry.is_cancelled = True
@@ -173,14 +173,14 @@ class Entries:
                 entry.end("cancelled", None, None)
 
     def look(self, run_id: str) -> ServiceRun:
-        """Return how the run stands."""
+        """Return the run's service status."""
         entry = self._submitted(run_id)
         return ServiceRun(
             run_id=run_id, graph=entry.graph, status=entry.status, reason=entry.reason, outcome=entry.outcome
         )
 
     def ended(self, run_ids: Sequence[str]) -> list[str]:
-        """Return those of the runs that nothing more comes of."""
+        """Return those of the runs that have ended, or are unknown."""
         entries = [(run_id, self._entries.get(run_id)) for run_id in run_ids]
         return [run_id for run_id, entry in entries if entry is None or entry.status in ENDED]
 
@@ -195,18 +195,18 @@ class Entries:
 
 
 def not_submitted(run_id: str) -> CheckpointNotFoundError:
-    """Return the error for a run that was not submitted, or is gone."""
+    """Return the error for a run that was not submitted, or was deleted."""
     message = f"no run {quote(run_id)} was submitted to a service of this store, or it was pruned since"
     return CheckpointNotFoundError(message, run_id=run_id)
 
 
 def has_ended(run_id: str, status: str) -> CheckpointMismatchError:
-    """Return the error for a signal to a run that takes none any more."""
-    message = f"run {quote(run_id)} has ended ({status}): it takes no signal any more"
+    """Return the error for a signal to a run that has ended."""
+    message = f"run {quote(run_id)} has ended ({status}): it takes no more signals"
     return CheckpointMismatchError(message, run_id=run_id)
 
 
 def already_there(run_id: str) -> CheckpointMismatchError:
-    """Return the error for a run that is submitted under an id that is taken."""
-    message = f"run {quote(run_id)} is there already: look for its result, or submit under another run_id"
+    """Return the error for submitting a run under an id that is taken."""
+    message = f"run {quote(run_id)} already exists: wait for its result, or submit under another run_id"
     return CheckpointMismatchError(message, run_id=run_id)

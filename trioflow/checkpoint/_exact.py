@@ -1,7 +1,7 @@
-"""What comes back from MessagePack as it was: plain data by its types, typed data by comparing all parts.
+"""Checks that values round-trip through MessagePack: plain data by its types, typed data by comparing all parts.
 
-`==` alone does not say so: `True == 1`, an `IntEnum` equals its value and a `Counter` a dict, and dataclasses
-leave fields with `compare=False` out.
+`==` is not enough: `True == 1`, an `IntEnum` equals its value and a `Counter` a dict, and dataclasses skip fields
+with `compare=False`.
 """
 
 from collections.abc import Collection, Iterator
@@ -29,20 +29,20 @@ BREAKERS: Final = (
     RecursionError,
     AttributeError,
 )
-"""What msgspec, and code that it calls, raises for a value that has no form."""
+"""What msgspec, and code that it calls, raises for a value that cannot be encoded."""
 
 DEEPEST: Final = 500
-"""How deep data may be nested: it must be read back wherever in the stack somebody loads it."""
+"""How deep data may be nested: it must be decodable from any stack depth."""
 
 _ATOMS = frozenset({str, bytes, int, bool, type(None)})
-"""The types whose values come back as they are, and have no parts."""
+"""The types whose values round-trip, and have no parts."""
 
 _TEXT = frozenset({str})
 _NOTHING: Any = object()
 
 
 def is_plain(value: Any) -> bool:
-    """Whether `value`, which msgspec encoded, comes back as it is without a type: JSON's kinds, and bytes."""
+    """Whether `value`, which msgspec encoded, round-trips without a type: JSON types, and bytes."""
     kind = type(value)
     if kind in _ATOMS:
         return True
@@ -58,7 +58,7 @@ def is_plain(value: Any) -> bool:
 
 
 def _inner(level: list[Any]) -> list[Any] | None:
-    """Return the lists and dicts in those of `level`; None where one of them holds what is not plain."""
+    """Return the lists and dicts inside those of `level`; None if one contains a value that is not plain."""
     inner: list[Any] = []
     for holder in level:
         members: Collection[Any] = holder
@@ -66,7 +66,7 @@ def _inner(level: list[Any]) -> list[Any] | None:
             members = holder.values()
             if not _TEXT.issuperset(map(type, holder)) and not all(map(is_plain_name, holder)):
                 return None
-        # Most hold atoms alone, which is seen without a step of Python's for each.
+        # Most contain only atoms, which is checked without a Python-level loop.
         if _ATOMS.issuperset(map(type, members)):
             continue
         for part in members:
@@ -80,23 +80,23 @@ def _inner(level: list[Any]) -> list[Any] | None:
 
 def _is_plain_atom(part: Any, kind: type) -> bool:
     if kind is float:
-        return bool(part == part)  # noqa: PLR0124 - NaN is not itself
+        return bool(part == part)  # noqa: PLR0124 - NaN is not equal to itself
     return kind is datetime and part.tzinfo is UTC
 
 
 def is_plain_name(name: Any) -> bool:
-    """Whether the key of a dict comes back: there msgspec makes tuples of what is a list elsewhere."""
+    """Whether the key of a dict round-trips: as a key, msgspec decodes a list to a tuple."""
     kind = type(name)
     if kind is tuple:
         return all(map(is_plain_name, name))
     return kind in _ATOMS or _is_plain_atom(name, kind)
 
 
-def is_same(value: Any, back: Any) -> bool:  # noqa: PLR0911 - one a kind
-    """Whether `back` is equal to `value` and of the same type, and each of their parts likewise."""
+def is_same(value: Any, back: Any) -> bool:  # noqa: PLR0911 - one for each kind
+    """Whether `back` equals `value` and is of the same type, recursively for all parts."""
     kind = type(value)
     if kind is not type(back):
-        # An annotation of `float` takes an int, as type checkers do: it comes back as the float it stands for.
+        # A field annotated `float` accepts an int, as in type checkers: it decodes to the equal float.
         return kind is int and type(back) is float and value == back
     if kind in _ATOMS or kind is float:
         return bool(value == back)
@@ -118,7 +118,7 @@ def _are_same(value: dict[Any, Any], back: dict[Any, Any]) -> bool:
 
 
 def _field_names(value: Any) -> Collection[str] | None:
-    """Return the names of the fields of a struct, dataclass or pydantic model; None for what has none."""
+    """Return the field names of a struct, dataclass or pydantic model; None for other values."""
     if isinstance(value, msgspec.Struct):
         return value.__struct_fields__
     if is_model(type(value)):
@@ -127,7 +127,7 @@ def _field_names(value: Any) -> Collection[str] | None:
 
 
 def parts(value: Any) -> Collection[Any]:
-    """Return what `value` holds, as far as it is data."""
+    """Return the parts of `value`, as far as it is data."""
     if isinstance(value, dict):
         return value.values()
     if isinstance(value, list | tuple | set | frozenset):
@@ -136,7 +136,7 @@ def parts(value: Any) -> Collection[Any]:
 
 
 def named_parts(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield what `value` holds, each with the name or the number of its place."""
+    """Yield the parts of `value`, each with its name or index."""
     if isinstance(value, dict):
         yield from value.items()
     elif isinstance(value, list | tuple):
@@ -148,7 +148,7 @@ def named_parts(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def is_model(kind: Any) -> bool:
-    """Whether `kind` is a pydantic model, which is recognised by its methods: pydantic is never imported."""
+    """Whether `kind` is a pydantic model, recognised by its methods: pydantic is never imported."""
     return hasattr(kind, "model_validate") and hasattr(kind, "model_dump") and hasattr(kind, "model_fields")
 
 
@@ -156,7 +156,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def in_order(value: Any) -> Any:
-    """Return data that stands for `value`, and depends on no order that its sets and dicts happen to have."""
+    """Return data equivalent to `value`, with its sets and dicts sorted."""
     kind = type(value)
     if kind in _ATOMS or kind is float:
         return value

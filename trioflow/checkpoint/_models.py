@@ -1,10 +1,10 @@
-"""Pydantic models in what is kept, recognised by their methods: pydantic is never imported.
+"""Encoding of pydantic models, which are recognised by their methods: pydantic is never imported.
 
-A model is kept as what `model_dump` makes of it, as data that `model_validate` takes; as JSON text where that does
-not come back the same (strict models, and values that only JSON mode has a form for). A type with models in it
-that msgspec cannot tell apart, such as a union of two, is pydantic's to read: who has a model has imported that.
+A model is stored as the result of `model_dump`, as data for `model_validate`; or as JSON text if that does not
+round-trip (strict models, and values that only JSON mode can represent). A type with models that msgspec cannot
+distinguish, such as a union of two, is decoded by pydantic: a program with a model has imported it.
 
-Models run code of the user's. Whatever it raises says that there is no such form.
+Models run the user's code. If it raises anything, that form does not work.
 """
 
 import sys
@@ -21,12 +21,12 @@ from trioflow.checkpoint._exact import is_model, is_same
 __all__ = ("adapt", "check_known", "dump", "load")
 
 _AS_JSON = 1
-"""The MessagePack extension that stands for a model's JSON text."""
+"""The MessagePack extension type of a model's JSON text."""
 
 _NIL: Final = msgspec.msgpack.encode(None)
 
 _FORMS: Final[tuple[dict[str, bool], ...]] = (
-    # Which fields were set is a part of a model, so that comes first; defaults that are made anew are not.
+    # Try set fields first, because which ones are set is part of a model; generated defaults do not round-trip so.
     {"by_alias": True, "exclude_unset": True},
     {"by_alias": True},
     {"by_alias": False},
@@ -34,10 +34,10 @@ _FORMS: Final[tuple[dict[str, bool], ...]] = (
 
 
 def dump(value: Any) -> Any:
-    """Return data that stands for a model.
+    """Encode a model to data.
 
     Raises:
-        TypeError: it is none, or does not come back as it is.
+        TypeError: `value` is not a model, or does not round-trip.
     """
     kind = type(value)
     if not is_model(kind):
@@ -63,11 +63,11 @@ def check_known(kind: Any) -> None:
 
 
 def load(kind: Any, data: Any) -> Any:
-    """Return the model of this `kind` that `data` stands for.
+    """Decode `data` to a model of this `kind`.
 
     Raises:
-        TypeError: `kind` is no model.
-        ValueError: `data` is not of it.
+        TypeError: `kind` is not a model.
+        ValueError: `data` is not valid for it.
     """
     if not is_model(kind):
         raise _unknown(kind)
@@ -75,11 +75,11 @@ def load(kind: Any, data: Any) -> Any:
 
 
 def _unknown(kind: Any) -> TypeError:
-    return TypeError(f"{getattr(kind, '__name__', kind)} is neither known to msgspec nor a pydantic model")
+    return TypeError(f"{getattr(kind, '__name__', kind)} is neither supported by msgspec nor a pydantic model")
 
 
 def adapt(kind: Any) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]] | None:
-    """Return what encodes and decodes values of a type that pydantic can read; None where it has no models."""
+    """Return an encoder and a decoder of a type with pydantic models; None if it has none."""
     make = getattr(sys.modules.get("pydantic"), "TypeAdapter", None)
     if make is None:
         return None
@@ -87,7 +87,7 @@ def adapt(kind: Any) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]] | 
         if not _has_model(kind):
             return None
         adapter = make(kind)
-    except Exception:  # noqa: BLE001 - pydantic knows no such type: there are a dozen errors that say so
+    except Exception:  # noqa: BLE001 - pydantic does not support the type, which it reports in a dozen ways
         return None
 
     def encode(value: Any) -> bytes:
@@ -102,7 +102,7 @@ def adapt(kind: Any) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]] | 
 
 
 def _has_model(kind: Any, around: tuple[Any, ...] = ()) -> bool:
-    """Whether a model is named in a type, or in the fields of a dataclass in it."""
+    """Whether a type contains a model, also in the fields of a dataclass."""
     if is_model(kind):
         return True
     if any(kind is outer for outer in around):
@@ -114,7 +114,7 @@ def _has_model(kind: Any, around: tuple[Any, ...] = ()) -> bool:
 
 
 _Way = tuple[Callable[..., Any], Callable[[Any], Any]]
-"""What dumps the value, and what reads it again."""
+"""A function that dumps a value, and one that loads it."""
 
 
 def _dumped(value: Any, as_data: _Way, as_json: _Way) -> Any:
@@ -126,9 +126,9 @@ def _dumped(value: Any, as_data: _Way, as_json: _Way) -> Any:
                 back = msgspec.msgpack.decode(msgspec.msgpack.encode(dumped))
                 if is_same(value, read(back.data if pack is _packed else back)):
                     return dumped
-            except Exception as error:  # noqa: BLE001 - a serializer or validator of the user's: not this form
+            except Exception as error:  # noqa: BLE001 - raised by the user's serializer or validator: not this form
                 failure = failure or error
-    raise TypeError("what its model_dump() gives does not come back equal and of the same type") from failure
+    raise TypeError("its model_dump() does not decode to an equal value of the same type") from failure
 
 
 def _loaded(data: Any, read: Callable[[Any], Any], read_json: Callable[[Any], Any]) -> Any:

@@ -1,7 +1,7 @@
-"""What the SQLite store does with its tables: each function is one transaction, in a worker thread.
+"""The transactions of the SQLite store: each function is one, in a worker thread.
 
-What is read is looked at first: every row has a seal (`_seals`), and a run's own row knows its last step and the
-number of its items, so a row that was changed, moved or lost is seen.
+Everything read is verified: every row has a seal (`_seals`), and a run's own row has its last step and the number
+of its items, so a row that was changed, moved or lost is detected.
 """
 
 import time
@@ -35,12 +35,12 @@ __all__ = (
 )
 
 PIECE = 1 << 20
-"""Bytes of a state from which it is written and read apart from its row."""
+"""Bytes from which a state is written and read as a blob, separately from its row."""
 
 LOOKED_AT = 1 << 16
-"""Bytes of a state up to which a list of runs looks whether it is whole."""
+"""Bytes up to which a state is verified when runs are listed."""
 
-# Written out: SQL that is put together cannot be seen to be safe.
+# Written out: the safety of SQL that is built from parts cannot be checked by reading.
 _SELECT_RUN = (
     "SELECT number, run_id, epoch, last_step, items, created_at, updated_at, parent, seal FROM runs"
     " WHERE run_id = ?"
@@ -53,7 +53,7 @@ _SELECT_PAGE = (
     "SELECT number, run_id, epoch, last_step, items, created_at, updated_at, parent, seal FROM runs"
     " WHERE number > ? ORDER BY number"
 )
-# From the index alone: what it says of the runs next to one that it does not have.
+# From the index alone: the neighbours of a run that it does not have.
 _SELECT_NEIGHBOURS = (
     "SELECT * FROM (SELECT run_id, number FROM runs WHERE run_id < ?1 ORDER BY run_id DESC LIMIT 1)"
     " UNION ALL SELECT * FROM (SELECT run_id, number FROM runs WHERE run_id > ?1 ORDER BY run_id LIMIT 1)"
@@ -82,7 +82,7 @@ _PUT_STEP = (
 
 
 def claim(db: apsw.Connection, run_id: str, parent: tuple[str, int] | None) -> int:
-    """Give the run, and those inside it, to the caller, and return the new epoch."""
+    """Claim the run, and those inside it, for the caller, and return the new epoch."""
     with immediately(db):
         holder = None if parent is None else claimed(db, *parent).number
         run = find(db, run_id)
@@ -93,20 +93,20 @@ def claim(db: apsw.Connection, run_id: str, parent: tuple[str, int] | None) -> i
         return take(db, run_id)
 
 
-# What is done inside a transaction of the caller's.
+# Operations inside the caller's transaction.
 
 
 def new_run(db: apsw.Connection, run_id: str, holder: int | None = None) -> int:
-    """Make a run, and return its first epoch."""
+    """Create a run, and return its first epoch."""
     now, epoch = time.time(), _next_epoch(db)
     _put_run(db, RunRow(None, run_id, epoch, None, 0, now, now, holder))
     return epoch
 
 
 def take(db: apsw.Connection, run_id: str) -> int:
-    """Give a run that is there, and those inside it, a new epoch, and return it."""
+    """Give an existing run, and those inside it, a new epoch, and return it."""
     run = find(db, run_id)
-    # Whoever worked inside the run did so for its former holder.
+    # Work inside the run was done for its previous holder.
     for number, inside in list(db.execute(_SELECT_INSIDE, (run.number,))):
         _take_away(db, number, inside)
     epoch = _next_epoch(db)
@@ -115,12 +115,12 @@ def take(db: apsw.Connection, run_id: str) -> int:
 
 
 def _take_away(db: apsw.Connection, number: int, run_id: str) -> None:
-    """Give the run an epoch that nobody knows."""
+    """Give the run an epoch that no holder has."""
     epoch = _next_epoch(db)
     try:
         run = find(db, run_id)
     except CheckpointCorruptError:
-        # It stays damaged, and its former holder loses it all the same.
+        # It stays damaged, and its previous holder still loses it.
         db.execute("UPDATE runs SET epoch = ? WHERE number = ?", (epoch, number))
     else:
         _put_run(db, run._replace(epoch=epoch))
@@ -131,13 +131,13 @@ def _next_epoch(db: apsw.Connection) -> int:
 
 
 def save(db: apsw.Connection, checkpoint: Checkpoint, epoch: int) -> None:
-    """Keep the checkpoint."""
+    """Save the checkpoint."""
     with immediately(db):
         put_step(db, claimed(db, checkpoint.run_id, epoch), checkpoint)
 
 
 def put_step(db: apsw.Connection, run: RunRow, checkpoint: Checkpoint) -> None:
-    """Keep the checkpoint of a run that is the caller's."""
+    """Save the checkpoint of a run that the caller holds."""
     info = [getattr(checkpoint, name) for name in INFO]
     info[6] = float(checkpoint.created_at)
     rest = [getattr(checkpoint, name) for name in REST]
@@ -174,7 +174,7 @@ def load(db: apsw.Connection, run_id: str, step: int | None) -> Checkpoint:
     return Checkpoint(run_id=run_id, state=state, **fields)
 
 
-# SQLite copies a bound value while no other thread can run, and what goes through a blob while they can.
+# SQLite copies a bound value while it holds the GIL, and blob I/O without it.
 
 
 def _write_state(db: apsw.Connection, state: bytes) -> None:
@@ -191,7 +191,7 @@ def _read_state(db: apsw.Connection, place: int) -> bytes:
 
 
 def history(db: apsw.Connection, run_id: str) -> list[CheckpointInfo]:
-    """Return the steps that are kept, oldest first."""
+    """Return the stored steps, oldest first."""
     with reading(db):
         run = find(db, run_id)
         if run is None:
@@ -209,7 +209,7 @@ def history(db: apsw.Connection, run_id: str) -> list[CheckpointInfo]:
 
 
 def list_runs(db: apsw.Connection, after: str | None, limit: int | None) -> list[RunInfo]:
-    """Return the runs that something is kept of."""
+    """Return the stored runs."""
     with reading(db):
         start = 0
         if after is not None:
@@ -220,7 +220,7 @@ def list_runs(db: apsw.Connection, after: str | None, limit: int | None) -> list
         for row in cast("Iterable[Any]", db.execute(_SELECT_PAGE, (start,))):
             run = RunRow(*row[:-1])
             whole = row[-1] == seal_run(run)
-            # Nothing is kept of a run that was only claimed, if its row is to be believed.
+            # By its row, the run was only claimed, and nothing is stored.
             if not whole or run.last_step is not None or run.items:
                 found.append(_look(db, run, whole=whole))
                 if len(found) == limit:
@@ -229,14 +229,14 @@ def list_runs(db: apsw.Connection, after: str | None, limit: int | None) -> list
 
 
 def _look(db: apsw.Connection, run: RunRow, *, whole: bool) -> RunInfo:
-    """Return what is known of a run, which damage does not keep from being listed."""
+    """Return the info of a run, as `corrupt` if it is damaged."""
     known: dict[str, Any] = {"graph": "", "kind": "", "status": "corrupt", "step": 0, "forked_from": None}
     parent = _name_of(db, run.parent)
     try:
         if whole:
             known = _last_of(db, run)
     except (CheckpointCorruptError, apsw.CorruptError):
-        # What is damaged in its rows makes it a damaged run, and no more is to be said of it.
+        # Any damage in its rows makes it a damaged run; nothing else is listed of it.
         pass
     name: Any = run.run_id
     return RunInfo(
@@ -268,16 +268,16 @@ def _last_of(db: apsw.Connection, run: RunRow) -> dict[str, Any]:
 
 
 def _number(value: Any) -> Any:
-    """Return what stands for a number in a row that may be damaged."""
+    """Return the number in a row that may be damaged."""
     return value if isinstance(value, int | float) else 0
 
 
 def delete(db: apsw.Connection, run_id: str, epoch: int | None) -> None:
-    """Forget the run and those inside it, if the epoch, where one is given, is its latest."""
+    """Delete the run and those inside it; if `epoch` is given, only if it is the latest."""
     with immediately(db):
         rows = db.execute(_SELECT_EPOCH, (run_id,)).fetchall()
         if not rows and epoch is None:
-            # The name of a damaged run may be no text any more.
+            # The id of a damaged run may no longer be text.
             rows = db.execute(_SELECT_EPOCH_OF_DAMAGED, (run_id,)).fetchall()
         for number, latest in cast("list[Any]", rows):
             if epoch in {None, latest}:
@@ -293,7 +293,7 @@ def delete(db: apsw.Connection, run_id: str, epoch: int | None) -> None:
 def save_items(
     db: apsw.Connection, run_id: str, epoch: int, batch: Sequence[tuple[str, bytes]]
 ) -> None:
-    """Keep the items."""
+    """Save the items."""
     sealed = [(seal_item(run_id, key, value), value, key) for key, value in dict(batch).items()]
     with immediately(db):
         run = claimed(db, run_id, epoch)
@@ -323,13 +323,17 @@ def load_items(db: apsw.Connection, run_id: str) -> dict[str, bytes]:
 
 
 def vacuum(db: apsw.Connection) -> None:
-    """Give the space of what was deleted back to the disk."""
+    """Return the space of deleted runs to the disk."""
     db.execute("VACUUM")
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def find(db: apsw.Connection, run_id: str) -> Any:
-    """Return the row of the run, if there is one and it is whole."""
+    """Return the row of the run, or None.
+
+    Raises:
+        CheckpointCorruptError: it is damaged.
+    """
     row = db.execute(_SELECT_RUN, (run_id,)).fetchone()
     if row is None:
         _check_index(db, run_id)
@@ -341,10 +345,10 @@ def find(db: apsw.Connection, run_id: str) -> Any:
 
 
 def _check_index(db: apsw.Connection, run_id: str) -> None:
-    """Refuse to believe that there is no such run where the index of the runs is damaged.
+    """Raise if the index of the runs is damaged where the run is missing.
 
-    Whoever believed it would begin the run again. To read all runs would be sure, and too slow for a beginning; an
-    index that was damaged where the run stood does not fit the runs beside it.
+    Otherwise the caller would start the run again. Reading all runs would be certain, but too slow for each start;
+    an index that is damaged at the run's place does not match the neighbouring runs.
     """
     neighbours = list(db.execute(_SELECT_NEIGHBOURS, (run_id,)))
     fits = all(name is not None and _name_of(db, number) == name for name, number in neighbours)

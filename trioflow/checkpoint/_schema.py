@@ -1,7 +1,7 @@
-"""The form of the SQLite file: its tables, how an older one is made a newer one, and how a connection is set up.
+"""The schema of the SQLite file: its tables, its migrations, and the setup of a connection.
 
-`PRAGMA user_version` is the version of the schema, and `application_id` says that the file is ours. Migrations run
-in one transaction with the change of the version; two processes that open one new file take turns.
+`PRAGMA user_version` is the version of the schema, and `application_id` identifies the file as ours. Migrations
+run in one transaction with the change of the version; processes that open a new file concurrently take turns.
 """
 
 import shutil
@@ -23,7 +23,7 @@ BUSY_TIMEOUT = 10_000
 """Milliseconds that a write waits for those of other processes."""
 
 _PAUSE = 0.005
-"""Seconds between two tries of what SQLite does not wait for."""
+"""Seconds between retries of operations for which SQLite does not wait."""
 
 MIGRATIONS: Sequence[str] = (
     """
@@ -46,8 +46,8 @@ MIGRATIONS: Sequence[str] = (
         PRIMARY KEY (run, key)
     ) WITHOUT ROWID;
     """,
-    # The state stays the last column: what comes after it is read through all of its pages. A row of before has no
-    # kind, and its seals are those of before.
+    # The state stays the last column: reading a column after it would read all of its pages. An older row has no
+    # kind, and keeps its seals.
     """
     ALTER TABLE runs ADD COLUMN parent INTEGER;
     CREATE INDEX runs_by_parent ON runs(parent) WHERE parent IS NOT NULL;
@@ -63,7 +63,7 @@ MIGRATIONS: Sequence[str] = (
     DROP TABLE checkpoints;
     ALTER TABLE steps RENAME TO checkpoints;
     """,
-    # A run that was submitted has its run's number: a place in the queue that nobody else ever has.
+    # A submitted run has its run's number: a unique place in the queue.
     """
     CREATE TABLE service_runs(
         run INTEGER PRIMARY KEY, graph TEXT NOT NULL, status TEXT NOT NULL, due REAL, waits_for TEXT,
@@ -77,18 +77,19 @@ MIGRATIONS: Sequence[str] = (
     CREATE INDEX signals_by_run ON signals(run, name);
     """,
 )
-"""What makes version n + 1 of version n."""
+"""The migrations from version n to version n + 1."""
 
 
 def prepare(db: apsw.Connection, path: str, migrations: Sequence[str] = MIGRATIONS) -> None:
-    """Set `db` up: refuse what is not ours or newer, bring an older schema up to date, and make commits durable.
+    """Set `db` up: refuse a foreign file or a newer schema, migrate an older one, and make commits durable.
 
     Raises:
-        CheckpointStoreError: the file is newer, of something else, or its commits cannot be made durable.
+        CheckpointStoreError: the schema is newer, the file is not a store, or its commits cannot be made durable.
     """
     db.set_busy_timeout(BUSY_TIMEOUT)
     _check(db, path, len(migrations))
-    # WAL with synchronous=FULL loses no commit to a power cut; NORMAL does. The mode is kept in the file.
+    # WAL with synchronous=FULL loses no commit in a power cut; NORMAL does. The journal mode is stored in the
+    # file.
     _set_wal(db)
     db.pragma("synchronous", "full")
     if db.pragma("synchronous") != 2:
@@ -97,7 +98,7 @@ def prepare(db: apsw.Connection, path: str, migrations: Sequence[str] = MIGRATIO
 
 
 def _set_wal(db: apsw.Connection) -> None:
-    """Set the journal's mode, waiting for others: SQLite gives up at once where two would wait for each other."""
+    """Set the journal mode, retrying: SQLite fails at once where two connections would deadlock."""
     until = time.monotonic() + BUSY_TIMEOUT / 1_000
     while db.pragma("journal_mode") != "wal":
         try:
@@ -113,7 +114,7 @@ def _set_wal(db: apsw.Connection) -> None:
 def _migrate(db: apsw.Connection, migrations: Sequence[str]) -> None:
     if _version(db) < len(migrations):
         with immediately(db):
-            # Somebody else may have done it meanwhile.
+            # Another process may have migrated it meanwhile.
             for script in migrations[_version(db) :]:
                 db.execute(script)
             db.execute(f"PRAGMA user_version = {len(migrations)}")
@@ -121,20 +122,20 @@ def _migrate(db: apsw.Connection, migrations: Sequence[str]) -> None:
 
 
 def open_to_look(path: str) -> apsw.Connection:
-    """Open a store so that nothing is changed: not the file, and not what is beside it.
+    """Open a store read-only: neither the file nor its directory is changed.
 
     Raises:
-        CheckpointStoreError: the file is newer, or of something else.
+        CheckpointStoreError: the schema is newer, or the file is not a store.
     """
     file = Path(path).absolute()
     log, index = (file.with_name(f"{file.name}-{kind}") for kind in ("wal", "shm"))
     if not log.exists() or not log.stat().st_size:
-        # Nobody has the file open, and SQLite needs none of the files that it would make beside it.
+        # No process has the file open, so SQLite needs no files beside it.
         return _looked_at(file, path, "mode=ro&immutable=1")
     if index.exists():
         with suppress(apsw.CantOpenError, apsw.ReadOnlyError):
             return _looked_at(file, path, "mode=ro")
-    # What a killed process left: its log can be read only by a connection that may write.
+    # The log that a killed process left can be read only by a connection that may write.
     with TemporaryDirectory() as folder:
         for each in (file, log):
             shutil.copy(each, folder)
@@ -160,7 +161,7 @@ def _looked_at(file: Path, path: str, how: str) -> apsw.Connection:
 
 
 def _migrated_copy(db: apsw.Connection) -> apsw.Connection:
-    """Return a temporary copy, in the newest form, of a store that must stay as it is."""
+    """Return a temporary copy, migrated to the newest schema, of a store that must not be changed."""
     copy = apsw.Connection("")
     if _version(db):
         with copy.backup("main", db, "main") as backup:
@@ -179,7 +180,7 @@ def _check(db: apsw.Connection, path: str, newest: int) -> None:
     empty = version == 0 and not db.execute("SELECT count(*) FROM sqlite_schema").get
     if not empty and db.pragma("application_id") != APPLICATION_ID:
         raise CheckpointStoreError(
-            f"{quote(path)} is a SQLite database of something else: name another file; it was left as it is"
+            f"{quote(path)} is another program's SQLite database: name another file; it was left as it is"
         )
 
 
@@ -188,7 +189,7 @@ def _version(db: apsw.Connection) -> int:
 
 
 class _Transaction:
-    """A block that is one transaction, undone where it raises."""
+    """A block that is one transaction, rolled back if it raises."""
 
     def __init__(self, db: apsw.Connection, begin: str) -> None:
         self._db = db
@@ -205,10 +206,10 @@ class _Transaction:
 
 
 def immediately(db: apsw.Connection) -> _Transaction:
-    """Return a transaction that has the write lock from its first moment."""
+    """Return a transaction that takes the write lock at its start."""
     return _Transaction(db, "BEGIN IMMEDIATE")
 
 
 def reading(db: apsw.Connection) -> _Transaction:
-    """Return a transaction that sees one state of the file."""
+    """Return a transaction that reads one snapshot of the file."""
     return _Transaction(db, "BEGIN")

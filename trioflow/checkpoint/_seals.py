@@ -1,7 +1,7 @@
-"""The seals of the SQLite store's rows: digests over all that is in a row and the run that it belongs to.
+"""The seals of the SQLite store's rows: digests of all columns of a row and of the id of its run.
 
-They show damage to whoever reads a row; they keep nobody out who writes the file. What was sealed before there
-were runs inside runs, and kinds of runs, has the seal that it had.
+They detect damage; they do not protect against someone who writes the file. Rows of older schemas, without parents
+and kinds of runs, keep their seals.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class RunRow(NamedTuple):
 
 def seal_run(run: RunRow) -> bytes:
     """Return the seal of the row of a run."""
-    # A run by itself has the seal that it had before there were runs inside runs.
+    # A run without a parent has the seal of the older schema.
     return _seal(*run[1:7], *(() if run.parent is None else (run.parent,)))
 
 
@@ -48,12 +48,12 @@ def seal_step(run_id: str, info: Sequence[Any], rest: Sequence[Any], state: Any)
 
 
 def _sealed_part(info: Sequence[Any]) -> Sequence[Any]:
-    # A step of form 1 has neither kind nor origin, and the seals that it had.
+    # A step of form 1 has neither a kind nor an origin, and keeps its seals.
     return info[:_KIND] if info[_KIND] is None else info
 
 
 def _seal(*values: object) -> bytes:
-    """Return what stands for a row: any change of it gives another one."""
+    """Return the digest of a row."""
     hasher = hashlib.blake2b(digest_size=16)
     for value in values:
         data = value if isinstance(value, bytes) else repr(value).encode("utf-8", "surrogatepass")
@@ -69,6 +69,6 @@ def seal_item(run_id: str, key: str, value: bytes) -> bytes:
 
 
 def damaged(run_id: str, what: str) -> CheckpointCorruptError:
-    """Return the error for a run of which something is not what was saved."""
+    """Return the error for a damaged run."""
     message = f"run {quote(run_id)} is damaged: {what}; restore a copy of the store, or delete the run"
     return CheckpointCorruptError(message, run_id=run_id)

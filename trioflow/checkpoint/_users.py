@@ -1,7 +1,7 @@
-"""Who uses a store: one `trio.run` at a time, or it says so.
+"""Ensures that only one `trio.run` at a time uses a store.
 
-Locks and limiters of Trio belong to one event loop. Two loops that share a store would wait for each other's tasks
-for ever, or trip over an assertion of Trio's; here the second one is told at its first call.
+Trio's locks and limiters belong to one event loop. Two loops that shared a store would deadlock, or fail an
+assertion in Trio; here the second one gets a clear error at its first call.
 """
 
 import threading
@@ -16,7 +16,7 @@ __all__ = ("OneRunAtATime",)
 
 @final
 class OneRunAtATime:
-    """Knows the `trio.run` that uses a store, until it ends or lets go."""
+    """Tracks the `trio.run` that uses a store, until it ends or leaves."""
 
     __slots__ = ("_lock", "_token")
 
@@ -28,10 +28,10 @@ class OneRunAtATime:
         return f"<OneRunAtATime: {'unused' if self._token is None else 'in use'}>"
 
     def check(self, store: object) -> None:
-        """Make the running `trio.run` the user of `store`.
+        """Make the current `trio.run` the user of `store`.
 
         Raises:
-            RuntimeError: another one is, and has not ended; or there is none.
+            RuntimeError: another one uses it and has not ended, or no `trio.run` is running here.
         """
         check_in_trio()
         token = trio.lowlevel.current_trio_token()
@@ -45,7 +45,7 @@ class OneRunAtATime:
             self._token = token
 
     def leave(self) -> None:
-        """Let the next `trio.run` have the store."""
+        """Release the store to the next `trio.run`."""
         self._token = None
 
 
@@ -58,4 +58,4 @@ def _is_running(token: trio.lowlevel.TrioToken) -> bool:
 
 
 def _do_nothing() -> None:
-    """Wake a loop up, which is how it shows that it runs."""
+    """Wake a loop, to test whether it is running."""

@@ -1,9 +1,9 @@
-"""Values as bytes: exactly, or not at all.
+"""Encodes values exactly, or not at all.
 
-msgspec writes MessagePack, fast and without code in the data, but changes what MessagePack has no form for: a
-tuple comes back as a list, an enum as its value. Plain data is looked over for types that do not come back; where
-a type is given, what was written is read again at once and compared part by part, types too. What is not exact
-is refused with its place. Nothing here imports or calls what data names.
+msgspec writes MessagePack, fast and without code in the data, but changes values that MessagePack cannot
+represent: a tuple decodes as a list, an enum as its value. Plain data is checked for types that do not round-trip;
+with a type given, encoded data is decoded at once and compared part by part, types included. A value that does not
+round-trip is refused with its place. Nothing here imports or calls what data names.
 """
 
 import hashlib
@@ -22,24 +22,24 @@ __all__ = ("LARGE", "Codec", "digest_of", "fingerprint", "is_large", "is_marked"
 V = TypeVar("V")
 
 LARGE = 1 << 18
-"""Bytes from which hashing is given to a thread: what takes longer than the way there and back."""
+"""Bytes from which hashing runs in a thread: it then takes longer than the switch to a thread and back."""
 
 _LARGE_VALUE = 2 << 20
-"""The same for encoding, which is that much faster; a part of a value counts as `_PART` bytes."""
+"""The same for encoding, which is faster; each part of a value counts as `_PART` bytes."""
 
 _PART = 512
 
 _BREAKERS = _exact.BREAKERS
 _OPTIONS = {"the state": "state_type", "a result": "result_type"}
-"""The argument that gives the type of what is encoded."""
+"""The argument that takes the type of the value."""
 
-_PLAIN = "make plain data of it (of a pydantic model by model_dump())"
+_PLAIN = "convert it to plain data (a pydantic model by model_dump())"
 
 _LOST: Any = object()
-"""What stands for a part that was not decoded."""
+"""Stands for a part that was not decoded."""
 
 _DEEPEST_PLACE = 50
-"""How deep the place of what cannot be saved is looked for."""
+"""How deep to search for the place of a value that cannot be saved."""
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder().decode
@@ -51,10 +51,10 @@ class Codec(Generic[V]):
     """Encodes and decodes the values of one type.
 
     Args:
-        kind: what msgspec knows, or a pydantic model, to come back as such; `Any` stands for plain data.
-        wrap: makes the value of what was decoded, and `unwrap` what is encoded of it, for a mapping of our own.
-        what: what the values are, for errors.
-        option: what to do where no type was given, for errors; None is to give the argument that takes one.
+        kind: a type that msgspec supports, or a pydantic model; `Any` is plain data.
+        wrap: turns decoded data into a value, as `unwrap` does the reverse, for a mapping of our own.
+        what: what the values are, for error messages.
+        option: the advice in errors if no type was given; None is to pass the argument that takes the type.
 
     Raises:
         ConfigError: values of this type cannot be decoded.
@@ -85,15 +85,15 @@ class Codec(Generic[V]):
         return f"<Codec of {self._what}>"
 
     def encode(self, value: V) -> bytes:
-        """Return `value` as bytes that come back equal and of the same types.
+        """Encode `value` to bytes that decode to an equal value of the same types.
 
         Raises:
-            CheckpointEncodeError: there are none; the message names the place and the type.
+            CheckpointEncodeError: that is not possible; the message names the place and the type.
         """
         return self.encode_plain(self.plain(value))
 
     def encode_plain(self, plain: Any) -> bytes:
-        """Return what `plain` made of a value as bytes that come back as it is."""
+        """Encode the result of `plain` to bytes that decode to the same."""
         back: Any = _LOST
         try:
             data = self._encode(plain)
@@ -109,7 +109,7 @@ class Codec(Generic[V]):
         raise self._refusal(plain, back, "it would not come back equal and of the same type")
 
     def decode(self, data: bytes) -> V:
-        """Return the value in `data`.
+        """Decode `data`.
 
         Raises:
             CheckpointMismatchError: it is not a value of this type.
@@ -118,21 +118,21 @@ class Codec(Generic[V]):
             plain = self._decode(data)
             value: V = plain if self._wrap is None else self._wrap(plain)
         except _BREAKERS as error:
-            message = f"{self._what} that was saved is of another type now: {clip(escape(describe_error(error)))}"
+            message = f"{self._what} that was saved is of another type: {clip(escape(describe_error(error)))}"
             raise CheckpointMismatchError(message) from error
         return value
 
     def _refusal(self, value: Any, back: Any, why: str) -> CheckpointEncodeError:
         place, part = self._culprit(value, back)
         where = f" at {clip(place)}" if place else ""
-        # Where a type was given, giving one is no way out.
+        # If a type was given already, giving one is no solution.
         option = None if self._typed else self._option
         way_out = _PLAIN if option is None else f"{option}, or {_PLAIN}"
         message = f"{self._what} cannot be saved: the {type(part).__name__}{where}: {why}; {way_out}"
         return CheckpointEncodeError(message)
 
     def _culprit(self, value: Any, back: Any) -> tuple[str, Any]:
-        """Return the innermost part of `value` that did not come `back`, and where it is."""
+        """Return the innermost part of `value` that does not round-trip to `back`, and its place."""
         place = ""
         for _ in range(_DEEPEST_PLACE):
             if not self._typed and type(value) is dict:
@@ -149,7 +149,7 @@ class Codec(Generic[V]):
         return place, value
 
     def _named_parts(self, value: Any) -> Iterable[tuple[Any, Any]]:
-        # Without a type, the parts of what is no plain list or dict are not what is wrong with it.
+        # Without a type, a value that is not a plain list or dict is itself at fault, not its parts.
         return _exact.named_parts(value) if self._typed or type(value) in {list, dict} else ()
 
     def _survives(self, part: Any, back: Any) -> bool:
@@ -159,12 +159,12 @@ class Codec(Generic[V]):
             return False
         if not self._typed:
             return _exact.is_plain(part)
-        # What is not even the same as itself is NaN, or has one.
+        # A value that is not equal to itself is NaN, or contains one.
         return _exact.is_same(part, part if back is _LOST else back)
 
 
 def _typed_ways(kind: Any, what: str) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
-    """Return what encodes and what decodes values of the type `kind`."""
+    """Return an encoder and a decoder of values of the type `kind`."""
     try:
         _models.check_known(kind)
         return _encode_typed, msgspec.msgpack.Decoder(kind, dec_hook=_models.load).decode
@@ -172,7 +172,7 @@ def _typed_ways(kind: Any, what: str) -> tuple[Callable[[Any], bytes], Callable[
         adapted = _models.adapt(kind)
         if adapted is not None:
             return adapted
-        allowed = f"a type that can be read back ({clip(escape(describe_error(error)))})"
+        allowed = f"a type that can be decoded ({clip(escape(describe_error(error)))})"
         raise ConfigError.refusing(_OPTIONS.get(what, f"the type of {what}"), kind, allowed) from error
 
 
@@ -181,7 +181,7 @@ def _same(value: Any) -> Any:
 
 
 def is_typed(kind: type) -> bool:
-    """Whether values of `kind` come back as such where it is given: structs, dataclasses and pydantic models."""
+    """Whether values of `kind` can be decoded to that type: structs, dataclasses and pydantic models."""
     return issubclass(kind, msgspec.Struct) or hasattr(kind, "__dataclass_fields__") or _exact.is_model(kind)
 
 
@@ -191,14 +191,14 @@ _ATOMS = _SMALL | _TEXTS
 
 
 def is_large(value: Any) -> bool:
-    """Whether encoding `value` takes so long that a thread should do it."""
+    """Whether encoding `value` takes so long that it should run in a thread."""
     if type(value) in _ATOMS:
         return type(value) in _TEXTS and len(value) > _LARGE_VALUE
     room = _LARGE_VALUE
     ahead: list[Any] = []
     parts = _exact.parts(value)
     while True:
-        # A part that is many small ones takes as long as a large one, and one that holds itself never ends.
+        # Many small parts take as long as a large one, and a cycle would never end.
         room -= _PART * (len(parts) + 1)
         if room < 0:
             return True
@@ -214,32 +214,32 @@ def is_large(value: Any) -> bool:
 
 
 def fingerprint(item: object) -> bytes:
-    """Return 16 bytes that stand for `item`: equal for equal data, in any process, whatever the order of sets.
+    """Return a digest of `item`, 16 bytes: equal for equal data, in any process, whatever the order of sets.
 
     Raises:
-        CheckpointEncodeError: the item has no form as data.
+        CheckpointEncodeError: the item cannot be encoded.
     """
     try:
         data = _encode(_exact.in_order(item))
     except _BREAKERS as error:
         why = clip(escape(describe_error(error)))
         raise CheckpointEncodeError(
-            f"an item of type {type(item).__name__} cannot be told from others ({why}): "
-            "give key=, a function that names an item"
+            f"an item of type {type(item).__name__} cannot be fingerprinted ({why}): "
+            "give key=, a function that identifies an item"
         ) from error
     return _mark(data)
 
 
 def is_marked(item: object, mark: bytes) -> bool:
-    """Whether `mark` is the fingerprint of `item`; one that an earlier version of trioflow made counts, too.
+    """Whether `mark` is the fingerprint of `item`, by this or an earlier version of trioflow.
 
     Raises:
-        CheckpointEncodeError: the item has no form as data.
+        CheckpointEncodeError: the item cannot be encoded.
     """
     if fingerprint(item) == mark:
         return True
     try:
-        # Form 1 took sets and dicts in the order that they had.
+        # Form 1 did not sort sets and dicts.
         return _mark(_encode(item)) == mark
     except _BREAKERS:
         return False
@@ -257,28 +257,28 @@ def digest_of(checkpoint: Checkpoint) -> str:
         fields = _encode((place, float(c.created_at), c.version))
     else:
         fields = _encode((place, float(c.created_at), c.version, c.kind, c.forked_from))
-    # The state comes last and needs no length: what is before it ends by itself.
+    # The state comes last and needs no length: the fields before it are self-delimiting.
     hasher = hashlib.sha256(fields)
     hasher.update(c.state)
     return hasher.hexdigest()
 
 
 def sealed(checkpoint: Checkpoint) -> Checkpoint:
-    """Return `checkpoint`, which is nobody else's yet, with its digest."""
+    """Set the digest of `checkpoint`, to which nothing else refers yet, and return it."""
     msgspec.structs.force_setattr(checkpoint, "digest", digest_of(checkpoint))
     return checkpoint
 
 
 def verified(checkpoint: Checkpoint, run_id: str, step: int | None) -> Checkpoint:
-    """Return `checkpoint`, which was asked for as this step of this run, if it is what was saved.
+    """Return `checkpoint` if it is undamaged, and is this step of this run.
 
     Raises:
         CheckpointCorruptError: it is not.
     """
-    asked = checkpoint.run_id == run_id and step in {None, checkpoint.step}
-    if not asked or checkpoint.digest != digest_of(checkpoint):
+    is_requested = checkpoint.run_id == run_id and step in {None, checkpoint.step}
+    if not is_requested or checkpoint.digest != digest_of(checkpoint):
         raise CheckpointCorruptError(
-            f"step {checkpoint.step} of run {show(run_id)} is damaged: its digest is not that of what was saved; "
+            f"step {checkpoint.step} of run {show(run_id)} is damaged: its digest does not match; "
             "resume from an earlier step, or delete the run",
             run_id=run_id,
         )

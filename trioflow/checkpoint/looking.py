@@ -1,6 +1,6 @@
-"""What a person is shown of a store: all runs as trees, and what is in them as plain data.
+"""Reading a store for display: all runs as trees, and their contents as plain data.
 
-Nothing here needs the types that the data had, and nothing that a damaged run holds keeps anybody from the others.
+Needs none of the original types, and a damaged run does not hide the others.
 """
 
 import base64
@@ -16,7 +16,7 @@ from trioflow.checkpoint.protocol import CheckpointStore, RunInfo
 __all__ = ("all_runs", "as_json", "readable", "tree")
 
 _PAGE = 1_000
-"""Runs that are asked for at a time."""
+"""Runs per page."""
 
 
 async def all_runs(store: CheckpointStore) -> list[RunInfo]:
@@ -33,11 +33,11 @@ async def all_runs(store: CheckpointStore) -> list[RunInfo]:
 
 
 def tree(runs: Sequence[RunInfo], root: str | None = None) -> Iterator[tuple[int, RunInfo]]:
-    """Yield the runs inside `root`, or all, each before those inside it and with how deep it is."""
+    """Yield the runs inside `root`, or all, with their depth, each before its child runs."""
     inside: dict[str | None, list[RunInfo]] = {}
     listed = {run.run_id for run in runs}
     for run in runs:
-        # A parent that nothing is kept of is not listed, and what is inside it is all the same.
+        # A parent without stored data is not listed, but its child runs are.
         inside.setdefault(run.parent if run.parent in listed or run.parent == root else None, []).append(run)
     ahead = [(0, run) for run in reversed(inside.pop(root, []))]
     while ahead:
@@ -47,7 +47,7 @@ def tree(runs: Sequence[RunInfo], root: str | None = None) -> Iterator[tuple[int
 
 
 def readable(data: bytes) -> Any:
-    """Return what is in `data`, for people to read."""
+    """Decode `data` for display."""
     try:
         return msgspec.msgpack.decode(data, ext_hook=_readable_extension)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -55,7 +55,7 @@ def readable(data: bytes) -> Any:
 
 
 def _readable_extension(code: int, data: memoryview) -> Any:
-    """Return what is in a part that MessagePack knows no form for: the JSON text of a model."""
+    """Decode a MessagePack extension: the JSON text of a model."""
     try:
         return json.loads(bytes(data))
     except ValueError:
@@ -63,7 +63,7 @@ def _readable_extension(code: int, data: memoryview) -> Any:
 
 
 def as_json(value: Any) -> Any:
-    """Return `value` as JSON has it: what JSON has no form for becomes text."""
+    """Return `value` as JSON data; values that JSON cannot represent become text."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, bytes):

@@ -1,4 +1,4 @@
-"""Runs kept in this process: for tests, and for pauses that need not outlive it."""
+"""A store in memory: for tests, and for pauses that need not outlive the process."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ __all__ = ("MemoryStore", "check_page", "conflict", "foreign_child", "info_of", 
 
 
 class _Run(msgspec.Struct):
-    """What is kept of one run."""
+    """A stored run."""
 
     epoch: int
     created_at: float
@@ -45,7 +45,7 @@ class MemoryStore:
     """A `CheckpointStore`, and a `ServiceStore`, in memory; it does not survive the process."""
 
     bounds_waiting: ClassVar[bool] = True
-    """It waits for nobody, or not for ever, so nobody has to end its waiting."""
+    """It never waits indefinitely, so the caller need not limit its waiting time."""
 
     def __init__(self) -> None:
         self._epoch = 0
@@ -77,7 +77,7 @@ class MemoryStore:
         return self._claim(run)
 
     def _claim(self, run: _Run) -> int:
-        # Whoever worked inside the run did so for its former holder.
+        # Work inside the run was done for its previous holder.
         for inside in self._inside(run):
             inside.epoch = self._next_epoch()
         run.epoch = self._next_epoch()
@@ -86,7 +86,7 @@ class MemoryStore:
     async def save(self, checkpoint: Checkpoint, epoch: int) -> None:
         """See `CheckpointStore.save`.
 
-        Cancellation: nothing was kept.
+        Cancellation: nothing was stored.
         """
         await self._checkpoint()
         self.save_nowait(checkpoint, epoch)
@@ -140,7 +140,7 @@ class MemoryStore:
     async def delete(self, run_id: str, epoch: int | None = None) -> None:
         """See `CheckpointStore.delete`.
 
-        Cancellation: nothing was forgotten.
+        Cancellation: nothing was deleted.
         """
         await self._checkpoint()
         run = self._runs.get(run_id)
@@ -159,7 +159,7 @@ class MemoryStore:
     async def save_items(self, run_id: str, epoch: int, batch: Sequence[tuple[str, bytes]]) -> None:
         """See `CheckpointStore.save_items`.
 
-        Cancellation: nothing was kept.
+        Cancellation: nothing was stored.
         """
         await self._checkpoint()
         run = self._claimed(run_id, epoch)
@@ -229,7 +229,7 @@ class MemoryStore:
     ) -> None:
         """See `ServiceStore.finish`.
 
-        Cancellation: nothing was kept.
+        Cancellation: nothing was stored.
         """
         await self._checkpoint()
         self._claimed(run_id, epoch)
@@ -239,7 +239,7 @@ class MemoryStore:
     async def put_signal(self, run_id: str, name: str, payload: bytes) -> None:
         """See `ServiceStore.put_signal`.
 
-        Cancellation: nothing was kept.
+        Cancellation: nothing was stored.
         """
         await self._checkpoint()
         if run_id not in self._runs:
@@ -282,7 +282,7 @@ class MemoryStore:
         return self._entries.ended(run_ids)
 
     async def wait_for_change(self, since: int | None, poll: float) -> int:
-        """See `ServiceStore.wait_for_change`; nobody has to poll.
+        """See `ServiceStore.wait_for_change`; does not poll.
 
         Cancellation: nothing is changed.
         """
@@ -293,7 +293,7 @@ class MemoryStore:
         return self._changes.count
 
     async def aclose(self) -> None:
-        """Do nothing: there is nothing to let go of.
+        """Do nothing: there is nothing to close.
 
         Cancellation: a checkpoint.
         """
@@ -331,7 +331,7 @@ class MemoryStore:
 
 
 def check_page(limit: int | None) -> None:
-    """Refuse a limit of a page that is none."""
+    """Require a valid page limit."""
     if limit is not None:
         check_count("limit", limit, minimum=1, allowed="1 or more, or None (all)")
 
@@ -347,28 +347,28 @@ def info_of(checkpoint: Checkpoint) -> CheckpointInfo:
 
 
 def conflict(run_id: str, epoch: int, latest: int | None) -> CheckpointConflictError:
-    """Return the error for a save with an `epoch` that is not the latest; None where the run is gone."""
+    """Return the error for a save with an `epoch` that is not the `latest`, which is None if the run is gone."""
     if latest is None:
         message = f"run {quote(run_id)} was deleted, or never claimed: nothing more is saved under it"
     else:
         message = (
             f"run {quote(run_id)} was claimed by somebody else (epoch {latest}, ours is {epoch}): "
-            "whoever claimed it goes on, and this run stops here"
+            "the new holder continues it, and this run stops here"
         )
     return CheckpointConflictError(message, run_id=run_id)
 
 
 def foreign_child(run_id: str, parent: str | None) -> CheckpointConflictError:
-    """Return the error for a claim of a run that belongs to another `parent`; None where it has none."""
+    """Return the error for a claim of a run that belongs to another `parent`, or to none if that is None."""
     if parent is None:
-        message = f"run {quote(run_id)} stands by itself, and cannot be claimed as a run inside another"
+        message = f"run {quote(run_id)} has no parent, and cannot be claimed as a child run"
     else:
-        message = f"run {quote(run_id)} belongs to run {quote(parent)}: resume that, and it goes on, too"
+        message = f"run {quote(run_id)} belongs to run {quote(parent)}: resume that, which continues it too"
     return CheckpointConflictError(message, run_id=run_id)
 
 
 def not_found(run_id: str, step: int | None) -> CheckpointNotFoundError:
-    """Return the error for a checkpoint that is not there."""
+    """Return the error for a missing checkpoint."""
     what = f"no run {quote(run_id)}" if step is None else f"no step {step} of run {quote(run_id)}"
     return CheckpointNotFoundError(f"there is {what} in this store", run_id=run_id)
 

@@ -1,8 +1,8 @@
-"""Runs kept in PostgreSQL: one store for many processes and machines.
+"""A store in PostgreSQL, for many processes and machines.
 
-Every operation is one call in a worker thread on the store's one connection, and a save one round trip. A
-connection that is lost is made again, and what was under way is looked up before anything is repeated. Nothing
-waits for ever, and no password is shown. See `docs/design/durability.md`.
+Every operation is one call in a worker thread on the store's single connection, and a save is one round trip.
+After a lost connection the store reconnects, and looks up the fate of the interrupted operation before it repeats
+anything. Nothing waits forever, and no password is shown. See `docs/design/durability.md`.
 """
 
 import threading
@@ -37,7 +37,7 @@ __all__ = ("PostgresStore",)
 R = TypeVar("R")
 
 VACUUM_LIMIT = 3_600.0
-"""Seconds that giving space back may take."""
+"""Seconds that `vacuum` may take."""
 
 _FAILURES = (psycopg.Error, OSError, UnicodeError, ValueError, OverflowError, TypeError)
 
@@ -45,36 +45,36 @@ _MEANINGS = {
     "53100": "cannot grow: the server's disk is full",
     "55P03": "is locked by another session for too long",
     "57014": "took too long: the server ended the statement",
-    "25006": "cannot be written: the server is a standby, or was told to be read only",
+    "25006": "cannot be written: the server is a standby, or is read-only",
     "42501": "may not be used as it must be by this user: grant it the right to create and to write tables",
 }
 
 
 @final
 class PostgresStore:
-    """A `CheckpointStore` and `ServiceStore` in a PostgreSQL database, reached when it is first used.
+    """A `CheckpointStore` and `ServiceStore` in a PostgreSQL database.
 
-    Its tables are made there.
+    Connects at first use, and creates its tables.
 
     ::
 
         async with PostgresStore("postgresql://worker@db.example/runs") as store:
             await process_parallel(items, call, store=store, run_id="nightly")
 
-    Any number of processes on any number of machines may use one database. What was saved survives a crash of the
-    server. A server that restarts is waited for, for up to a minute. Passwords and TLS are libpq's: `~/.pgpass`,
-    `PGPASSWORD`, `sslmode=verify-full` in the URL.
+    Any number of processes on any number of machines may use one database. Saved data survives a crash of the
+    server. While a server restarts, operations wait for it, for up to a minute. Passwords and TLS are libpq's:
+    `~/.pgpass`, `PGPASSWORD`, `sslmode=verify-full` in the URL.
 
     Args:
-        url: as libpq takes it: `postgresql://user@host:5432/database?sslmode=verify-full`.
-        read_only: look only: nothing is written, and no tables are made.
+        url: a libpq URL: `postgresql://user@host:5432/database?sslmode=verify-full`.
+        read_only: whether to write nothing, and create no tables.
 
     Raises:
-        ConfigError: `url` is none that libpq takes.
+        ConfigError: `url` is not a valid libpq URL.
     """
 
     bounds_waiting: ClassVar[bool] = True
-    """It waits for nobody, or not for ever, so nobody has to end its waiting."""
+    """It never waits indefinitely, so the caller need not limit its waiting time."""
 
     _bounds: ClassVar[Bounds] = Bounds()
 
@@ -113,7 +113,7 @@ class PostgresStore:
     async def save(self, checkpoint: Checkpoint, epoch: int) -> None:
         """See `CheckpointStore.save`.
 
-        Cancellation: waits until it is kept, for two seconds; after that it was kept whole, or not at all.
+        Cancellation: waits up to two seconds for the write; the checkpoint was then saved whole, or not at all.
         """
         await self._write(rows.save, checkpoint, epoch)
 
@@ -142,14 +142,14 @@ class PostgresStore:
     async def delete(self, run_id: str, epoch: int | None = None) -> None:
         """See `CheckpointStore.delete`.
 
-        Cancellation: waits until it is forgotten, for two seconds; after that it was, whole, or it was not.
+        Cancellation: waits up to two seconds for the write; the run was then deleted whole, or not at all.
         """
         await self._change(rows.delete, run_id, epoch)
 
     async def save_items(self, run_id: str, epoch: int, batch: Sequence[tuple[str, bytes]]) -> None:
         """See `CheckpointStore.save_items`.
 
-        Cancellation: waits until they are kept, for two seconds; after that all of them were kept, or none.
+        Cancellation: waits up to two seconds for the write; the batch was then saved whole, or not at all.
         """
         await self._write(rows.save_items, run_id, epoch, batch)
 
@@ -163,21 +163,21 @@ class PostgresStore:
     async def submit(self, checkpoint: Checkpoint, delay: float) -> None:
         """See `ServiceStore.submit`.
 
-        Cancellation: waits until it is submitted, for two seconds; after that it was, whole, or it was not.
+        Cancellation: waits up to two seconds for the write; the run was then submitted whole, or not at all.
         """
         await self._change(_service.submit, checkpoint, delay)
 
     async def lease(self, request: LeaseRequest) -> LeaseGrant:
         """See `ServiceStore.lease`.
 
-        Cancellation: runs may have been taken; they come back when their lease ends.
+        Cancellation: runs may have been leased; they become due again when the lease expires.
         """
         return await self._write(_service.lease, request)
 
     async def release(self, run_id: str, epoch: int, release: Release) -> None:
         """See `ServiceStore.release`.
 
-        Cancellation: waits until it is let go of, for two seconds; after that it was, or it was not.
+        Cancellation: waits up to two seconds for the write; the run may then have been released.
         """
         await self._change(_service.release, run_id, epoch, release)
 
@@ -186,28 +186,28 @@ class PostgresStore:
     ) -> None:
         """See `ServiceStore.finish`.
 
-        Cancellation: waits until it is kept, for two seconds; after that it was, whole, or it was not.
+        Cancellation: waits up to two seconds for the write; the outcome was then stored whole, or not at all.
         """
         await self._change(_service.finish, (run_id, epoch), status, outcome, reason)
 
     async def put_signal(self, run_id: str, name: str, payload: bytes) -> None:
         """See `ServiceStore.put_signal`.
 
-        Cancellation: waits until it is kept, for two seconds; after that it was, or it was not.
+        Cancellation: waits up to two seconds for the write; the signal may then have been stored.
         """
         await self._change(_service.put_signal, run_id, name, payload)
 
     async def take_signal(self, run_id: str, epoch: int, name: str, wait: str) -> bytes | None:
         """See `ServiceStore.take_signal`.
 
-        Cancellation: the signal may have been taken; the same wait is given it again.
+        Cancellation: the signal may have been taken; the same wait gets it again.
         """
         return await self._write(_service.take_signal, run_id, epoch, name, wait)
 
     async def request_cancel(self, run_id: str) -> None:
         """See `ServiceStore.request_cancel`.
 
-        Cancellation: the cancellation was asked for, or not.
+        Cancellation: the request may have been stored.
         """
         await self._change(_service.request_cancel, run_id)
 
@@ -226,7 +226,7 @@ class PostgresStore:
         return await self._read(_service.ended, run_ids)
 
     async def wait_for_change(self, since: int | None, poll: float) -> int:
-        """See `ServiceStore.wait_for_change`: the server notifies; without a connection for that it is asked.
+        """See `ServiceStore.wait_for_change`: the server notifies; without a connection for that, this polls.
 
         Cancellation: nothing is changed.
         """
@@ -236,7 +236,7 @@ class PostgresStore:
             await self._notifications.wait(poll)
         while since == self._changes.count:
             if self._notifications.is_taken:
-                # One task waits for the server, and wakes the others; one of them goes on where it left.
+                # One task waits for the server, and wakes the others; if it leaves, another one takes its place.
                 with trio.move_on_after(poll):
                     await self._changes.wait()
             else:
@@ -244,16 +244,16 @@ class PostgresStore:
         return self._changes.count
 
     async def vacuum(self) -> None:
-        """Give the space of what was deleted back to the disk; others wait meanwhile.
+        """Return the space of deleted runs to the disk; other operations wait meanwhile.
 
         Cancellation: it is done, or nothing was changed.
         """
         await self._write(self._vacuum)
 
     async def aclose(self) -> None:
-        """Close the connection; it is made again by its next use.
+        """Close the connection; the next use reconnects.
 
-        Cancellation: waits until it is closed; what is under way is given two seconds.
+        Cancellation: waits until it is closed; running operations get two seconds to finish.
         """
         self._user.check(self)
         self._closing.set()
@@ -267,9 +267,9 @@ class PostgresStore:
         await trio.lowlevel.checkpoint()
 
     async def _write(self, operation: Callable[..., R], *args: object) -> R:
-        """Do what changes the database.
+        """Run an operation that changes the database.
 
-        Cancellation: done, or not begun, or of unknown fate and whole.
+        Cancellation: done, not started, or in an unknown state but atomic.
         """
         if self._read_only:
             raise CheckpointStoreError(f"the store {quote(self._link.name)} was opened to be read only")
@@ -277,9 +277,9 @@ class PostgresStore:
         return await self._call(partial(operation, tried=tried), tried, *args)
 
     async def _change(self, operation: Callable[..., R], *args: object) -> R:
-        """Do what others wait for.
+        """Run an operation whose change other tasks wait for.
 
-        Cancellation: done, or not begun, or of unknown fate and whole.
+        Cancellation: done, not started, or in an unknown state but atomic.
         """
         result = await self._write(operation, *args)
         self._changes.note()
@@ -291,7 +291,7 @@ class PostgresStore:
     async def _call(self, operation: Callable[..., R], tried: rows.Tried, *args: object) -> R:
         self._user.check(self)
         await trio.lowlevel.checkpoint()
-        # The thread is never abandoned: it asks whether its caller was cancelled, and lets go of the connection.
+        # The thread is never abandoned: it checks whether its caller was cancelled, and then drops the connection.
         return await trio.to_thread.run_sync(self._run, operation, tried, *args, limiter=self._turns)
 
     def _run(self, operation: Callable[..., R], tried: rows.Tried, *args: object) -> R:
@@ -311,19 +311,19 @@ class PostgresStore:
             patience.wait(lost, self._link.name)
 
     def _stop(self) -> None:
-        """Raise when nobody waits any more for what this thread does."""
+        """Raise if the caller of this thread was cancelled, or the store was closed."""
         trio.from_thread.check_cancelled()
         if self._closing.is_set():
             raise CheckpointStoreError(f"the store {quote(self._link.name)} was closed meanwhile")
 
     def _vacuum(self, db: Connection, *, tried: rows.Tried) -> None:
         if tried.again:
-            raise CheckpointStoreError("the connection was lost while space was given back: try again")
+            raise CheckpointStoreError("the connection was lost during the vacuum: try again")
         with self._link.taking(VACUUM_LIMIT):
             rows.vacuum(db)
 
     def _raise_for(self, error: Exception) -> NoReturn:
-        """Let what the driver raised come out as what it means."""
+        """Raise the store error for an exception of the driver."""
         name, why = quote(self._link.name), one_line(describe_error(error))
         code = error.sqlstate if isinstance(error, psycopg.Error) else None
         if code in rows.DAMAGE:
@@ -337,7 +337,7 @@ def _link(url: object, *, read_only: bool, bounds: Bounds) -> Link:
     allowed = "a URL that libpq takes, such as postgresql://user@host/database"
     if not isinstance(url, str):
         raise ConfigError.refusing("url", type(url), allowed)
-    # libpq quotes the part that it does not know, which may be the password.
+    # libpq's message quotes the part that it cannot parse, which may be the password.
     refused = ConfigError.refusing("url", f"{url.partition('://')[0]}://…" if "://" in url else "…", allowed)
     if not url.startswith("postgresql://") or "\0" in url:
         raise refused

@@ -1,8 +1,8 @@
-"""What a run leaves behind, and what a store has to do with it.
+"""Checkpoints, and the protocol of the stores that save them.
 
-A store keeps checkpoints of runs that go step by step, and items of runs that fan out. It knows nothing of what is
-in them. A run belongs to whoever claimed it last: its epoch is the latest, and what comes with an older one is
-refused. A run inside a run belongs to its parent: it is claimed by the parent's holder, and goes when that goes.
+A store saves checkpoints of runs that go step by step, and items of runs that fan out. It does not interpret their
+contents. A run belongs to its last claimant, whose epoch is the latest; a write with an older epoch is refused. A
+child run belongs to its parent: it is claimed by the holder of the parent's epoch, and deleted with the parent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,10 @@ __all__ = (
 RunStatus = Literal[
     "running", "completed", "paused", "failed", "cancelled", "corrupt", "queued", "parked", "blocked"
 ]
-"""How a run stands after a step.
+"""The status of a run after a step.
 
-In a list of runs only: `corrupt`, what is kept of it is damaged; and of a run that was submitted to a service
-`queued`, it waits for its turn, `parked`, for a time or a signal, `blocked`, for a process that knows its node.
+In lists of runs only: `corrupt` if the stored run is damaged; and for a run submitted to a service, `queued` while
+it waits to be executed, `parked` for a time or a signal, and `blocked` for a process that has its node.
 """
 
 CHECKPOINT_VERSION = 2
@@ -34,32 +34,32 @@ CHECKPOINT_VERSION = 2
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A run after one of its steps."""
+    """The state of a run after one of its steps."""
 
     run_id: str
-    """The run."""
+    """The run's id."""
     graph: str
-    """The graph that it is a run of, or the kind of pattern."""
+    """The name of its graph, or the kind of pattern."""
     step: int
-    """How many steps were complete."""
+    """The number of complete steps."""
     node: str
     """The node that completed last; empty before the first."""
     next_node: str
-    """The node that is next; empty where there is none."""
+    """The next node; empty if there is none."""
     iterations: int
     """Node attempts so far."""
     state: bytes
     """The encoded state."""
     status: RunStatus
-    """How the run stood."""
+    """The run's status."""
     pause: bytes | None
-    """The encoded payload of a pause; None where there was none."""
+    """The encoded payload of a pause; None if the run is not paused."""
     created_at: float
-    """When it was made, in seconds since the epoch."""
+    """When it was created, in seconds since the epoch."""
     kind: str = "graph"
-    """What kind of run it is: `graph`, `chain` or `parallel`."""
+    """The kind of run: `graph`, `chain` or `parallel`."""
     forked_from: str | None = None
-    """The run that this one was forked from; None for one that began anew."""
+    """The run that this one was forked from; None for an original run."""
     version: int = CHECKPOINT_VERSION
     """The form of this struct."""
     digest: str = ""
@@ -75,81 +75,81 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A checkpoint without its state, for a history."""
 
     run_id: str
-    """The run."""
+    """The run's id."""
     step: int
-    """How many steps were complete."""
+    """The number of complete steps."""
     node: str
     """The node that completed last."""
     next_node: str
-    """The node that is next."""
+    """The next node."""
     iterations: int
     """Node attempts so far."""
     status: RunStatus
-    """How the run stood."""
+    """The run's status."""
     created_at: float
-    """When it was made, in seconds since the epoch."""
+    """When it was created, in seconds since the epoch."""
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that a store keeps something of."""
+    """A stored run."""
 
     run_id: str
-    """The run."""
+    """The run's id."""
     graph: str
-    """The graph that it is a run of, or the kind of pattern; empty where only items are kept."""
+    """The name of its graph, or the kind of pattern; empty if only items are stored."""
     kind: str = ""
-    """What kind of run it is: `graph`, `chain` or `parallel`; empty where only items are kept."""
+    """The kind of run: `graph`, `chain` or `parallel`; empty if only items are stored."""
     status: RunStatus
-    """How the run stood last."""
+    """The run's last status."""
     step: int
-    """How many steps were complete."""
+    """The number of complete steps."""
     items: int
-    """How many items are kept."""
+    """The number of stored items."""
     created_at: float
-    """When the run was claimed first, in seconds since the epoch."""
+    """When the run was first claimed, in seconds since the epoch."""
     updated_at: float
-    """When something of it was saved last."""
+    """When the run was last saved, in seconds since the epoch."""
     parent: str | None = None
-    """The run in which this one was begun; None for one that stands by itself."""
+    """The parent run, in which this one was started; None for an outermost run."""
     forked_from: str | None = None
-    """The run that this one was forked from; None for one that began anew."""
+    """The run that this one was forked from; None for an original run."""
     reason: str | None = None
-    """Why it stands so, where a service says it: what it waits for, or what it failed with."""
+    """The reason of the status, if a service gave one: what the run waits for, or its error."""
 
 
 @runtime_checkable
 class CheckpointStore(Protocol):
-    """Where runs are kept.
+    """Saves runs.
 
-    A store can be checked against `trioflow.testing.CheckpointStoreConformance`. Every method is a checkpoint, and
-    what it wrote survives a crash of the process once it has returned. What a method raises beside the errors
-    named here is a `CheckpointStoreError`.
+    Check an implementation with `trioflow.testing.CheckpointStoreConformance`. Every method is a Trio checkpoint,
+    and what it has written survives a crash of the process once it has returned. Errors other than the ones named
+    here are raised as `CheckpointStoreError`.
     """
 
     async def claim(self, run_id: str, *, parent: tuple[str, int] | None = None) -> int:
-        """Make the caller the one who may save, and return its epoch: higher than any the store gave out before.
+        """Claim a run and return its new epoch, higher than any that the store has issued before.
 
-        Whoever had the run, or a run inside it, may save there no more.
+        The previous holder can no longer save the run, nor the runs inside it.
 
         Args:
-            run_id: the run; one that is not there is made.
-            parent: the id and the epoch of the run in which this one is begun; None for a run by itself.
+            run_id: the run's id; an unknown run is created.
+            parent: the id and the epoch of the parent run; None for an outermost run.
 
         Raises:
-            CheckpointConflictError: the parent's epoch is not its latest, or the run that is there has another
-                parent, or has one and none was given.
+            CheckpointConflictError: the parent's epoch is not its latest, or the stored run has another parent, or
+                has one and none was given.
 
         Cancellation: the run may have been claimed.
         """
         ...
 
     async def save(self, checkpoint: Checkpoint, epoch: int) -> None:
-        """Keep `checkpoint`, in place of one of the same step.
+        """Save `checkpoint`, replacing one of the same step.
 
         Raises:
             CheckpointConflictError: `epoch` is not the run's latest, or the run was deleted.
 
-        Cancellation: the checkpoint was kept whole, or not at all.
+        Cancellation: the checkpoint was saved whole, or not at all.
         """
         ...
 
@@ -165,20 +165,20 @@ class CheckpointStore(Protocol):
         ...
 
     async def history(self, run_id: str) -> Sequence[CheckpointInfo]:
-        """Return what is kept of the run's steps, oldest first; nothing for a run that is not there.
+        """Return the stored steps of the run, oldest first; nothing for an unknown run.
 
         Cancellation: nothing is changed.
         """
         ...
 
     async def list_runs(self, *, after: str | None = None, limit: int | None = None) -> Sequence[RunInfo]:
-        """Return the runs that something is kept of, in the order in which they were claimed first.
+        """Return the stored runs, in the order in which they were first claimed.
 
-        A run that is damaged is listed as `corrupt`, and keeps nobody from seeing the others.
+        A damaged run is listed as `corrupt`, and does not hide the others.
 
         Args:
-            after: the last run of the page before; None begins with the first.
-            limit: how many to return at most, 1 or more; None returns all.
+            after: the last run id of the previous page; None starts with the first run.
+            limit: the most runs to return, 1 or more; None returns all.
 
         Raises:
             CheckpointNotFoundError: there is no run `after`.
@@ -188,28 +188,28 @@ class CheckpointStore(Protocol):
         ...
 
     async def delete(self, run_id: str, epoch: int | None = None) -> None:
-        """Forget the run and the runs inside it; one that is not there makes no difference.
+        """Delete the run and the runs inside it; does nothing for an unknown run.
 
         Args:
-            run_id: the run.
-            epoch: forget it only if this is its latest epoch; None forgets it whoever has it.
+            run_id: the run's id.
+            epoch: delete the run only if this is its latest epoch; None deletes it in any case.
 
-        Cancellation: the run was forgotten whole, or not at all.
+        Cancellation: the run was deleted whole, or not at all.
         """
         ...
 
     async def save_items(self, run_id: str, epoch: int, batch: Sequence[tuple[str, bytes]]) -> None:
-        """Keep items by key, in place of former ones of the same keys; all of `batch`, or nothing.
+        """Save items by key, replacing those of the same keys; all of `batch`, or nothing.
 
         Raises:
             CheckpointConflictError: `epoch` is not the run's latest, or the run was deleted.
 
-        Cancellation: the batch was kept whole, or not at all.
+        Cancellation: the batch was saved whole, or not at all.
         """
         ...
 
     async def load_items(self, run_id: str) -> Mapping[str, bytes]:
-        """Return the items of the run by key; nothing for a run that is not there.
+        """Return the items of the run by key; nothing for an unknown run.
 
         Raises:
             CheckpointCorruptError: one is damaged.
@@ -219,8 +219,8 @@ class CheckpointStore(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Let go of files and connections; closing again does nothing.
+        """Close files and connections; idempotent.
 
-        Cancellation: it is closed all the same.
+        Cancellation: the store is still closed.
         """
         ...

@@ -1,4 +1,4 @@
-"""Stores by name and by URL: what a config's `store` field refers to."""
+"""Stores by name and by URL, for the `store` field of a config."""
 
 from typing import Any, Protocol
 
@@ -17,12 +17,12 @@ def get_checkpoint_store(name_or_url: str) -> CheckpointStore:
     """Return the store registered under a name, or a new one for a URL such as `sqlite:///runs.db`.
 
     `sqlite:///` is followed by the path of the file: a relative one, or, with a fourth slash, an absolute one. A
-    URL of `postgresql://` is libpq's: `postgresql://user@host:5432/database?sslmode=verify-full`. What it names is
-    opened when the store is first used; close it with `aclose`. Nothing is done that blocks.
+    `postgresql://` URL is libpq's: `postgresql://user@host:5432/database?sslmode=verify-full`. The file or
+    database is opened at first use; close it with `aclose`. Never blocks.
 
     Raises:
-        ConfigError: there is no such store; the message lists those there are.
-        ImportError: the driver of such a store is not installed; the message names the extra.
+        ConfigError: there is no such store; the message lists the known ones.
+        ImportError: the store's driver is not installed; the message names the extra.
     """
     check_text("store", name_or_url, "the name or URL of a checkpoint store")
     if is_url(name_or_url):
@@ -40,7 +40,7 @@ def get_checkpoint_store(name_or_url: str) -> CheckpointStore:
 
 
 def open_to_look(url: str) -> CheckpointStore:
-    """Return the store of a URL, one that changes nothing where there is such a one of this kind.
+    """Return the store of a URL, read-only if it supports that.
 
     Raises:
         ConfigError: there is no such store.
@@ -51,10 +51,10 @@ def open_to_look(url: str) -> CheckpointStore:
 
 
 def register_checkpoint_store(name: str, store: CheckpointStore) -> None:
-    """Make `store` known as `name`, in place of what had that name before; it stays the caller's to close.
+    """Register `store` under `name`, replacing an earlier one of that name; the caller closes it.
 
     Raises:
-        ConfigError: `name` is empty or looks like a URL, or `store` is no store.
+        ConfigError: `name` is empty or looks like a URL, or `store` is not a store.
     """
     check_text("name", name)
     if is_url(name):
@@ -64,7 +64,7 @@ def register_checkpoint_store(name: str, store: CheckpointStore) -> None:
 
 
 def check_store(field: str, store: Any) -> None:
-    """Refuse what is not a store."""
+    """Require a store."""
     missing = [method for method in _METHODS if not callable(getattr(store, method, None))]
     if missing or isinstance(store, type):
         lacking = f"; {show(type(store).__name__)} has no {missing[0]}" if missing else ""
@@ -72,12 +72,12 @@ def check_store(field: str, store: Any) -> None:
 
 
 def is_url(text: str) -> bool:
-    """Whether `text` is a URL and no name."""
+    """Whether `text` is a URL, not a name."""
     return "://" in text
 
 
 def _open_sqlite(url: str, *, read_only: bool) -> CheckpointStore:
-    from trioflow.checkpoint.sqlite import SqliteStore  # noqa: PLC0415 - apsw is for those who use it
+    from trioflow.checkpoint.sqlite import SqliteStore  # noqa: PLC0415 - apsw is loaded only if used
 
     return SqliteStore(url.removeprefix("sqlite:///"), read_only=read_only)
 
@@ -89,7 +89,7 @@ def _open_postgres(url: str, *, read_only: bool) -> CheckpointStore:
 
 
 class _Opener(Protocol):
-    """What makes a store of a URL."""
+    """Creates a store from a URL."""
 
     def __call__(self, url: str, *, read_only: bool) -> CheckpointStore: ...
 

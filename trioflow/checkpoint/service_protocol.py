@@ -1,9 +1,9 @@
-"""What a store has to do beside keeping runs, so that a service can make them: a queue, leases, signals, timers.
+"""The protocol of stores for services: a queue, leases, signals and timers, beside the saving of runs.
 
-A run that was submitted has an entry beside what is kept of its steps. The entry says when the run may be taken:
-at once, when a wait is over, when the lease of whoever has it ends, or not before a signal comes. To take a run is
-to claim it, so the epoch that guards its steps guards its entry, too. Times are the store's own: a process never
-compares its clock with another's. Each method is one transaction.
+A submitted run has an entry beside its steps. The entry says when the run may be leased: at once, when a wait is
+over, when its current lease expires, or not before a signal arrives. Leasing a run claims it, so the epoch that
+guards its steps guards its entry too. Times are by the store's clock: a process never compares its clock with
+another's. Each method is one transaction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,31 +29,31 @@ EndStatus = Literal["completed", "failed", "cancelled"]
 """How a run that was submitted ended."""
 
 WaitStatus = Literal["queued", "parked", "paused", "blocked"]
-"""Why nobody has a run that has not ended."""
+"""The statuses of runs without a holder that have not ended."""
 
 ENDED: frozenset[RunStatus] = frozenset({"completed", "failed", "cancelled"})
 """The statuses of runs that have ended."""
 
 
 class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process asks for: to keep the runs that it has, and to be given others."""
+    """A process's request to renew its leases, and to get new ones."""
 
     graphs: Sequence[str]
-    """The graphs whose runs it can make."""
+    """The graphs whose runs it can execute."""
     room: int
-    """How many more runs it can make."""
+    """How many more runs it can execute."""
     limits: Mapping[str, int]
-    """How many runs of a graph may be made at once, over all processes."""
+    """The most concurrent runs of a graph, over all processes, by the graph's name."""
     lease: float
-    """Seconds from now until which its runs are nobody else's."""
+    """The duration of its leases, in seconds from now."""
     held: Sequence[tuple[str, int]] = ()
-    """The runs that it has, with their epochs."""
+    """The runs that it holds, with their epochs."""
     refused: Sequence[str] = ()
-    """Runs that it cannot make, and that are not to be given to it."""
+    """Runs that it cannot execute, and that must not be granted to it."""
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that was given to a process."""
+    """A run that was leased to a process."""
 
     run_id: str
     """The run."""
@@ -62,147 +62,147 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     """The epoch under which its steps are saved."""
     is_cancelled: bool
-    """Whether its cancellation was asked for."""
+    """Whether its cancellation was requested."""
 
 
 class LeaseGrant(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process was given."""
+    """The answer to a `LeaseRequest`."""
 
     held: Mapping[str, bool]
-    """Of the runs that it had, those that it still has, and whether their cancellation was asked for."""
+    """The runs that the process still holds, and whether their cancellation was requested."""
     taken: Sequence[Lease]
-    """The runs that it was given."""
+    """The new leases."""
     next_due: float | None
-    """Seconds until another run of its graphs may be taken by time alone; None is never."""
+    """Seconds until another run of its graphs becomes due; None is never."""
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """How a process lets go of a run that has not ended."""
+    """How a process releases a run that has not ended."""
 
     status: WaitStatus
     """Why."""
     delay: float | None
-    """Seconds until it may be taken again; None is not before what it waits for comes."""
+    """Seconds until it may be leased again; None is not before its signal arrives."""
     waits_for: str | None = None
-    """The name of the signal that lets it be taken at once."""
+    """The name of the signal upon which it may be leased at once."""
     reason: str | None = None
-    """What to say of it."""
+    """The reason, for `RunInfo.reason`."""
 
 
 class ServiceRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that was submitted, as it stands."""
+    """The current state of a submitted run."""
 
     run_id: str
     """The run."""
     graph: str
     """The graph that it is a run of."""
     status: RunStatus
-    """How it stands."""
+    """Its status."""
     reason: str | None
-    """What is to be said of it."""
+    """The reason of its status."""
     outcome: bytes | None
-    """What it ended with; None until it has ended."""
+    """Its outcome; None until it has ended."""
 
 
 @runtime_checkable
 class ServiceStore(CheckpointStore, Protocol):
-    """A `CheckpointStore` that can keep the runs of a service.
+    """A `CheckpointStore` that supports services.
 
-    It can be checked against `trioflow.testing.ServiceStoreConformance`. What a method wrote survives a crash of
-    the process once it has returned.
+    Check an implementation with `trioflow.testing.ServiceStoreConformance`. What a method has written survives a
+    crash of the process once it has returned.
     """
 
     async def submit(self, checkpoint: Checkpoint, delay: float) -> None:
-        """Keep a new run at its first step, and let it be taken in `delay` seconds.
+        """Store a new run at its first step; it may be leased in `delay` seconds.
 
         Raises:
-            CheckpointMismatchError: there is a run of this id.
+            CheckpointMismatchError: a run of this id exists.
 
         Cancellation: the run was submitted whole, or not at all.
         """
         ...
 
     async def lease(self, request: LeaseRequest) -> LeaseGrant:
-        """Prolong the leases that are held, and take runs that may be taken, those first whose lease has ended.
+        """Renew the held leases, and lease due runs, first those whose lease has expired.
 
-        Of a graph, the run that was due first is taken first. One that is taken is claimed. A lease that has ended
-        is prolonged where nobody has taken the run meanwhile.
+        Within a graph, the run that was due first is leased first. Leasing a run claims it. An expired lease is
+        renewed if no other process has taken the run meanwhile.
 
-        Cancellation: runs may have been taken; they come back when their lease ends.
+        Cancellation: runs may have been leased; they become due again when the lease expires.
         """
         ...
 
     async def release(self, run_id: str, epoch: int, release: Release) -> None:
-        """Let go of a run that has not ended.
+        """Release a run that has not ended.
 
-        One whose cancellation was asked for is cancelled; one that waits for a signal which is there may be taken
-        at once.
+        A run whose cancellation was requested is cancelled; one that waits for a signal that has arrived may be
+        leased at once.
 
         Raises:
             CheckpointConflictError: `epoch` is not the run's latest, or the run was deleted.
 
-        Cancellation: the run was let go of, or not.
+        Cancellation: the run may have been released.
         """
         ...
 
     async def finish(
         self, run_id: str, epoch: int, status: EndStatus, outcome: bytes, reason: str | None = None
     ) -> None:
-        """Keep what the run ended with, and let nobody take it again.
+        """Store the outcome of the run, so that it is never leased again.
 
         Raises:
             CheckpointConflictError: `epoch` is not the run's latest, or the run was deleted.
 
-        Cancellation: the outcome was kept whole, or not at all.
+        Cancellation: the outcome was stored whole, or not at all.
         """
         ...
 
     async def put_signal(self, run_id: str, name: str, payload: bytes) -> None:
-        """Keep a signal to a run, which may have been submitted or not; one that waits for it may be taken.
+        """Store a signal to a run, submitted or not; a run that waits for it may then be leased.
 
         Raises:
             CheckpointNotFoundError: there is no such run.
             CheckpointMismatchError: the run has ended.
 
-        Cancellation: the signal was kept, or not.
+        Cancellation: the signal may have been stored.
         """
         ...
 
     async def take_signal(self, run_id: str, epoch: int, name: str, wait: str) -> bytes | None:
-        """Return the payload of the oldest signal of this name that no other wait has taken; None where none is.
+        """Return the payload of the oldest signal of this name that no other wait has taken, or None.
 
         Args:
             run_id: the run.
             epoch: its epoch.
             name: the signal's name.
-            wait: who takes it: a wait that has taken one is given it again.
+            wait: the identity of the wait; a wait that has taken a signal gets the same one again.
 
         Raises:
             CheckpointConflictError: `epoch` is not the run's latest, or the run was deleted.
             CheckpointCorruptError: the signal is damaged.
 
-        Cancellation: the signal may have been taken; the same wait is given it again.
+        Cancellation: the signal may have been taken; the same wait gets it again.
         """
         ...
 
     async def request_cancel(self, run_id: str) -> None:
-        """Cancel a run that was submitted: at once where nobody has it, else by whoever has it.
+        """Cancel a submitted run: at once if no process holds it, otherwise through its holder.
 
-        One that has ended stays as it is.
+        A run that has ended stays as it is.
 
         Raises:
             CheckpointNotFoundError: no such run was submitted.
 
-        Cancellation: the cancellation was asked for, or not.
+        Cancellation: the request may have been stored.
         """
         ...
 
     async def look(self, run_id: str) -> ServiceRun:
-        """Return how a run that was submitted stands.
+        """Return the current state of a submitted run.
 
         Raises:
             CheckpointNotFoundError: no such run was submitted.
-            CheckpointCorruptError: what it ended with is damaged.
+            CheckpointCorruptError: its outcome is damaged.
 
         Cancellation: nothing is changed.
         """
@@ -219,8 +219,8 @@ class ServiceStore(CheckpointStore, Protocol):
         """Wait until something may have changed in the store since this method returned `since`.
 
         Args:
-            since: what it returned; None returns at once.
-            poll: seconds between two looks, for a store that nobody wakes.
+            since: an earlier return value; None returns at once.
+            poll: seconds between two polls, for a store that does not notify.
 
         Cancellation: nothing is changed.
         """

@@ -1,7 +1,7 @@
 """The command line: `trioflow runs list --store sqlite:///runs.db`, or `python -m trioflow`.
 
-Each group of commands is one file. What cannot be done is said in one line on the standard error. It needs the
-extra `cli` (cyclopts and rich), which is imported when it is used.
+Each group of commands is one file. Errors are one line on standard error. Needs the extra `cli` (cyclopts and
+rich), which is imported on use.
 """
 
 import os
@@ -32,12 +32,12 @@ _GROUPS: dict[str, tuple[str, Sequence[Callable[..., int]]]] = {
         ),
     ),
     "graph": ("A graph in a module.", (_graphs.mermaid, _graphs.validate)),
-    "trace": ("What TraceObserver wrote.", (_traces.summary,)),
+    "trace": ("A trace written by TraceObserver.", (_traces.summary,)),
 }
 
 
 def program() -> int:
-    """Run the command that the process was started with, and return the exit status; see `main`."""
+    """Run the command of this process, and return the exit status; see `main`."""
     try:
         status = main()
         sys.stdout.flush()
@@ -47,16 +47,16 @@ def program() -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Who read the output has enough. Python would complain of it once more when it flushes at its end.
+        # The reader of the output is gone. Python would report that again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that `arguments` name, those of the process by default, and return the exit status.
+    """Run the command in `arguments`, by default those of the process, and return the exit status.
 
-    0 is success, 1 what is not there, is damaged or cannot be done, 2 a command that makes no sense.
+    0 is success, 1 something that is missing, is damaged or failed, 2 wrong usage.
 
     Raises:
         ImportError: the extra `cli` is not installed.
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         message = "the command line needs the extra `cli`: pip install 'trioflow[cli]'"
         raise ImportError(message) from error
-    app = cyclopts.App(name="trioflow", help="Look at runs, graphs and traces, clear runs away, and serve graphs.")
+    app = cyclopts.App(name="trioflow", help="Inspect runs, graphs and traces, delete runs, and serve graphs.")
     for name, (description, commands) in _GROUPS.items():
         group = cyclopts.App(name=name, help=description)
         app.command(group)
@@ -78,10 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app.command(_page.ui)
 
     def completion(shell: Literal["bash", "fish", "zsh"]) -> int:
-        """Print what lets a shell complete the command line: eval "$(trioflow completion bash)".
+        """Print a shell's completion script: eval "$(trioflow completion bash)".
 
         Args:
-            shell: which shell; zsh wants it in a file _trioflow in its fpath.
+            shell: the shell; zsh wants the script in a file _trioflow in its fpath.
         """
         say(app.generate_completion(prog_name="trioflow", shell=shell))
         return 0
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(" ".join(escape(str(error)).replace("\\n", " ").split()))
         return 2
     except ImportError as error:
-        # The driver of the store that was named comes with an extra, which the message names.
+        # The driver of the store needs an extra, which the message names.
         _complain(str(error))
         return 1
     except TrioflowError as error:

@@ -1,7 +1,7 @@
-"""`trioflow graph`: the picture of a graph in a module of the user's, and what is wrong with it.
+"""`trioflow graph`: draws and validates a graph in a user's module.
 
-The module is imported as Python would import it from the current directory. What it prints meanwhile goes to the
-standard error, so that the output stays what was asked for.
+The module is imported as Python would import it from the current directory. What it prints on import goes to
+standard error, to keep the output clean.
 """
 
 import importlib
@@ -21,7 +21,7 @@ _TARGET = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*(?:\.[^\W\d]\w*)
 
 
 def mermaid(graph: str) -> int:
-    """Print the picture of a graph as a Mermaid flowchart; one with faults is drawn too.
+    """Print a graph as a Mermaid flowchart; the graph need not be valid.
 
     Args:
         graph: the module and the name of the graph in it, such as package.module:graph.
@@ -58,7 +58,7 @@ def load_graph(target: str) -> StateGraph[Any]:
     """Return the graph that `target` names.
 
     Raises:
-        ConfigError: the name is none, or that of something else.
+        ConfigError: `target` is malformed, or does not name a graph.
         CommandError: there is no such module, it cannot be imported, or has no such name.
     """
     found = load(target)
@@ -68,10 +68,10 @@ def load_graph(target: str) -> StateGraph[Any]:
 
 
 def load(target: str) -> object:
-    """Return what `target` names.
+    """Return the object that `target` names.
 
     Raises:
-        ConfigError: the name is none.
+        ConfigError: `target` is malformed.
         CommandError: there is no such module, it cannot be imported, or has no such name.
     """
     match = _TARGET.fullmatch(target)
@@ -94,7 +94,7 @@ def _import(module: str) -> object:
         if error.name is not None and f"{module}.".startswith(f"{error.name}."):
             raise CommandError(f"there is no module {quote(error.name)}, here or installed") from error
         raise _import_failed(module, error) from error
-    except (Exception, SystemExit) as error:  # a module may do anything when it is imported
+    except (Exception, SystemExit) as error:  # a module may do anything on import
         raise _import_failed(module, error) from error
 
 
@@ -105,7 +105,7 @@ def _import_failed(module: str, error: BaseException) -> CommandError:
 
 @contextmanager
 def _from_here() -> Iterator[None]:
-    """Let modules in the current directory be found, which only `python -m` does by itself."""
+    """Add the current directory to the import path, as `python -m` does."""
     here = str(Path.cwd())
     sys.path.insert(0, here)
     importlib.invalidate_caches()

@@ -29,18 +29,18 @@ def ui(
     write: bool = False,
     token: str | None = None,
 ) -> int:
-    """Show the runs in a store in a browser, live: on this machine only, without changing anything, by default.
+    """Show the runs in a store in a browser, live; by default read-only and on this machine only.
 
     Args:
         store: the store's URL, such as sqlite:///runs.db.
-        host: the address to serve it at; one that others can reach needs a token.
-        port: where; 0 is any that is free.
-        graph: a graph whose runs are drawn with the ways that they have not taken, and whose pauses can be
-            answered: package.module:graph. May be given several times.
-        show_data: show states, results, what pauses ask for and what errors say, too.
-        write: let pauses be answered and runs be cancelled.
-        token: what everybody must show who opens the page, by ?token= at its address. Others on this machine can
-            see a command's arguments; the environment variable TRIOFLOW_UI_TOKEN is read too.
+        host: the address to listen on; one that other machines can reach needs a token.
+        port: the port; 0 picks a free one.
+        graph: a graph, as package.module:graph: its runs are drawn with the edges that they have not taken, and
+            their pauses can be answered. May be given several times.
+        show_data: also show states, results, payloads of pauses and error messages.
+        write: allow answering pauses and cancelling runs.
+        token: the token that opens the page, given as ?token= in its address. Other users of this machine can see
+            a command's arguments; use the environment variable TRIOFLOW_UI_TOKEN instead.
     """
     check_url(store)
     token = os.environ.get("TRIOFLOW_UI_TOKEN") if token is None else token
@@ -63,9 +63,9 @@ def ui(
 
 
 async def _serve(page: Callable[..., Awaitable[None]], how: str) -> int:
-    """Serve the page until a signal comes, and return the status that a shell expects then.
+    """Serve the page until a signal arrives, and return the exit status that a shell expects then.
 
-    Cancellation: the page is served no more.
+    Cancellation: the page is no longer served.
     """
     ended_by = 0
 
@@ -73,7 +73,7 @@ async def _serve(page: Callable[..., Awaitable[None]], how: str) -> int:
         nonlocal ended_by
         async for number in signals:
             ended_by = number
-            nursery.cancel_scope.cancel(reason="a signal came")
+            nursery.cancel_scope.cancel(reason="a signal arrived")
 
     with trio.open_signal_receiver(*_ENDS) as signals:
         try:
@@ -81,14 +81,14 @@ async def _serve(page: Callable[..., Awaitable[None]], how: str) -> int:
                 nursery.start_soon(watch)
                 await page(task_status=_Announcement(how))
         except BaseExceptionGroup as group:
-            # One thing is done here, so one thing went wrong.
+            # There is one task here, so there is one error.
             raise next(leaves(group)) from None
     return 128 + ended_by
 
 
 @final
 class _Announcement:
-    """Says where the page is, once it is served, and how it is opened."""
+    """Prints the page's address, once it is served, and how to open it."""
 
     def __init__(self, how: str) -> None:
         self._how = how

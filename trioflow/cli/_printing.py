@@ -1,4 +1,4 @@
-"""What the command line prints: tables for people, and JSON that any reader takes."""
+"""Output of the command line: tables for people, and valid JSON."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from trioflow.errors import TrioflowError
 
 
 class CommandError(TrioflowError):
-    """What a command was asked for is not there, or is damaged; the message is one line."""
+    """Something that a command needs is missing or damaged; the message is one line."""
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -22,7 +22,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(*[column.replace("_", " ") for column in columns], box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    # Whatever reads a pipe wants whole lines.
+    # A pipe's reader wants whole lines.
     width = None if sys.stdout.isatty() else 10_000
     Console(width=width, markup=False, highlight=False, emoji=False, soft_wrap=True).print(table)
 
@@ -55,7 +55,7 @@ def say(line: str) -> None:
 
 
 def show_time(seconds: float) -> str:
-    """Return a duration in the unit that suits it."""
+    """Format a duration in a suitable unit."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}" if seconds < 1000 * size else f"{seconds:.0f} s"

@@ -1,7 +1,7 @@
-"""A fan-out as a trace has it: what each attempt at each item took, and how it ended.
+"""A fan-out read from a trace: the duration and the outcome of each attempt at each item.
 
-Of an item whose attempts are not slices of their own there was one. What was cut short is left out, because nobody
-knows how long it would have taken; it is counted.
+An item without slices of attempts had one. Items that were interrupted are left out, because their durations are
+unknown; they are counted.
 """
 
 import math
@@ -21,9 +21,9 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 
     duration: float
     error_type: str | None = None
-    """What it failed with; None for one that succeeded."""
+    """The type of its error; None if it succeeded."""
     delay: float | None = None
-    """How long the next one was waited for; None for the last."""
+    """The delay before the next attempt; None for the last one."""
 
 
 @final
@@ -33,9 +33,9 @@ class RecordedRun:
     Attributes:
         name: the id of the run.
         items: the attempts at each item, by the items' indexes.
-        cut_short: how many items had not ended.
-        worker_count: how many workers it had.
-        duration: how long it took, in seconds.
+        cut_short: the number of items that had not ended.
+        worker_count: the number of workers.
+        duration: the duration in seconds.
     """
 
     def __init__(self) -> None:
@@ -54,21 +54,21 @@ class RecordedRun:
 
     @property
     def failed(self) -> int:
-        """How many items failed."""
+        """The number of failed items."""
         return sum(attempts[-1].error_type is not None for attempts in self.items)
 
     @property
     def most_attempts(self) -> int:
-        """How many attempts the item had that had most."""
+        """The largest number of attempts at an item."""
         return max(map(len, self.items))
 
     @property
     def work(self) -> float:
-        """How long all attempts took, in seconds."""
+        """The total duration of all attempts, in seconds."""
         return math.fsum(attempt.duration for attempts in self.items for attempt in attempts)
 
     def take(self, entry: Entry) -> None:
-        """Take an entry of this run."""
+        """Add an entry of this run."""
         if entry.ph == "M":
             if entry.name == "process_name":
                 self.name = entry.word("name").removeprefix(_KIND)
@@ -84,7 +84,7 @@ class RecordedRun:
                 self._end_item(entry)
 
     def finish(self) -> None:
-        """Put the items into the order in which they were handed out."""
+        """Sort the items by the order in which they started."""
         self.duration = max(0.0, self._ended - self._began)
         self._ends.sort(key=lambda end: end[0])
         self.items = [attempts for _, attempts in self._ends]
@@ -108,17 +108,17 @@ def _attempt(entry: Entry, duration: float) -> Attempt:
 
 
 def read_recorded(path: str, run: str | None) -> RecordedRun:
-    """Return the fan-out of that name in a trace, or the one that had most to do.
+    """Return the fan-out named `run` in a trace, or by default the largest one.
 
     Raises:
-        CommandError: the file is not there, is damaged, or has no such fan-out.
+        CommandError: the file does not exist, is damaged, or has no such fan-out.
     """
     processes: dict[int, RecordedRun] = {}
 
     def take(entry: Entry) -> None:
         process = processes.get(entry.pid)
         if process is None:
-            # A process is named before anything is in it.
+            # A process is named before its first entry.
             process = processes[entry.pid] = RecordedRun() if _is_fan_out(entry) else _NOTHING
         if process is not _NOTHING:
             process.take(entry)
@@ -138,7 +138,7 @@ def read_recorded(path: str, run: str | None) -> RecordedRun:
 
 
 _NOTHING = RecordedRun()
-"""What is no fan-out."""
+"""Stands for a process that is not a fan-out."""
 
 
 def _is_fan_out(entry: Entry) -> bool:

@@ -1,7 +1,7 @@
-"""`trioflow runs`: look at the runs that a store keeps, and clear them away.
+"""`trioflow runs`: inspects and deletes the runs in a store.
 
-Looking changes nothing, neither in the store nor beside it. One run that is damaged keeps nobody from the others.
-A run inside another is shown below it, and goes with it.
+Inspecting changes neither the store nor its directory. A damaged run does not hide the others. A child run is
+shown below its parent, and deleted with it.
 """
 
 import re
@@ -24,13 +24,13 @@ from trioflow.errors import CheckpointCorruptError, CheckpointStoreError, Config
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _WAITING = frozenset({"queued", "parked", "blocked"})
-"""How a run stands that a service will go on with, however long it has waited."""
+"""The statuses of runs that a service will continue, however long they have waited."""
 _SHOWN = 2_000
-"""Characters of a state that are shown."""
+"""The most characters of a state that are shown."""
 
 
 def list_runs(*, store: str, json: bool = False) -> int:
-    """List the runs in the order in which they were begun, each followed by those inside it.
+    """List the runs in the order in which they were started, each followed by its child runs.
 
     Args:
         store: the store's URL, such as sqlite:///runs.db.
@@ -47,15 +47,15 @@ def list_runs(*, store: str, json: bool = False) -> int:
 
 
 def show(run_id: str, *, store: str, step: int | None = None, json: bool = False) -> int:
-    """Show a run: where it stands, its state, and the runs inside it.
+    """Show a run: its position, its state, and its child runs.
 
     Args:
-        run_id: the run.
+        run_id: the run's id.
         store: the store's URL.
         step: the step to show; the latest by default.
         json: print JSON instead of lines.
     """
-    found, problem = _look(store, partial(_ask_for_run, run_id, step))
+    found, problem = _look(store, partial(_load_run, run_id, step))
     if json:
         print_json(found)
     else:
@@ -69,10 +69,10 @@ def show(run_id: str, *, store: str, step: int | None = None, json: bool = False
     return 0
 
 
-async def _ask_for_run(
+async def _load_run(
     run_id: str, step: int | None, store: CheckpointStore
 ) -> tuple[dict[str, Any], CheckpointCorruptError | None]:
-    """Return what there is to be shown of a run, and what is damaged of it.
+    """Return what to show of a run, and what is damaged in it.
 
     Cancellation: nothing is changed.
     """
@@ -92,19 +92,19 @@ async def _ask_for_run(
 
 
 def history(run_id: str, *, store: str, json: bool = False) -> int:
-    """List the steps that are kept of a run, oldest first.
+    """List the stored steps of a run, oldest first.
 
     Args:
-        run_id: the run.
+        run_id: the run's id.
         store: the store's URL.
         json: print JSON instead of a table.
     """
 
-    async def ask(opened: CheckpointStore) -> Sequence[Any]:
+    async def work(opened: CheckpointStore) -> Sequence[Any]:
         await _find(opened, run_id, await all_runs(opened))
         return await opened.history(run_id)
 
-    steps = _look(store, ask)
+    steps = _look(store, work)
     if json:
         print_json([msgspec.structs.asdict(step) for step in steps])
         return 0
@@ -114,86 +114,86 @@ def history(run_id: str, *, store: str, json: bool = False) -> int:
 
 
 def delete(run_id: str, *, store: str) -> int:
-    """Delete a run, with its steps and items, and the runs inside it.
+    """Delete a run, with its steps and items, and its child runs.
 
     Args:
-        run_id: the run.
+        run_id: the run's id.
         store: the store's URL.
     """
 
-    async def ask(opened: CheckpointStore) -> list[str]:
+    async def work(opened: CheckpointStore) -> list[str]:
         runs = await all_runs(opened)
         await _find(opened, run_id, runs)
         await opened.delete(run_id)
         return [run_id, *(child.run_id for _, child in tree(runs, run_id))]
 
-    for gone in _change(store, ask):
+    for gone in _change(store, work):
         say(f"deleted {quote(gone)}")
     return 0
 
 
 def prune(*, store: str, older_than: str, status: str | None = None, dry_run: bool = False) -> int:
-    """Delete the runs that were not changed for some time, with those inside them.
+    """Delete the runs that have not changed for some time, with their child runs.
 
     Args:
         store: the store's URL.
-        older_than: how long, such as 30d, 12h, 45m, 90s or 2w.
-        status: only runs that stand so, such as completed; by default all but those that wait in a service.
-        dry_run: say what would be deleted, and delete nothing.
+        older_than: the least time without a change, such as 30d, 12h, 45m, 90s or 2w.
+        status: only runs of this status, such as completed; by default all but those that wait in a service.
+        dry_run: print what would be deleted, and delete nothing.
     """
     oldest = time.time() - _seconds(older_than)
     if status not in {None, *get_args(RunStatus)}:
         raise ConfigError.refusing("status", status, f"one of {', '.join(get_args(RunStatus))}")
 
     async def choose(opened: CheckpointStore) -> list[str]:
-        # A run inside another is that one's: it goes with it, and not before.
+        # A child run is deleted only with its parent.
         alone = [run for run in await all_runs(opened) if run.parent is None]
         old = [run for run in alone if run.updated_at < oldest]
         wanted = set(get_args(RunStatus)) - _WAITING if status is None else {status}
         return [run.run_id for run in old if run.status in wanted]
 
-    async def ask(opened: CheckpointStore) -> list[str]:
+    async def work(opened: CheckpointStore) -> list[str]:
         old = await choose(opened)
         for run_id in old:
             await opened.delete(run_id)
         return old
 
-    for run_id in _look(store, choose) if dry_run else _change(store, ask):
+    for run_id in _look(store, choose) if dry_run else _change(store, work):
         say(f"{'would delete' if dry_run else 'deleted'} {quote(run_id)}")
     return 0
 
 
 def vacuum(*, store: str) -> int:
-    """Give the space of deleted runs back to the disk.
+    """Return the space of deleted runs to the disk.
 
     Args:
         store: the store's URL.
     """
 
-    async def ask(opened: CheckpointStore) -> None:
+    async def work(opened: CheckpointStore) -> None:
         give_back = getattr(opened, "vacuum", None)
         if give_back is None:
             raise ConfigError.refusing("store", without_secrets(store), "the URL of a store that can be vacuumed")
         await give_back()
 
-    _change(store, ask)
+    _change(store, work)
     return 0
 
 
 def _look(store: str, question: Callable[[CheckpointStore], Awaitable[Any]]) -> Any:
-    """Return what the store answers; nothing is changed, nor made beside it."""
+    """Query the store read-only, and return the answer."""
     check_url(store)
     return trio.run(_answer, open_to_look(store), question)
 
 
 def _change(store: str, question: Callable[[CheckpointStore], Awaitable[Any]]) -> Any:
-    """Return what the store answers when it may change."""
+    """Run an operation that may change the store, and return its result."""
     check_url(store)
     return trio.run(_answer, get_checkpoint_store(store), question)
 
 
 async def _answer(store: CheckpointStore, question: Callable[[CheckpointStore], Awaitable[Any]]) -> Any:
-    """Ask, and close the store.
+    """Query the store, and close it.
 
     Cancellation: passes through; the store is closed.
     """
@@ -205,19 +205,19 @@ async def _answer(store: CheckpointStore, question: Callable[[CheckpointStore], 
 
 
 def check_url(store: str) -> None:
-    """Refuse what is no store that is there: a file that is not is not made."""
+    """Require the URL of an existing store, so that no file is created."""
     if not is_url(store):
         raise ConfigError.refusing("store", store, "a URL such as sqlite:///runs.db")
     path = store.partition(":///")[2]
     if store.startswith("sqlite:///") and not Path(path).is_file():
-        raise CheckpointStoreError(f"store must be the URL of a store that is there, got {quote(store)}")
+        raise CheckpointStoreError(f"store must be the URL of an existing store, got {quote(store)}")
 
 
 async def _find(store: CheckpointStore, run_id: str, runs: Iterable[RunInfo]) -> RunInfo:
     """Return the run of this id.
 
     Raises:
-        CheckpointNotFoundError: there is none; near names are in the message.
+        CheckpointNotFoundError: there is none; the message suggests similar ids.
 
     Cancellation: nothing is changed.
     """

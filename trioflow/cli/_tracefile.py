@@ -1,7 +1,6 @@
-"""The file that `TraceObserver` writes, read entry by entry, so that a long one takes no memory.
+"""Reads the file that `TraceObserver` writes, entry by entry, in constant memory.
 
-An entry is one line; the last one may be cut off, which is what a crash leaves. Anything else that cannot be read
-is damage.
+An entry is one line; the last one may be truncated by a crash. Any other unreadable entry is damage.
 """
 
 import math
@@ -14,9 +13,9 @@ from trioflow._text import describe_error, one_line, quote
 from trioflow.cli._printing import CommandError
 
 ATTEMPT = "attempt"
-"""The category of slices that are a part of a call."""
+"""The category of slices that are part of a call."""
 INSIDE = "run"
-"""The category of slices that are a run in the call around them."""
+"""The category of slices that are a run inside a call."""
 
 _LONGEST_LINE = 1 << 20
 
@@ -44,7 +43,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         return self.ph == "X" and self.cat not in {ATTEMPT, INSIDE}
 
     def word(self, name: str, otherwise: str = "") -> str:
-        """Return an argument that should be a text."""
+        """Return an argument that should be a string."""
         value = self.args.get(name)
         return value if isinstance(value, str) else otherwise
 
@@ -57,10 +56,10 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 def read_trace(path: str, take: Callable[[Entry], None]) -> bool:
-    """Give `take` each entry of the file, in order, and return whether it is whole.
+    """Call `take` with each entry of the file, in order, and return whether the file is complete.
 
     Raises:
-        CommandError: it is not there, or is damaged.
+        CommandError: the file does not exist, or is damaged.
     """
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - a name with a NUL is refused here too
@@ -76,7 +75,7 @@ def _take_lines(take: Callable[[Entry], None], path: str, file: BinaryIO) -> boo
         file.seek(0)
         if not file.read(1):
             raise CommandError(f"the trace {quote(path)} is empty")
-        raise _damaged(path, 1, "it is no trace that TraceObserver wrote")
+        raise _damaged(path, 1, "it was not written by TraceObserver")
     lines = _with_next(enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 2))
     for (number, line), is_last in lines:
         text = line.strip()

@@ -1,6 +1,6 @@
-"""`trioflow trace summary`: where the time went in a file that `TraceObserver` wrote.
+"""`trioflow trace summary`: summarises a trace written by `TraceObserver`.
 
-A long file takes no more memory than its durations.
+Only the durations are held in memory.
 """
 
 import heapq
@@ -22,10 +22,10 @@ _BAR = 10
 
 
 def summary(file: str, *, json: bool = False) -> int:
-    """Sum a trace up: how long the calls of each run took, the slowest of them, and what failed.
+    """Summarise a trace: the durations of the calls of each run, the slowest ones, and the errors.
 
     Args:
-        file: what `TraceObserver` wrote; one that a crash cut off serves too.
+        file: a file written by `TraceObserver`; it may be truncated by a crash.
         json: print JSON instead of tables; durations are in seconds.
     """
     found = _Trace()
@@ -38,7 +38,7 @@ def summary(file: str, *, json: bool = False) -> int:
 
 
 class _Group(msgspec.Struct, frozen=True):
-    """Calls that are counted together: those of a lane, or those of a name."""
+    """Calls that are counted together: of one lane, or of one name."""
 
     name: str
     calls: int
@@ -48,7 +48,7 @@ class _Group(msgspec.Struct, frozen=True):
     p99: float
     longest: float
     busy: float | None
-    """The share of the run's time in which there was a call; None for calls that have no lane of their own."""
+    """The fraction of the run's time in which a call was running; None for calls without their own lane."""
 
 
 class _Run(msgspec.Struct, frozen=True):
@@ -73,7 +73,7 @@ class _Call(msgspec.Struct, frozen=True):
 
 
 class _Failure(msgspec.Struct):
-    """Failures of one type, and the first of them."""
+    """Errors of one type, and the first of them."""
 
     error_type: str
     count: int
@@ -83,7 +83,7 @@ class _Failure(msgspec.Struct):
 
 
 class _Summary(msgspec.Struct, frozen=True):
-    """What is to be told of a trace."""
+    """The summary of a trace."""
 
     whole: bool
     runs: list[_Run]
@@ -109,7 +109,7 @@ class _Durations:
 
 @final
 class _Process:
-    """What was read of a run."""
+    """The entries of a run, summed up."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -122,7 +122,7 @@ class _Process:
         self.ended = 0.0
 
     def mark(self, entry: Entry) -> None:
-        """Take what is no call: begin and end of the run, which may be nested, and the arrows of its retries."""
+        """Add an entry that is not a call: a start or end of the run, which may be nested, or a retry arrow."""
         if entry.ph == "s" and entry.cat == "retry":
             self.retries += 1
         elif entry.ph == "B":
@@ -141,13 +141,13 @@ class _Process:
 
 
 def _natural(name: str) -> tuple[int, str]:
-    """Return what sorts `worker 10` behind `worker 9`."""
+    """Return a sort key that orders `worker 10` after `worker 9`."""
     return len(name), name
 
 
 @final
 class _Trace:
-    """What was read of a file."""
+    """The entries of a file, summed up."""
 
     def __init__(self) -> None:
         self._processes: dict[int, _Process] = {}
@@ -212,7 +212,7 @@ class _Trace:
         failure.count += 1
 
     def summary(self, *, whole: bool) -> _Summary:
-        """Return what is to be told."""
+        """Return the summary."""
         failures = sorted(self._failures.values(), key=lambda failure: -failure.count)
         slowest = [call for *_, call in sorted(self._slowest, reverse=True)]
         return _Summary(whole, [process.summary() for process in self._processes.values()], slowest, failures)
@@ -238,7 +238,7 @@ def _print(shown: _Summary) -> None:
         )
         print_table(("count", "type", "first in", "call", "message"), failures)
     if not shown.whole:
-        say("\nthe file was cut off: what came after is not in it")
+        say("\nthe file is truncated: later entries are missing")
 
 
 def _rows(run: _Run) -> Iterator[list[str]]:

@@ -1,8 +1,8 @@
 """`trioflow whatif`: how long a recorded fan-out would have taken with other settings.
 
 The engine itself runs the items again, on a clock that jumps from one event to the next: each attempt takes as
-long as it took, and ends as it ended. Nothing is modelled but the user's code, so what the engine does at the end
-of a run, for retries or for a rate is right by construction.
+long as it was recorded, and has the same outcome. Only the user's code is modelled, so the engine's behaviour at
+the end of a run, for retries or for a rate is correct by construction.
 """
 
 import re
@@ -27,12 +27,12 @@ from trioflow.workflows import process_parallel
 V = TypeVar("V")
 
 NEAR_THE_BEST: Final = 1.05
-"""A setting is recommended that takes at most so many times the shortest time."""
+"""A recommended setting takes at most this many times the shortest time."""
 
 _MOST_SETTINGS = 500
 _MOST_WORKERS = 100_000
 _MOST_TRIED = 1_024
-"""Workers up to which a recommendation is looked for, where none are named."""
+"""The most workers that are tried for a recommendation, if none are given."""
 _RETRY = re.compile(r"(\d{1,6})(?::([\d.]+))?")
 
 
@@ -46,16 +46,16 @@ def whatif(
     recommend: bool = False,
     json: bool = False,
 ) -> int:
-    """Run the items of a trace again with other settings, on a clock that jumps, and print how long that takes.
+    """Replay the items of a trace with other settings, on a clock that jumps, and print how long that takes.
 
     Args:
-        file: what `TraceObserver` wrote.
+        file: a file written by `TraceObserver`.
         workers: numbers of workers, such as 8,32,64; as recorded by default.
         rate: attempts that may start in a second, such as 10,50; "none" is no limit, the default.
-        retry: attempts at an item, such as 1,3; 3:0.5 has a back-off that begins with half a second instead of the
-            delays that were recorded. As recorded by default.
-        run: the run, where the file has several fan-outs; the one with most to do by default.
-        recommend: name the fewest workers that take at most 5 % longer than the fastest.
+        retry: attempts at an item, such as 1,3; 3:0.5 has a back-off that starts with half a second instead of the
+            recorded delays. As recorded by default.
+        run: the run, if the file has several fan-outs; the largest one by default.
+        recommend: recommend the fewest workers that take at most 5 % longer than the fastest setting.
         json: print JSON instead of a table; times are in seconds.
     """
     asked_workers = None if workers is None else _parse(workers, _worker_count)
@@ -76,18 +76,18 @@ def whatif(
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """How often a failed attempt is repeated, and after which delay."""
+    """The most attempts at an item, and the first delay."""
 
     attempts: int
     initial_delay: float | None = None
-    """Where a back-off begins; None is what was recorded."""
+    """The first delay of a back-off, in seconds; None is the recorded delays."""
 
     def __str__(self) -> str:
         return f"{self.attempts}" if self.initial_delay is None else f"{self.attempts}:{self.initial_delay:g}"
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """What a fan-out is tried with; None is no limit of the rate, and retries as they were."""
+    """The settings of a replay; None is no rate limit, and retries as recorded."""
 
     workers: int
     rate: float | None = None
@@ -95,21 +95,21 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class Prediction(msgspec.Struct, frozen=True):
-    """What would have come of a setting."""
+    """The predicted result of a setting."""
 
     setting: Setting
     duration: float
     """Seconds from the start to the end."""
     peak: int
-    """The most attempts that were under way at once."""
+    """The most concurrent attempts."""
     failed: int
-    """Items that failed."""
+    """Failed items."""
     attempts: int
-    """Attempts at all items."""
+    """Attempts in total."""
 
 
 def predict(recorded: RecordedRun, setting: Setting) -> Prediction:
-    """Run the recorded items with this setting, on a clock that jumps."""
+    """Replay the recorded items with this setting, on a clock that jumps."""
     clock = trio.testing.MockClock(autojump_threshold=0)
     return trio.run(partial(_replay, recorded, setting), clock=clock)
 
@@ -129,8 +129,8 @@ def find_knee(predictions: Sequence[Prediction]) -> Prediction:
 # The run.
 
 
-class _Failed(Exception):  # noqa: N818 - what the user's code failed with, which had a name of its own
-    """An attempt failed, as it had when it was recorded."""
+class _Failed(Exception):  # noqa: N818 - stands for the recorded error, which has its own name
+    """An attempt failed, as recorded."""
 
     def __init__(self, attempt: Attempt, *, repeated: bool) -> None:
         super().__init__(attempt.error_type)
@@ -139,7 +139,7 @@ class _Failed(Exception):  # noqa: N818 - what the user's code failed with, whic
 
 
 class _Item:
-    """An item of the recorded run, and how often it was tried in this one."""
+    """A recorded item, and the attempts at it in the replay."""
 
     __slots__ = ("attempts", "made")
 
@@ -149,13 +149,13 @@ class _Item:
 
 
 class _Calls:
-    """What stands for the user's code."""
+    """Stands for the user's code."""
 
     def __init__(self) -> None:
         self.made = self.peak = self._under_way = 0
 
     async def call(self, item: _Item) -> None:
-        """Take as long as the attempt took, and end as it ended; one that was not made, as the last one did.
+        """Take as long as the recorded attempt, and end like it; further attempts repeat the last one.
 
         Cancellation: passes through.
         """
@@ -207,11 +207,11 @@ def _recorded_delay(error: Exception) -> float | None:
     return error.delay if isinstance(error, _Failed) else None
 
 
-# What is asked for.
+# Parsing of the options.
 
 
 def _usual_counts(recorded: RecordedRun) -> list[int]:
-    """Return one worker, twice as many, and so on to as many as there are items, and how many there were."""
+    """Return the powers of two up to the number of items, and the recorded number of workers."""
     most = min(len(recorded.items), _MOST_TRIED)
     counts = {min(2**power, most) for power in range(most.bit_length() + 1)}
     return sorted(counts | {max(1, recorded.worker_count)})
@@ -250,14 +250,14 @@ def _retry(text: str) -> Retry:
     raise ConfigError.refusing("retry", text, allowed)
 
 
-# What is printed.
+# Output.
 
 
 def _print(recorded: RecordedRun, predictions: Sequence[Prediction], chosen: Prediction | None) -> None:
     counts = f"{len(recorded.items)} items, {recorded.failed} failed, {recorded.worker_count} workers"
     say(f"recorded: {recorded.name}, {counts}, {show_time(recorded.duration)}")
     if recorded.cut_short:
-        say(f"left out: {recorded.cut_short} items that were cut short")
+        say(f"left out: {recorded.cut_short} interrupted items")
     say("")
     columns = ("workers", "rate", "retry", "time", "peak in flight", "failed", "attempts")
     print_table(columns, [_row(prediction) for prediction in predictions])

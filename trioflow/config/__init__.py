@@ -1,4 +1,4 @@
-"""The settings of runs: frozen structs, checked when they are made, read from files and merged."""
+"""Settings: frozen structs, validated on construction, loaded from files and merged."""
 
 from trioflow.config.files import load_config, merge, to_schema
 from trioflow.config.structs import (

@@ -1,7 +1,7 @@
-"""Checks of single values: each returns nothing or raises `ConfigError` with field, value and what is allowed.
+"""Checks of single values: each raises `ConfigError` with the field, the value and what is allowed.
 
-msgspec checks types when it decodes, not when a struct is constructed; these checks run on both roads. They
-serve function arguments too.
+msgspec checks types when it decodes, not when a struct is constructed; these checks run in both cases. They
+also validate function arguments.
 """
 
 import functools
@@ -33,11 +33,11 @@ __all__ = (
 )
 
 _AWAITABLE = re.compile(r"([\w.]+\.)?(Awaitable|Coroutine)\b")
-"""An annotation that is a string, as under `from __future__ import annotations`."""
+"""Matches a string annotation, as under `from __future__ import annotations`."""
 
 
 def check_count(field: str, value: object, *, minimum: int, allowed: str) -> None:
-    """Refuse what is not a whole number of at least `minimum`."""
+    """Require a whole number of at least `minimum`."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise ConfigError.refusing(field, value, f"a whole number, {allowed}")
     if value < minimum:
@@ -51,7 +51,7 @@ def check_number(
     allowed: str,
     least: Literal["positive", "zero", "any"] = "positive",
 ) -> None:
-    """Refuse what is not a finite number, or is below what `least` says."""
+    """Require a finite number: above zero, zero or more, or any, as `least` says."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ConfigError.refusing(field, value, allowed)
     if (value < 0 and least != "any") or (value == 0 and least == "positive"):
@@ -59,7 +59,7 @@ def check_number(
 
 
 def check_seconds(field: str, value: object, *, optional: bool = True) -> None:
-    """Refuse what is not a positive, finite number of seconds (`optional`: or None, for no limit)."""
+    """Require a positive, finite number of seconds (`optional`: or None, for no limit)."""
     if value is None and optional:
         return
     allowed = "a positive number of seconds"
@@ -67,37 +67,37 @@ def check_seconds(field: str, value: object, *, optional: bool = True) -> None:
 
 
 def check_flag(field: str, value: object) -> None:
-    """Refuse what is not a bool."""
+    """Require a bool."""
     if not isinstance(value, bool):
         raise ConfigError.refusing(field, value, "True or False")
 
 
 def check_in_trio() -> None:
-    """Refuse to go on where there is no Trio run, as under asyncio: what Trio says there does not tell what to do.
+    """Require a running Trio event loop: under asyncio, Trio's own error does not say what to do.
 
     Raises:
-        RuntimeError: there is none.
+        RuntimeError: no `trio.run` is running in this thread.
     """
     if not trio.lowlevel.in_trio_run():
-        message = "trioflow needs a Trio run: start the program by trio.run(main), not by asyncio.run(main())"
+        message = "trioflow needs Trio: start the program with trio.run(main), not with asyncio.run(main())"
         raise RuntimeError(message)
 
 
 def check_text(field: str, value: object, allowed: str = "a non-empty string") -> None:
-    """Refuse what is not a string with something in it."""
+    """Require a string that is not blank."""
     if not isinstance(value, str) or not value.strip():
         raise ConfigError.refusing(field, value, allowed)
 
 
 def check_choice(field: str, value: object, choices: Sequence[str]) -> None:
-    """Refuse what is not one of `choices`."""
+    """Require one of `choices`."""
     if value not in choices:
         named = ", ".join(repr(choice) for choice in choices)
         raise ConfigError.refusing(field, value, f"one of {named}")
 
 
 def check_instance(field: str, value: object, kind: type, *, optional: bool = False) -> None:
-    """Refuse what is not an instance of `kind` (`optional`: or None)."""
+    """Require an instance of `kind` (`optional`: or None)."""
     if not (isinstance(value, kind) or (optional and value is None)):
         raise ConfigError.refusing(
             field, value, f"a {kind.__name__}{' or None' if optional else ''}"
@@ -105,23 +105,23 @@ def check_instance(field: str, value: object, kind: type, *, optional: bool = Fa
 
 
 def check_async(field: str, value: object) -> None:
-    """Refuse what is not an async function: calling it to find out would start the work.
+    """Require an async function, without calling it, which would start the work.
 
-    A plain function may say by its annotation that it gives an awaitable. A lambda cannot; it passes, and the
-    first call shows it.
+    A plain function may declare in its annotation that it returns an awaitable. A lambda cannot; it passes, and
+    the first call decides.
     """
     if inspect.iscoroutine(value):
-        raise ConfigError.refusing(field, value, "an async function itself, not what calling it gives")
+        raise ConfigError.refusing(field, value, "an async function itself, not the coroutine it returns")
     if not is_async(value) and not may_give_awaitable(value):
         allowed = (
-            "an async function (async def; for a plain one, await trio.to_thread.run_sync in it; "
-            "one that gives an awaitable says so: -> Awaitable[...])"
+            "an async function (async def; wrap a blocking one in trio.to_thread.run_sync; "
+            "annotate a plain one that returns an awaitable: -> Awaitable[...])"
         )
         raise ConfigError.refusing(field, value, allowed)
 
 
 def check_callable(field: str, value: object, *, optional: bool = False) -> None:
-    """Refuse what is not a plain function (`optional`: or None)."""
+    """Require a callable that is not async (`optional`: or None)."""
     if (optional and value is None) or (callable(value) and not is_async(value) and not _says_awaitable(value)):
         return
     allowed = "a plain function (def, not async def)"
@@ -129,20 +129,20 @@ def check_callable(field: str, value: object, *, optional: bool = False) -> None
 
 
 def may_give_awaitable(value: object) -> bool:
-    """Whether calling `value`, which is not an async function, may give an awaitable.
+    """Whether calling `value`, which is not an async function, may return an awaitable.
 
-    The annotation of a plain function says so; of a lambda the first call shows it.
+    A plain function declares it in its annotation; a lambda may.
     """
     return _is_lambda(value) or _says_awaitable(value)
 
 
 def is_async(value: object) -> bool:
-    """Whether calling `value` gives a coroutine, as far as one can tell without calling it."""
+    """Whether `value` is an async function, as far as one can tell without calling it."""
     while isinstance(value, functools.partial):
         value = value.func
     if not callable(value):
         return False
-    # Decorators that hand back a plain wrapper (openai's methods, for one) keep the async function behind it.
+    # Decorators that return a plain wrapper (openai's methods, for one) keep the async function in `__wrapped__`.
     if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(inspect.unwrap(value)):
         return True
     return not isinstance(value, type) and inspect.iscoroutinefunction(type(value).__call__)
@@ -153,7 +153,7 @@ def _is_lambda(value: object) -> bool:
 
 
 def _says_awaitable(value: object) -> bool:
-    """Whether the annotation of a plain function says that it gives an awaitable."""
+    """Whether a plain function is annotated as returning an awaitable."""
     while isinstance(value, functools.partial):
         value = value.func
     if not callable(value) or isinstance(value, type):

@@ -1,8 +1,8 @@
-"""Settings from files, settings over settings, and their JSON Schema: msgspec does the work.
+"""Loads settings from files, merges them, and gives their JSON Schema: msgspec does the work.
 
-What this adds is one kind of error: whatever is wrong with a file or an override is a `ConfigError` that names
-the place. msgspec says which type it expected; the structs' own checks say what is allowed, so a value that was
-refused is given to them once more.
+This module adds one kind of error: whatever is wrong with a file or an override is a `ConfigError` that names
+the path. msgspec reports only the expected type, while the structs' own checks report what is allowed, so a
+rejected value goes through those checks once more.
 """
 
 import os
@@ -28,17 +28,17 @@ _FORMATS = {".json": "json", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
 def load_config(
     path_or_bytes: str | os.PathLike[str] | bytes, type: type[C], *, format: str | None = None
 ) -> C:
-    """Read settings from a JSON, TOML or YAML file, or from its bytes.
+    """Load settings from a JSON, TOML or YAML file, or from bytes.
 
     Args:
         path_or_bytes: a path, or the content itself.
-        type: the struct to read.
-        format: "json", "toml" or "yaml"; None goes by the file's suffix, and takes bytes for JSON.
+        type: the struct to decode.
+        format: "json", "toml" or "yaml"; None infers it from the file's suffix, and is JSON for bytes.
 
     Raises:
-        ConfigError: the format is not known, or the content does not fit `type`; it names file and path.
+        ConfigError: the format is unknown, or the content does not fit `type`; names the file and the path in it.
         OSError: the file cannot be read.
-        ImportError: YAML without the extra `yaml`.
+        ImportError: reading YAML without the extra `yaml`.
     """
     _check_struct("type", type)
     data: Any = None
@@ -66,7 +66,7 @@ def merge(base: C, override: Mapping[str, Any]) -> C:
     """Return `base` with the fields that `override` sets; nested structs merge field by field.
 
     Raises:
-        ConfigError: a key is not a field, or a value is not allowed; it names the path.
+        ConfigError: a key is not a field, or a value is not allowed; names the path.
     """
     checks.check_instance("base", base, msgspec.Struct)
     checks.check_instance("override", override, Mapping)
@@ -81,7 +81,7 @@ def to_schema(type: type[msgspec.Struct]) -> dict[str, Any]:
     """Return the JSON Schema of a config struct.
 
     Raises:
-        ConfigError: `type` is no struct.
+        ConfigError: `type` is not a struct.
     """
     _check_struct("type", type)
     return msgspec.json.schema(type)
@@ -104,7 +104,7 @@ def _decode_yaml(content: bytes, kind: Any) -> Any:
 
 
 def _refuse_unknown(data: object, kind: Any, path: str) -> None:
-    """Refuse keys that are not fields, with the names that are: msgspec's own message has only the former."""
+    """Reject keys that are not fields, and list the fields, which msgspec's own message does not."""
     struct = _struct_in(kind)
     if struct is None or not isinstance(data, Mapping):
         return
@@ -141,7 +141,7 @@ def _placed(place: str, error: Exception, data: object, kind: Any) -> ConfigErro
 
 
 def _refused_value(data: object, kind: Any, path: str) -> ConfigError | None:
-    """Return the refusal of the first value in `data` that does not fit; None where no single one is to blame."""
+    """Return the error of the first value in `data` that does not fit; None if no single value is at fault."""
     struct = _struct_in(kind)
     if struct is None or not isinstance(data, Mapping):
         return None
@@ -168,7 +168,7 @@ def _refused_field(
             struct(**{other.name: data[other.encode_name] for other in required} | {field.name: value})
     except ConfigError as refused:
         return refused
-    except KeyError:  # A required field is missing: nothing can be constructed.
+    except KeyError:  # A required field is missing, so no struct can be constructed.
         pass
     try:
         msgspec.convert(value, field.type)

@@ -1,4 +1,4 @@
-"""The settings of runs, graphs and hubs: what may be set, the defaults, and what each field allows."""
+"""The settings of runs, graphs, hubs and services: fields, defaults, and what each field allows."""
 
 from typing import Literal
 
@@ -24,7 +24,7 @@ _DEFAULT_STORE = "memory"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the structs below share: frozen, keyword-only, and no unknown keys."""
+    """Base of the structs below: frozen, keyword-only, no unknown keys."""
 
 
 class RetryConfig(Settings, frozen=True, kw_only=True):
@@ -42,9 +42,9 @@ class RetryConfig(Settings, frozen=True, kw_only=True):
     multiplier: float = 2.0
     """Factor from one delay to the next."""
     jitter: bool = True
-    """Whether a delay is drawn uniformly between half of it and all of it."""
+    """Whether a delay is drawn uniformly from between half of it and all of it."""
     total_timeout: float | None = None
-    """Seconds from the first attempt; no attempt or wait begins that would pass it. None is no limit."""
+    """Seconds from the first attempt; no attempt or delay starts that would exceed it. None is no limit."""
 
     def __post_init__(self) -> None:
         checks.check_count("max_attempts", self.max_attempts, minimum=1, allowed="1 or more")
@@ -63,12 +63,12 @@ class CheckpointConfig(Settings, frozen=True, kw_only=True):
     interval: int | None = None
     """Steps between two saves of a graph or chain; 0 is off.
 
-    None is every step where a store is given, or named here; else off.
+    None is every step if a store is given, or named here; otherwise off.
     """
     preserve: bool = False
-    """Whether a run that ended with nothing left to do is kept."""
+    """Whether to keep a run that completed with nothing left to do; by default it is deleted."""
     flush_interval: float = 0.05
-    """Seconds within which a parallel run writes what finished."""
+    """Seconds within which a parallel run writes its finished items."""
 
     def __post_init__(self) -> None:
         checks.check_text("store", self.store, "the name or URL of a checkpoint store")
@@ -83,20 +83,20 @@ class CheckpointConfig(Settings, frozen=True, kw_only=True):
 
 
 class ParallelConfig(Settings, frozen=True, kw_only=True):
-    """How a parallel run works: how many at once, how long, how fast, and what a failure means."""
+    """Settings of a parallel run: its concurrency, time limits, rate, and what it does with failures."""
 
     max_workers: int = 0
     """Workers; 0 is auto: twice the usable CPUs, at most `worker_cap` and the number of items."""
     worker_cap: int = 16
-    """The most workers that auto takes; 1 or more."""
+    """The most workers that auto starts; 1 or more."""
     fail_fast: bool = True
     """Whether the first failure ends the run."""
     max_failures: int | None = None
-    """Failures that a run which collects them bears: the next one ends it. None is any number; 1 or more."""
+    """Failures that a run without `fail_fast` tolerates: the next one ends it. 1 or more; None is any number."""
     buffer: int = 0
-    """Items that may be held beside those in the workers; 0 is as many as workers."""
+    """Items that may be buffered besides those in the workers; 0 is as many as workers."""
     raise_if_all_failed: bool = True
-    """Whether a run that collects failures raises where there was nothing else."""
+    """Whether a run without `fail_fast` raises if every item failed."""
     timeout: float | None = None
     """Seconds for the whole run; None is no limit."""
     task_timeout: float | None = None
@@ -104,9 +104,9 @@ class ParallelConfig(Settings, frozen=True, kw_only=True):
     max_per_second: float | None = None
     """Attempts that may start in a second, evenly spaced; None is no limit."""
     burst: float = 1
-    """Attempts that may start at once after a pause, where `max_per_second` is set; a positive number."""
+    """Attempts that may start at once after a pause, if `max_per_second` is set; a positive number."""
     retry: RetryConfig | None = None
-    """When a failed attempt is repeated; None is never."""
+    """How failed attempts are retried; None is not at all."""
     checkpoint: CheckpointConfig | None = None
     """Where a durable run is saved; None is nowhere."""
     observer: str = "loguru"
@@ -138,14 +138,14 @@ class ParallelConfig(Settings, frozen=True, kw_only=True):
 
 
 class ChainConfig(Settings, frozen=True, kw_only=True):
-    """How a chain works."""
+    """Settings of a chain."""
 
     capture_intermediate_states: bool = False
     """Whether the result holds the state before the first step and after each one."""
     task_timeout: float | None = None
     """Seconds for one attempt at one step; None is no limit."""
     retry: RetryConfig | None = None
-    """When a failed attempt is repeated; None is never."""
+    """How failed attempts are retried; None is not at all."""
     checkpoint: CheckpointConfig | None = None
     """Where the chain is saved; None is nowhere."""
     observer: str = "loguru"
@@ -160,7 +160,7 @@ class ChainConfig(Settings, frozen=True, kw_only=True):
 
 
 class ConditionalConfig(Settings, frozen=True, kw_only=True):
-    """How conditional routing works."""
+    """Settings of conditional routing."""
 
     observer: str = "loguru"
     """Name of the registered observer that receives the routing's events."""
@@ -170,7 +170,7 @@ class ConditionalConfig(Settings, frozen=True, kw_only=True):
 
 
 class GraphConfig(Settings, frozen=True, kw_only=True):
-    """How a state graph works."""
+    """Settings of a state graph."""
 
     name: str
     """The graph's name, which its checkpoints and events carry."""
@@ -179,7 +179,7 @@ class GraphConfig(Settings, frozen=True, kw_only=True):
     task_timeout: float | None = None
     """Seconds for one attempt at one node; None is no limit."""
     retry: RetryConfig | None = None
-    """When a failed attempt is repeated; None is never."""
+    """How failed attempts are retried; None is not at all."""
     checkpoint: CheckpointConfig = msgspec.field(default_factory=CheckpointConfig)
     """Where and how often the graph is saved."""
     observer: str = "loguru"
@@ -195,20 +195,20 @@ class GraphConfig(Settings, frozen=True, kw_only=True):
 
 
 class HubConfig(Settings, frozen=True, kw_only=True):
-    """How a hub carries messages."""
+    """Settings of a hub."""
 
     name: str = "default"
     """The hub's name, which its messages carry."""
     buffer: int = 100
     """Messages that one mailbox holds; 1 or more."""
     overflow: Literal["wait", "drop", "error"] = "wait"
-    """What a full mailbox means to a sender."""
+    """What a sender to a full mailbox does: wait for room, drop the message, or raise `MailboxFullError`."""
     timeout: float = 30.0
     """Seconds that a request waits for its answer."""
     drain_timeout: float = 30.0
-    """Seconds that leaving the hub waits for queued and running messages."""
+    """Seconds that leaving the hub's block waits for queued and running messages."""
     max_handlers: int = 16
-    """Messages that one agent handles at once; 1 keeps strict order."""
+    """Messages that one agent handles concurrently; 1 keeps strict order."""
     handler_timeout: float | None = None
     """Seconds for one call of a handler; None is no limit."""
     observer: str = "loguru"
@@ -226,23 +226,23 @@ class HubConfig(Settings, frozen=True, kw_only=True):
 
 
 class ServiceConfig(Settings, frozen=True, kw_only=True):
-    """How a process serves the runs that are submitted to its store."""
+    """Settings of a process that serves the runs submitted to its store."""
 
     max_runs: int = 16
-    """Runs that this process makes at once; 1 or more."""
+    """Runs that this process executes concurrently; 1 or more."""
     limits: dict[str, int] = msgspec.field(default_factory=dict)
-    """Runs of a graph that all processes together make at once, by the graph's name; each 1 or more."""
+    """Runs of a graph that all processes together execute concurrently, by the graph's name; each 1 or more."""
     lease: float = 30.0
-    """Seconds that a run is this process's without its saying so again; at least three times `poll`.
+    """Seconds after which a lease on a run expires unless this process renews it; at least three times `poll`.
 
-    A process that dies, hangs or holds its event loop for longer loses its runs to another.
+    A process that dies, hangs or blocks its event loop for longer loses its runs to another.
     """
     poll: float = 0.5
-    """Seconds between two looks into a store that wakes nobody."""
+    """Seconds between two polls of a store that does not notify."""
     park_after: float = 1.0
-    """Seconds after which a run that waits leaves memory."""
+    """Seconds after which a waiting run leaves memory."""
     drain_timeout: float = 30.0
-    """Seconds that leaving the service waits for steps in hand."""
+    """Seconds that leaving the service's block waits for running steps."""
     observer: str = "loguru"
     """Name of the registered observer that receives the events of runs whose graph has none of its own."""
 
@@ -255,7 +255,7 @@ class ServiceConfig(Settings, frozen=True, kw_only=True):
         for field in ("lease", "poll", "park_after", "drain_timeout"):
             checks.check_seconds(field, getattr(self, field), optional=False)
         if self.lease < 3 * self.poll:
-            allowed = f"at least three times poll ({self.poll:g} s), or runs are lost while their process lives"
+            allowed = f"at least three times poll ({self.poll:g} s), or a live process would lose its runs"
             raise ConfigError.refusing("lease", self.lease, allowed)
         _check_observer(self.observer)
 

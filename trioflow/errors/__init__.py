@@ -1,7 +1,7 @@
-"""What trioflow raises: one small tree under `TrioflowError`.
+"""The exceptions of trioflow: one small tree under `TrioflowError`.
 
-What a user may want to catch has its own name. A message says what happened, to which item, step, node or run, and
-what to do next where there is something to do.
+Each error that a user may want to catch has its own type. A message says what happened, to which item, step, node
+or run, and what to do about it, if anything can be done.
 """
 
 from trioflow.errors.budget import BudgetExceededError

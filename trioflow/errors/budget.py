@@ -1,4 +1,4 @@
-"""What a budget raises."""
+"""The exception of budgets."""
 
 from trioflow._text import one_line
 from trioflow.errors.tree import TrioflowError
@@ -7,14 +7,14 @@ __all__ = ("BudgetExceededError",)
 
 
 class BudgetExceededError(TrioflowError):
-    """What was asked for is more than a budget has left; nothing was reserved.
+    """A reservation exceeds what a budget has left; nothing was reserved.
 
     Attributes:
-        unit: of what there is not enough.
-        limit: what may be spent of it in all.
-        spent: what was spent.
-        reserved: what calls in hand had reserved.
-        asked: what was asked for.
+        unit: the unit that is exceeded.
+        limit: the limit of that unit.
+        spent: the amount spent.
+        reserved: the amount reserved by running calls.
+        asked: the amount requested.
     """
 
     def __init__(self, unit: str, limit: float, spent: float, reserved: float, asked: float) -> None:

@@ -1,4 +1,4 @@
-"""What goes wrong with runs that are kept."""
+"""Exceptions of durable runs and checkpoint stores."""
 
 from trioflow.errors.tree import TrioflowError
 
@@ -14,12 +14,12 @@ __all__ = (
 
 
 class CheckpointError(TrioflowError):
-    """The root of what goes wrong with runs that are kept.
+    """Base of the errors of durable runs and checkpoint stores.
 
     Attributes:
-        run_id: the run.
-        value: what was paid for and could not be kept: the result of a call, the state after a step, or the
-            `ParallelResult` of a fan-out; None where nothing was.
+        run_id: the run's id; None if the error concerns no single run.
+        value: what could not be stored: the result of a call, the state after a step, or the `ParallelResult` of a
+            fan-out; None if nothing was lost.
     """
 
     def __init__(self, message: str, *, run_id: str | None = None, value: object = None) -> None:
@@ -29,24 +29,24 @@ class CheckpointError(TrioflowError):
 
 
 class CheckpointNotFoundError(CheckpointError):
-    """There is nothing to resume under this run id."""
+    """No run is stored under this id."""
 
 
 class CheckpointConflictError(CheckpointError):
-    """Somebody else goes on with this run."""
+    """The run was claimed by another process, or deleted, since this one claimed it; the write was refused."""
 
 
 class CheckpointMismatchError(CheckpointError):
-    """What is kept under this run id is not what it is to be used for."""
+    """The run stored under this id does not match the call: another kind, graph or input, or the id is taken."""
 
 
 class CheckpointEncodeError(CheckpointError):
-    """A value cannot be kept: it would not come back equal and of the same types. What was kept before stays."""
+    """A value would not decode to an equal value of the same types; the previous checkpoint stays."""
 
 
 class CheckpointCorruptError(CheckpointError):
-    """What was kept is damaged: it is not what was saved, or a part of it is missing."""
+    """A stored run is damaged: its contents differ from what was saved, or a part is missing."""
 
 
 class CheckpointStoreError(CheckpointError):
-    """A store cannot do its work: a file that cannot be opened or written, a disk that is full, a lock held."""
+    """A store failed: the file cannot be opened or written, the disk is full, or a lock is held."""

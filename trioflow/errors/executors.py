@@ -1,4 +1,4 @@
-"""What goes wrong between a call and the place where it is made."""
+"""The exception of calls whose arguments or outcome cannot be transferred."""
 
 from typing import Literal
 
@@ -8,10 +8,10 @@ __all__ = ("TransferError",)
 
 
 class TransferError(TrioflowError):
-    """A call was not made, or its outcome is lost: something could not be pickled, or unpickled at the other end.
+    """A call was not made, or its outcome is lost: something could not be pickled, or unpickled on the other side.
 
     Attributes:
-        what: what it was.
+        what: the part that could not be transferred.
     """
 
     def __init__(self, message: str, what: Literal["function", "argument", "result", "error"]) -> None:

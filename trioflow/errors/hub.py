@@ -1,4 +1,4 @@
-"""Failures of messages: whose, and what became of it."""
+"""Exceptions of a hub."""
 
 from trioflow._text import quote
 from trioflow.errors.tree import PlacedError, TrioflowError
@@ -15,14 +15,14 @@ __all__ = (
 
 
 class HubError(TrioflowError):
-    """The root of what a hub raises."""
+    """Base of the errors of a hub."""
 
 
 class _AgentError(HubError):
-    """A failure that is about one agent.
+    """An error that concerns one agent.
 
     Attributes:
-        agent: its name.
+        agent: the agent's name.
     """
 
     def __init__(self, message: str, *, agent: str = "") -> None:
@@ -31,22 +31,22 @@ class _AgentError(HubError):
 
 
 class UnknownAgentError(_AgentError, LookupError):
-    """No agent of this name is registered; the message names those that are, near misses first."""
+    """No agent of this name is registered; the message lists those that are, near misses first."""
 
 
 class MailboxFullError(_AgentError):
-    """The mailbox was full, or did not get room in time; nothing was delivered."""
+    """The mailbox was full, or had no room in time; nothing was delivered."""
 
 
 class AgentGoneError(_AgentError):
-    """The agent was unregistered before it had answered, or taken the message."""
+    """The agent was unregistered before it answered, or before it accepted the message."""
 
 
 class RequestTimeoutError(_AgentError, TimeoutError):
-    """There was no answer in time; one that comes late is dropped.
+    """No answer arrived in time; a late one is dropped.
 
     Attributes:
-        timeout: the seconds that were waited.
+        timeout: how long the request waited, in seconds.
     """
 
     def __init__(self, message: str, *, agent: str = "", timeout: float = 0.0) -> None:
@@ -55,7 +55,7 @@ class RequestTimeoutError(_AgentError, TimeoutError):
 
 
 class HubClosedError(HubError):
-    """The block of the hub has been left."""
+    """The hub's block has been left."""
 
 
 class HandlerError(PlacedError, HubError):
@@ -63,7 +63,7 @@ class HandlerError(PlacedError, HubError):
 
     Attributes:
         agent: the agent's name.
-        message_id: which message it was given.
+        message_id: the id of the message that it was handling.
     """
 
     def __init__(self, agent: str, message_id: str) -> None:

@@ -1,4 +1,4 @@
-"""`ParallelError`: an `ExceptionGroup` of what the processors raised, with the account of the run beside it."""
+"""`ParallelError`: an `ExceptionGroup` of the processors' exceptions, with the partial result of the run."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from trioflow.outcomes import ErrorReport, ParallelResult, TaskError, count_erro
 __all__ = ("ParallelError",)
 
 CATEGORY_LIMIT = 10
-"""Categories that the message of a `ParallelError` names; the report has them all."""
+"""Categories listed in the message of a `ParallelError`; the report has them all."""
 
 
 class ParallelError(TrioflowError, ExceptionGroup[Exception]):
@@ -22,15 +22,15 @@ class ParallelError(TrioflowError, ExceptionGroup[Exception]):
 
     Attributes:
         errors: the failed items, in item order.
-        result: the account of the run, with what succeeded.
-        report: the failures counted by message.
+        result: the partial result of the run.
+        report: the errors counted by message.
     """
 
     errors: list[TaskError[Any]]
     result: ParallelResult[Any, Any]
 
     def __new__(cls, errors: Sequence[TaskError[Any]], result: ParallelResult[Any, Any]) -> Self:
-        """Make the group of what `errors` hold."""
+        """Create the group of the exceptions in `errors`."""
         self = super().__new__(cls, _summary(errors), [failure.error for failure in errors])
         self.errors = list(errors)
         self.result = result
@@ -42,11 +42,11 @@ class ParallelError(TrioflowError, ExceptionGroup[Exception]):
 
     @property
     def report(self) -> ErrorReport:
-        """The failures counted by message, most frequent first, ties by lowest index."""
+        """The errors counted by message, most frequent first, ties by lowest index."""
         return count_errors(self.errors, self.result.total)
 
     def derive(self, excs: Sequence[Exception], /) -> "ExceptionGroup[Exception]":  # type: ignore[override]
-        """Return a group of `excs`: a `ParallelError` where all of them come from this one."""
+        """Return a group of `excs`: a `ParallelError` if all of them come from this one."""
         errors = list(_matching(self.errors, excs))
         if len(errors) != len(excs):
             return ExceptionGroup(self.message, excs)
@@ -90,8 +90,8 @@ def _matching(
 ) -> Iterator[TaskError[Any]]:
     """Yield a task error for each of `parts`: its own, or its group's with the part in the group's place.
 
-    `split` and `subgroup` keep the order, so one walk over both finds each part's origin, also where several
-    items raised the same exception object.
+    `split` and `subgroup` keep the order, so one pass over both finds each part's origin, even if several items
+    raised the same exception object.
     """
     begin = 0
     for part in parts:

@@ -1,6 +1,6 @@
-"""Failures of the patterns that call one thing at a time: where it failed, and what the state was.
+"""Exceptions of the patterns that make one call at a time: they name the place and carry the state.
 
-What failed is the `__cause__`, and the message quotes it.
+The original exception is the `__cause__`, and the message quotes it.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ class ChainError(PlacedError):
     """A step of a chain failed; the `__cause__` is what the processor raised.
 
     Attributes:
-        step_index: which step, from 0.
-        item: its item.
-        state: the last good state: what the step was given.
+        step_index: the step's index, from 0.
+        item: the step's item.
+        state: the last good state: the input of the step.
     """
 
     def __init__(self, step_index: int, item: Any, state: Any) -> None:
@@ -32,14 +32,14 @@ class ChainError(PlacedError):
 
 
 class ConditionalError(PlacedError):
-    """A predicate failed, gave a route that is not there, or the route's handler failed.
+    """The predicate failed, it returned an unknown route, or the route's handler failed.
 
-    The `__cause__` is what was raised; a `LookupError` that names the known routes where the route is unknown.
+    The `__cause__` is what was raised; for an unknown route, a `LookupError` that names the known routes.
 
     Attributes:
-        route: what the predicate returned; None where it failed.
-        state: what it was asked about.
-        kind: what failed: the predicate, the choice of a handler, or the handler.
+        route: what the predicate returned; None if it failed.
+        state: the state given to the predicate.
+        kind: what failed: the predicate, the lookup of the route, or the handler.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ConditionalError(PlacedError):
 
 
 class GraphError(ConfigError):
-    """A graph that cannot work: an argument that does not fit, or what `validate` found wrong.
+    """A graph is invalid: an argument does not fit, or `validate` found faults.
 
     Attributes:
         graph: the graph's name.
@@ -74,15 +74,16 @@ class GraphError(ConfigError):
 
 
 class ExecutionError(PlacedError):
-    """A run of a graph failed; the `__cause__` is what was raised, where something was.
+    """A run of a graph failed; the `__cause__` is what was raised, if anything was.
 
     Attributes:
-        node: where: the node that raised, whose edges failed or had no transition; at the limit, the next node.
-        state: the last good state; at a node that failed, what it was given.
-        path: the nodes of this call up to the failure, the last 1,000 of them.
-        run_id: the run's id: what `StateGraph.resume` takes.
+        node: the node that raised, or whose edges raised or had no transition; at the iteration limit, the next
+            node.
+        state: the last good state; for a failed node, its input.
+        path: the nodes of this call, the failed one included; only the last 1,000.
+        run_id: the run's id, for `StateGraph.resume`.
         kind: what failed.
-        reason: what was wrong, in words, where the cause does not say it.
+        reason: a description of the error, if the cause does not give one.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What goes wrong with runs that a service makes."""
+"""Exceptions of runs that a service executes."""
 
 from trioflow.errors.tree import TrioflowError
 
@@ -6,10 +6,10 @@ __all__ = ("RemoteError", "RunCancelledError")
 
 
 class RunCancelledError(TrioflowError):
-    """The run was cancelled, and has no result.
+    """The run was cancelled and has no result.
 
     Attributes:
-        run_id: the run.
+        run_id: the run's id.
     """
 
     def __init__(self, message: str, *, run_id: str | None = None) -> None:
@@ -18,12 +18,12 @@ class RunCancelledError(TrioflowError):
 
 
 class RemoteError(TrioflowError):
-    """What was raised in another process: what is known of it here.
+    """Stands for an exception that was raised in another process.
 
     Attributes:
-        type: the name of the type that was raised, with its module unless it is Python's own.
-        message: what it said.
-        traceback: where it was raised there, as text.
+        type: the name of its type, with the module unless it is a builtin.
+        message: its message.
+        traceback: its traceback as text.
     """
 
     def __init__(self, type: str, message: str, traceback: str = "") -> None:

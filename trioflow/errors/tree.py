@@ -1,4 +1,4 @@
-"""The root of what trioflow raises, and the refusal of what cannot work."""
+"""The base classes of the errors, and `ConfigError`."""
 
 from collections.abc import Iterator
 from typing import Any, Self
@@ -9,16 +9,16 @@ __all__ = ("ConfigError", "PlacedError", "TrioflowError", "leaves")
 
 
 class TrioflowError(Exception):
-    """The root of what trioflow itself raises."""
+    """Base of the exceptions that trioflow itself raises."""
 
 
 class ConfigError(TrioflowError, ValueError):
-    """An argument, a setting or a file that cannot work, refused before any work starts.
+    """An argument, a setting or a file is invalid; raised before any work starts.
 
     Attributes:
-        field: the name of the argument or field; None where a whole file is refused.
-        value: what was given.
-        allowed: what would be accepted, in words.
+        field: the name of the argument or field; None if a whole file is refused.
+        value: the value given.
+        allowed: a description of what is accepted.
     """
 
     def __init__(
@@ -36,19 +36,19 @@ class ConfigError(TrioflowError, ValueError):
 
     @classmethod
     def refusing(cls, field: str, value: object, allowed: str) -> Self:
-        """Return the error that says that `field` must be `allowed` and is `value`."""
+        """Return an error that says that `field` must be `allowed`, and is `value`."""
         message = f"{field} must be {allowed}, got {show(value)}"
         return cls(message, field=field, value=value, allowed=allowed)
 
 
 class PlacedError(TrioflowError):
-    """A failure whose place the error names, and whose cause the message quotes."""
+    """An error that names the place of a failure, and whose message quotes the cause."""
 
     def __str__(self) -> str:
         return f"{self._place()}: {self._what()}"
 
     def __repr__(self) -> str:
-        # Not that of the arguments: items and states are among them.
+        # Without the arguments: items and states are among them.
         return f"{type(self).__name__}({str(self)!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -63,7 +63,7 @@ class PlacedError(TrioflowError):
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions in `error` that are no groups, or `error` itself where it is none."""
+    """Yield the exceptions in the group `error` that are not groups, or `error` itself if it is not a group."""
     if isinstance(error, BaseExceptionGroup):
         for member in error.exceptions:
             yield from leaves(member)

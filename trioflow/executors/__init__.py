@@ -1,4 +1,4 @@
-"""Calls that leave the process, or at least the loop: on threads, on processes, on a cluster."""
+"""Calls outside the event loop: in threads, in processes, on a cluster."""
 
 from trioflow.executors.dask import dask_executor
 from trioflow.executors.pools import on_executor

@@ -1,8 +1,8 @@
-"""Calls that wait at the same time, grouped into chunks: the half of an executor's caller that runs on the loop.
+"""Groups concurrent calls into chunks: the half of an executor's caller that runs in the event loop.
 
-A chunk is sent when it is full, or when `max_wait` seconds have passed since its first call came. No task keeps
-that time: the first call of a chunk does, while it waits, and hands the duty on when it is cancelled. Everything
-that may block is the business of the sender, in a thread; it reports by `deliver`.
+A chunk is sent when it is full, or `max_wait` seconds after its first call. There is no task for that timer: the
+first call of a chunk waits for it, and hands it to the next call when it is cancelled. Everything that may block
+is left to the sender, in a thread; it reports by `deliver`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from trioflow.executors._requests import Call, Outcome, origin_of_call
 from trioflow.executors._sender import Sender
 
 _PENDING: Outcome = (None, None)
-"""The outcome of a call that has none; known by its identity."""
+"""Sentinel for the outcome of an unfinished call, compared by identity."""
 
 
 @final
@@ -24,9 +24,9 @@ class WaitingCall:
     """One call.
 
     Attributes:
-        content: what it is.
-        outcome: what came of it.
-        task: the one that waits for it, while it sleeps.
+        content: its arguments and origin.
+        outcome: its outcome.
+        task: the task that waits for it, while it sleeps.
     """
 
     __slots__ = ("content", "outcome", "task")
@@ -40,13 +40,13 @@ class WaitingCall:
         return f"<WaitingCall: {'waiting' if self.outcome is _PENDING else 'done'}>"
 
     def wake(self) -> None:
-        """Let the task look again."""
+        """Wake the waiting task."""
         if self.task is not None:
             task, self.task = self.task, None
             trio.lowlevel.reschedule(task)
 
     def abort(self, _: object) -> trio.lowlevel.Abort:
-        """Let the task go that is cancelled while it sleeps."""
+        """Abort the sleep of a cancelled task."""
         self.task = None
         return trio.lowlevel.Abort.SUCCEEDED
 
@@ -56,10 +56,10 @@ class Chunk:
     """Calls that are sent together.
 
     Attributes:
-        calls: in the order in which they came; no more come once it was sent.
-        is_sent: whether it was.
-        waited_for: how many of its calls somebody waits for still.
-        timer: the scope in which the first call waits for the others.
+        calls: its calls, in order; none is added once it was sent.
+        is_sent: whether it was sent.
+        waited_for: the number of its calls that a task still waits for.
+        timer: the scope in which the first call waits for others.
     """
 
     __slots__ = ("calls", "is_sent", "timer", "waited_for")
@@ -75,7 +75,7 @@ class Chunk:
 
     @property
     def contents(self) -> list[Call]:
-        """What is to be called."""
+        """The contents of its calls."""
         return [call.content for call in self.calls]
 
 
@@ -84,9 +84,9 @@ class ChunkedCaller:
     """Makes calls on an executor for one run.
 
     Args:
-        fn: what to call.
-        source: the executor, or what makes one.
-        size: the calls of a full chunk.
+        fn: the function to call.
+        source: the executor, or a factory of one.
+        size: the number of calls in a full chunk.
         max_wait: seconds for which the first call of a chunk waits for others.
     """
 
@@ -109,7 +109,7 @@ class ChunkedCaller:
     async def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make a call.
 
-        Cancellation: passes through; a call that has begun goes on, and what comes of it is dropped.
+        Cancellation: passes through; a call already running continues, and its outcome is dropped.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         call = WaitingCall((args, kwargs, origin_of_call()))
@@ -130,12 +130,12 @@ class ChunkedCaller:
                 raise error
             return result
         finally:
-            # The traceback of the error leads to this frame: it must not lead back.
+            # The traceback of the error refers to this frame: break the reference cycle.
             call.outcome = _PENDING
             del error, call, chunk
 
     async def aclose(self) -> None:
-        """Let go of the executor; one that was made for this run is shut down.
+        """Release the executor; one that was created for this run is shut down.
 
         Cancellation: the caller shields it.
         """
@@ -144,7 +144,7 @@ class ChunkedCaller:
             if self._sender.failure is not None:
                 raise self._sender.failure
 
-    # What a call decides: plain methods, each leaves the chunks consistent.
+    # The decisions of a call: synchronous methods, each of which leaves the chunks consistent.
 
     def _join(self, call: WaitingCall) -> Chunk:
         if self._open is None:
@@ -180,14 +180,14 @@ class ChunkedCaller:
         if not chunk.calls:
             self._open = None
         elif was_first:
-            # A scope is entered once: the next call keeps the time in one of its own.
+            # A scope can be entered only once: the next call waits in a new one.
             chunk.timer = trio.CancelScope(deadline=chunk.timer.deadline)
             chunk.calls[0].wake()
 
-    # What the sender reports, from other threads.
+    # Reports of the sender, from other threads.
 
     def _deliver_soon(self, chunk: Chunk, outcomes: Sequence[Outcome]) -> None:
-        with suppress(trio.RunFinishedError):  # nobody waits any more
+        with suppress(trio.RunFinishedError):  # no task waits any more
             self._token.run_sync_soon(self._deliver, chunk, outcomes)
 
     def _deliver(self, chunk: Chunk, outcomes: Sequence[Outcome]) -> None:

@@ -1,6 +1,6 @@
-"""How long what a processor uses lives: as long as the run that calls it.
+"""Ties the lifetime of a caller to the run that uses it.
 
-Outside of a run there is no end to wait for, so calls that overlap share one, and the last of them closes it.
+Outside a run, overlapping calls share a caller, and the last of them closes it.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from trioflow.config.checks import check_in_trio
 
 
 class Caller(Resource, Protocol):
-    """What makes calls elsewhere."""
+    """Makes calls elsewhere."""
 
     async def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make a call; raise its error."""
@@ -25,27 +25,28 @@ class Lifetime:
     """Opens a caller for each run, and closes it.
 
     Args:
-        open: makes one.
+        open: creates a caller.
     """
 
     __slots__ = ("_open", "_outside")
 
     def __init__(self, open: Callable[[], Caller]) -> None:
         self._open = open
-        # For each `trio.run`, for it is bound to its loop: the caller, and how many calls use it.
+        # For each `trio.run`, because a caller is bound to its loop: the caller, and the number of calls that use
+        # it.
         self._outside: dict[trio.lowlevel.TrioToken, list[Any]] = {}
 
     def __repr__(self) -> str:
-        return f"<Lifetime: {len(self._outside)} outside of runs>"
+        return f"<Lifetime: {len(self._outside)} outside runs>"
 
     def caller(self) -> Caller | None:
-        """Return the caller of this run; None outside of one."""
+        """Return the caller of the current run; None outside a run."""
         resources = current_resources()
         return None if resources is None else resources.find(self, self._open)
 
     @trio.lowlevel.enable_ki_protection
     async def call_outside(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make a call outside of a run.
+        """Make a call outside a run.
 
         Cancellation: passes through.
         """

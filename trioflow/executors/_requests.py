@@ -1,12 +1,12 @@
-"""What is sent to an executor and what comes back: a chunk of calls, and an outcome of each.
+"""The requests and responses of an executor: a chunk of calls, and the outcome of each.
 
-Where caller and worker share memory, a `Request` is performed as it is. Where they do not, the executor pickles
-it, and `__reduce__` packs every call by itself: an argument that cannot be pickled fails its own call and no
-other, and so do results and errors on the way back. Nothing that happens in here is raised, for an exception while
-a pool pickles or unpickles is lost, or breaks the pool.
+If caller and worker share memory, a `Request` is performed directly. Otherwise the executor pickles it, and
+`__reduce__` packs every call separately: an argument that cannot be pickled fails only its own call, and so do
+results and errors on the way back. Packing never raises, because an exception while a pool pickles or unpickles is
+lost, or breaks the pool.
 
-Packing is done by whoever pickles, which is a thread of the executor or of ours and never the loop. Each argument
-is a `dump` of its own, so other threads get their turn in between.
+Packing happens in a thread of the executor or of ours, never in the event loop. Each argument is a `dump` of its
+own, so that other threads can run in between.
 """
 
 import inspect
@@ -31,22 +31,22 @@ Outcome = tuple[Any, BaseException | None]
 """The result, or the error."""
 
 Origin = tuple[tuple[Any, ...] | None, Headers | None]
-"""Where a call comes from: the fields of the `WorkInHand`, and the headers of the span."""
+"""The origin of a call: the fields of the `WorkInHand`, and the headers of the span."""
 
 Call = tuple[tuple[Any, ...], dict[str, Any], Origin]
-"""Positional arguments, keyword arguments, and where it comes from."""
+"""Positional arguments, keyword arguments, and the origin."""
 
 _PROTOCOL = pickle.HIGHEST_PROTOCOL
 
 
 @final
 class Request:
-    """The calls of a chunk, with what they call.
+    """The calls of a chunk.
 
     Args:
-        fn: what to call.
-        calls: with what.
-        by_value: whether functions may travel as code (cloudpickle), and not by their name alone.
+        fn: the function to call.
+        calls: the calls.
+        by_value: whether functions may be pickled by value (cloudpickle), and not only by name.
     """
 
     __slots__ = ("_by_value", "_calls", "_fn")
@@ -84,18 +84,18 @@ class Request:
             kind = type(values[error.position]).__name__
             return TransferError(
                 f"{which} of {name_of(self._fn)}, a {kind}, cannot be pickled: {_why(error.__cause__)}; "
-                "give what can be, such as data or the name of a file",
+                "pass something that can be pickled, such as data or a file name",
                 "argument",
             )
 
 
 PackedCall = tuple[bytes, int, tuple[str, ...], Origin]
-"""The values of the arguments, how many are positional, the names of the others, and where it comes from."""
+"""The values of the arguments, how many are positional, the names of the others, and the origin."""
 
 
 @final
 class PackedRequest:
-    """A `Request` at the other end: each call is unpacked when its turn has come."""
+    """A `Request` on the other side: each call is unpacked only when it is made."""
 
     __slots__ = ("_by_value", "_calls", "_fn", "_name")
 
@@ -130,8 +130,8 @@ class PackedRequest:
             return _Callable(_unpack(self._fn, 1)[0])
         except _ItemError as error:
             return TransferError(
-                f"{self._name} cannot be unpickled where it is to be called: {_why(error.__cause__)}; "
-                "its module has to be importable there",
+                f"{self._name} cannot be unpickled by the worker: {_why(error.__cause__)}; "
+                "its module must be importable there",
                 "function",
             )
 
@@ -143,7 +143,7 @@ class PackedRequest:
             values = _unpack(data, positional + len(names))
         except _ItemError as error:
             which = _argument(fn.fn, error.position, positional, names)
-            message = f"{which} of {self._name} cannot be unpickled where it is used: {_why(error.__cause__)}"
+            message = f"{which} of {self._name} cannot be unpickled by the worker: {_why(error.__cause__)}"
             return None, TransferError(message, "argument")
         kwargs = dict(zip(names, values[positional:], strict=True))
         return fn.call(tuple(values[:positional]), kwargs, origin)
@@ -151,7 +151,7 @@ class PackedRequest:
 
 @final
 class Response:
-    """What came of the calls of a request, in their order."""
+    """The outcomes of the calls of a request, in order."""
 
     __slots__ = ("_by_value", "outcomes")
 
@@ -172,7 +172,7 @@ class Response:
             except _ItemError as problem:
                 error = TransferError(
                     f"the result, a {type(result).__name__}, cannot be pickled: {_why(problem.__cause__)}; "
-                    "return what can be, such as data",
+                    "return something that can be pickled, such as data",
                     "result",
                 )
         notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
@@ -188,26 +188,26 @@ PackedError = tuple[bytes | None, str, str, str, list[str]]
 
 
 def perform(request: Request | PackedRequest) -> Response:
-    """Make the calls of `request`: what an executor is given to call."""
+    """Make the calls of `request`: the function that is submitted to an executor."""
     return request.perform()
 
 
 def unpicklable(fn: object, error: Exception) -> ConfigError:
-    """Return the error that says what kind of function another process can be given."""
+    """Return the error for a function that cannot be sent to another process."""
     message = (
-        f"fn must be a function that pickle finds by its name, defined with def at the top of a module, "
+        f"fn must be a function that pickle can import by name, defined with def at the top level of a module, "
         f"got {name_of(fn)}: {_why(error.__cause__ if isinstance(error, _ItemError) else error)}; "
-        "lambdas and inner functions can be called in threads, by loky and by Dask"
+        "lambdas and inner functions work with threads, loky and Dask"
     )
-    # Without the value: this error may have to travel.
+    # Without the value: this error may have to be pickled.
     return ConfigError(message, field="fn")
 
 
 def check_importable(fn: Callable[..., Any]) -> None:
-    """Refuse a function that pickle cannot find by its name.
+    """Require a function that pickle can import by name.
 
     Raises:
-        ConfigError: it is a lambda, or was defined inside another one.
+        ConfigError: `fn` is a lambda, or was defined inside another function.
     """
     while isinstance(fn, partial):
         fn = fn.func  # its arguments may be large
@@ -219,7 +219,7 @@ def check_importable(fn: Callable[..., Any]) -> None:
 
 
 def name_of(fn: object) -> str:
-    """Return what messages call `fn`."""
+    """Return the name of `fn` for messages."""
     while isinstance(fn, partial):
         fn = fn.func
     name = getattr(fn, "__qualname__", None)
@@ -266,10 +266,10 @@ def _as_error(data: bytes | None, why: str) -> BaseException:
 
 
 def _taken_apart(error: BaseException) -> tuple[Any, Any, Any]:
-    """Return what makes `error`, as pickle would ask for it.
+    """Return the reduction of `error`, as pickle itself would compute it.
 
-    Dask replaces what pickle does with exceptions, for the whole process, by what sends tracebacks and causes too,
-    and loses the code of a `SystemExit`.
+    Dask replaces pickle's reduction of exceptions, for the whole process, with one that includes tracebacks and
+    causes, and loses the code of a `SystemExit`.
     """
     try:
         make, args, *state = cast("tuple[Any, ...]", error.__reduce_ex__(_PROTOCOL))
@@ -278,24 +278,24 @@ def _taken_apart(error: BaseException) -> tuple[Any, Any, Any]:
     return make, args, state[0] if state else None
 
 
-# One call, over there.
+# One call, in the worker.
 
 
 @final
 class _Callable:
-    """The function of a request, where it is called."""
+    """The function of a request, in the worker."""
 
     __slots__ = ("_is_async", "fn")
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self.fn = fn
-        self._is_async = is_async(fn)  # once for all calls: it takes longer than most of what a call needs
+        self._is_async = is_async(fn)  # once for all calls: it takes longer than the rest of a call
 
     def __repr__(self) -> str:
         return f"<_Callable {name_of(self.fn)}>"
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], origin: Origin) -> Outcome:
-        """Make one call, in a context of its own: what it sets is not seen by the next."""
+        """Make one call, in its own context: the next one does not see what it sets."""
         try:
             return copy_context().run(self._call, args, kwargs, origin), None
         except BaseException as error:  # noqa: BLE001, ASYNC103 - raised again where the caller waits
@@ -317,11 +317,11 @@ async def _await(coroutine: Any) -> Any:
 
 
 def _note_traceback(error: BaseException) -> None:
-    """Put the traceback of `error` into a note, and let go of the frames that it holds."""
+    """Add the traceback of `error` as a note, and drop the frames that it refers to."""
     shown = _of_the_user(error.__traceback__)
     text = "".join(traceback.format_exception(type(error), error, shown))
     error.__traceback__ = None
-    error.add_note(f"where it was called:\n{text.rstrip()}")
+    error.add_note(f"remote traceback:\n{text.rstrip()}")
 
 
 def _of_the_user(frames: TracebackType | None) -> TracebackType | None:
@@ -332,7 +332,7 @@ def _of_the_user(frames: TracebackType | None) -> TracebackType | None:
 
 @final
 class _Elsewhere:
-    """What `current_run` says where a call is made: the same, but that the run is somewhere else."""
+    """The source of `current_run` in the worker: the same fields, of a run that is elsewhere."""
 
     __slots__ = ("_fields",)
 
@@ -346,7 +346,7 @@ class _Elsewhere:
 
     @property
     def worker(self) -> None:
-        """It is no worker."""
+        """None: the run's workers are elsewhere."""
 
     @property
     def emitter(self) -> None:
@@ -360,26 +360,26 @@ class _Elsewhere:
 
 
 def origin_of_call() -> Origin:
-    """Return what a call is to see that is made here."""
+    """Return the origin of a call that is made here."""
     return _fields_of_current_run(), current_headers()
 
 
 def _fields_of_current_run() -> tuple[Any, ...] | None:
-    """Return the fields of the `WorkInHand`; None outside of a run."""
+    """Return the fields of the `WorkInHand`; None outside a run."""
     work = working.get(None)
     if work is None:
         return None
     try:
         return tuple(work.in_hand())
     except RuntimeError:
-        return None  # between two pieces of work
+        return None  # between two calls of the run
 
 
-# Values into bytes and back, one by one.
+# Pickling and unpickling of values, one by one.
 
 
 class _ItemError(Exception):
-    """The value at a position could not be packed or unpacked, from what pickle said."""
+    """The value at a position could not be packed or unpacked; from pickle's error."""
 
     def __init__(self, position: int) -> None:
         super().__init__(position)
@@ -390,7 +390,7 @@ def _pack(values: Sequence[object], *, by_value: bool) -> bytes:
     if len(values) == 1 and not by_value:
         return _pack_one(values[0])
     buffer = io.BytesIO()
-    # One pickler for all: what several arguments hold is there once, and is the same object at the other end.
+    # One pickler for all: an object shared by several arguments is pickled once, and is shared on the other side.
     pickler = _by_value(buffer) if by_value else pickle.Pickler(buffer, _PROTOCOL)
     for position, value in enumerate(values):
         try:
@@ -401,7 +401,7 @@ def _pack(values: Sequence[object], *, by_value: bool) -> bytes:
 
 
 def _pack_one(value: object) -> bytes:
-    """Do what `_pack` does with the one argument that most calls have, in a sixth of its time."""
+    """Do what `_pack` does for a single argument, which most calls have, in a sixth of the time."""
     try:
         return pickle.dumps(value, _PROTOCOL)
     except Exception as error:
@@ -432,7 +432,7 @@ def _unpack(data: bytes, count: int) -> list[Any]:
 
 
 def _argument(fn: object, position: int, positional: int, names: Sequence[str]) -> str:
-    """Return what a message calls an argument: its name, where one is known."""
+    """Return how a message names an argument: by its name, if known."""
     if position >= positional:
         return f"argument {quote(names[position - positional])}"
     try:

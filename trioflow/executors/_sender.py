@@ -1,8 +1,8 @@
-"""The thread that deals with an executor for one run: it makes it, submits to it, replaces it, and shuts it down.
+"""The thread that manages the executor of one run: it creates it, submits to it, replaces it, and shuts it down.
 
 Any of these may block: a factory connects to a cluster, `submit` starts processes or pickles, `shutdown` waits. So
-the loop gives orders through a queue, and one thread follows them in turn; nothing here is decided in two places.
-The thread begins with the first chunk and ends with the run.
+the event loop sends commands through a queue, and one thread executes them in order. The thread starts with the
+first chunk and ends with the run.
 """
 
 import copy
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
     from trioflow.executors._chunks import Chunk
 
 GRACE = 5.0
-"""Seconds in which idle worker processes have to end at a shutdown, before they are killed."""
+"""Seconds that idle worker processes have to exit at a shutdown, before they are killed."""
 
-_MADE = "a function that gives a concurrent.futures.Executor"
+_FACTORY = "a function that returns a concurrent.futures.Executor"
 OPEN = (
-    "an executor that is open while the run lasts; or give a function that makes one, such as "
-    "lambda: ProcessPoolExecutor(4), and the run shuts it down"
+    "an executor that stays open during the run; or pass a function that creates one, such as "
+    "lambda: ProcessPoolExecutor(4), which the run shuts down"
 )
 
 
 @final
 class Sender:
-    """Deals with the executor.
+    """Manages the executor of a run.
 
     Args:
-        fn: what to call.
-        source: the executor, which stays its owner's; or what makes one, which is ours to shut down.
-        deliver: takes the outcomes of a chunk, from any thread.
+        fn: the function to call.
+        source: an executor, which its owner shuts down; or a factory of one, which the sender shuts down.
+        deliver: called with the outcomes of a chunk, from any thread.
         on_end: called when the thread has ended.
 
     Attributes:
-        failure: what went wrong while the executor was shut down.
+        failure: the error of the shutdown, if any.
     """
 
     __slots__ = (
@@ -50,11 +50,11 @@ class Sender:
         "_deliver",
         "_executor",
         "_fn",
+        "_in_flight",
         "_on_end",
         "_orders",
         "_source",
         "_started",
-        "_under_way",
         "failure",
     )
 
@@ -74,36 +74,36 @@ class Sender:
         self._started = False
         self._executor: Executor | None = source if isinstance(source, Executor) else None
         self._broken: Executor | None = None
-        self._under_way: dict[Chunk, Future[Response]] = {}
+        self._in_flight: dict[Chunk, Future[Response]] = {}
         self.failure: BaseException | None = None
 
     def __repr__(self) -> str:
-        return f"<Sender to {self._executor!r}: {len(self._under_way)} chunks under way>"
+        return f"<Sender to {self._executor!r}: {len(self._in_flight)} chunks in flight>"
 
-    # What the loop calls.
+    # Called in the event loop.
 
     def send(self, chunk: "Chunk") -> None:
-        """Have the calls of `chunk` made."""
+        """Submit the calls of `chunk`."""
         self._orders.put(partial(self._submit, chunk))
         if not self._started:
             self._started = True
             trio.lowlevel.start_thread_soon(self._work, self._ended, "trioflow executor")
 
     def cancel(self, chunk: "Chunk") -> None:
-        """Have the calls of `chunk` not made, where they have not begun."""
+        """Cancel the calls of `chunk`, if they have not started."""
         self._orders.put(partial(self._cancel, chunk))
 
     def close(self) -> bool:
-        """Let the thread end; return whether there is one to wait for."""
+        """End the thread; return whether there is one to wait for."""
         self._orders.put(None)
         return self._started
 
-    # What the thread does.
+    # Runs in the thread.
 
     def _work(self) -> None:
         while (order := self._orders.get()) is not None:
             order()
-        self._let_go()
+        self._release()
 
     def _ended(self, outcome: object) -> None:
         self.failure = getattr(outcome, "error", None)
@@ -114,10 +114,10 @@ class Sender:
             return
         try:
             executor, future = self._begin(chunk)
-        except BaseException as error:  # noqa: BLE001, ASYNC103 - whatever it is, somebody waits for the outcome
+        except BaseException as error:  # noqa: BLE001, ASYNC103 - delivered to the waiting task as the outcome
             self._fail(chunk, error)
             return  # noqa: ASYNC104 - the same
-        self._under_way[chunk] = future
+        self._in_flight[chunk] = future
         future.add_done_callback(partial(self._settle, chunk, executor))
 
     def _begin(self, chunk: "Chunk") -> tuple[Executor, "Future[Response]"]:
@@ -125,7 +125,7 @@ class Sender:
         try:
             return executor, self._submit_to(executor, chunk)
         except BrokenExecutor:
-            # It broke while it was idle: nothing was lost.
+            # It broke while it was idle: no call was lost.
             self._broken = executor
             replaced = self._usable()
             if replaced is executor:
@@ -144,7 +144,7 @@ class Sender:
             raise ConfigError.refusing("executor", executor, OPEN) from error
 
     def _usable(self) -> Executor:
-        """Return the executor; the first time, and after a break, what the factory gives."""
+        """Return the executor; at first, and after a break, the factory's new one."""
         if isinstance(self._source, Executor):
             return self._source
         executor = self._executor
@@ -154,26 +154,26 @@ class Sender:
                 shut_down(executor, at_once=True)
             executor = self._source()
             if not isinstance(executor, Executor):
-                gave = f"{_MADE}, and it gave {type(executor).__name__}"
-                raise ConfigError.refusing("executor", self._source, gave)
+                returned = f"{_FACTORY}, but it returned {type(executor).__name__}"
+                raise ConfigError.refusing("executor", self._source, returned)
             self._executor = executor
         return executor
 
     def _cancel(self, chunk: "Chunk") -> None:
-        future = self._under_way.get(chunk)
+        future = self._in_flight.get(chunk)
         if future is not None:
             future.cancel()
 
     def _settle(self, chunk: "Chunk", executor: Executor, future: "Future[Response]") -> None:
-        """Report what came of a chunk: in whatever thread its future is done."""
-        self._under_way.pop(chunk, None)
+        """Deliver the outcomes of a chunk; called in any thread, when its future is done."""
+        self._in_flight.pop(chunk, None)
         if future.cancelled():
             if chunk.waited_for:
                 self._fail(chunk, CancelledError("the executor cancelled the call: was it shut down?"))
             return
         try:
             outcomes = future.result().outcomes
-        except BaseException as error:  # noqa: BLE001, ASYNC103 - the pool's own: somebody waits for it
+        except BaseException as error:  # noqa: BLE001, ASYNC103 - the pool's error, delivered to the waiting task
             if isinstance(error, BrokenExecutor):
                 self._broken = executor
             self._fail(chunk, error)
@@ -182,25 +182,25 @@ class Sender:
 
     def _fail(self, chunk: "Chunk", error: BaseException) -> None:
         if isinstance(error, BrokenExecutor) and isinstance(self._source, Executor):
-            error.add_note("this executor stays broken: give on_executor a function that makes one")
-        # What was raised in this thread leads to its frames, which nobody needs.
+            error.add_note("this executor stays broken: pass on_executor a function that creates one")
+        # Drop the frames of this thread.
         error.__traceback__ = None
         self._deliver(chunk, [(None, _copy_of(error)) for _ in chunk.calls])
 
-    def _let_go(self) -> None:
-        for future in tuple(self._under_way.values()):
+    def _release(self) -> None:
+        for future in tuple(self._in_flight.values()):
             future.cancel()
         if self._executor is not None and not isinstance(self._source, Executor):
-            shut_down(self._executor, at_once=any(not future.done() for future in tuple(self._under_way.values())))
+            shut_down(self._executor, at_once=any(not future.done() for future in tuple(self._in_flight.values())))
 
 
 def shut_down(executor: Executor, *, at_once: bool) -> None:
-    """Shut down what was made for a run.
+    """Shut down an executor that was created for a run.
 
     Args:
-        executor: what.
-        at_once: whether calls are under way that nobody waits for. Processes are killed then; threads, which
-            cannot be, end with their calls.
+        executor: the executor.
+        at_once: whether calls are running that no task waits for. Processes are then killed; threads, which cannot
+            be killed, end with their calls.
     """
     processes = _processes_of(executor)
     if at_once:
@@ -225,7 +225,7 @@ def _shut_down(executor: Executor, *, wait: bool) -> None:
 def _processes_of(executor: Executor) -> list[Any]:
     """Return the worker processes of a process pool, of the standard library or of loky.
 
-    There is no public name for them before Python 3.14. Where this finds none, a shutdown waits.
+    They have no public name before Python 3.14. If this finds none, a shutdown waits.
     """
     processes = getattr(executor, "_processes", None)
     return list(processes.values()) if isinstance(processes, dict) else []
@@ -240,13 +240,13 @@ def _kill(executor: Executor) -> None:
 
 
 def _pickles_by_value(executor: Executor) -> bool:
-    """Whether the executor pickles by cloudpickle: functions may then be lambdas."""
+    """Whether the executor uses cloudpickle, so that functions may be lambdas."""
     modules = {base.__module__.partition(".")[0] for base in type(executor).__mro__}
     return bool(modules & {"loky", "distributed"}) or bool(getattr(executor, "pickles_by_value", False))
 
 
 def _copy_of(error: BaseException) -> BaseException:
-    """Return an error for one call: one that several tasks raise would collect all their tracebacks."""
+    """Return a copy of `error` for one call: if several tasks raised it, it would collect all their tracebacks."""
     try:
         copied = copy.copy(error)
     except Exception:  # noqa: BLE001 - a user's `__reduce__`

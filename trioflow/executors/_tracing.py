@@ -1,7 +1,7 @@
-"""OpenTelemetry's context on its way elsewhere: what a call opens there is a child of the caller's span.
+"""Propagates the OpenTelemetry context to workers: spans that a call opens there are children of the caller's.
 
-It goes as W3C headers. A program that has not imported OpenTelemetry has no context to send; where it is not
-installed at the other end, the headers are left alone.
+The context travels as W3C headers. A program that has not imported OpenTelemetry has no context to send; a worker
+without it ignores the headers.
 """
 
 import sys
@@ -10,10 +10,10 @@ Headers = dict[str, str]
 
 
 def current_headers() -> Headers | None:
-    """Return the headers of the span that is current here; None where there is none."""
+    """Return the headers of the current span; None if there is none."""
     if "opentelemetry.trace" not in sys.modules:
         return None
-    from opentelemetry import propagate  # noqa: PLC0415 - the program uses it, so it is there
+    from opentelemetry import propagate  # noqa: PLC0415 - the program has imported it already
 
     headers: Headers = {}
     propagate.inject(headers)
@@ -21,7 +21,7 @@ def current_headers() -> Headers | None:
 
 
 def attach_headers(headers: Headers | None) -> None:
-    """Make what the headers say the current context; who calls this throws it away afterwards."""
+    """Make the context of the headers current; the caller discards its own context afterwards."""
     if headers is None:
         return
     try:

@@ -1,8 +1,7 @@
-"""Calls on a Dask cluster, as an executor for `on_executor`.
+"""An executor for `on_executor` that runs calls on a Dask cluster.
 
-Dask walks through the arguments of what it is given, and takes equal calls for one. So what is submitted here is
-bytes and nothing else, and every call is its own (`pure=False`). Where a worker dies, the cluster makes its calls
-again: each is made at least once.
+Dask traverses the arguments of a task, and merges equal tasks. So only bytes are submitted here, and every call is
+distinct (`pure=False`). If a worker dies, the cluster repeats its calls: each is made at least once.
 """
 
 import pickle
@@ -24,29 +23,28 @@ R = TypeVar("R")
 
 
 def dask_executor(client: "Client") -> Executor:
-    """Return an executor that makes calls on the cluster of a Dask client.
+    """Return an executor that runs calls on the cluster of a Dask client.
 
     ::
 
         with Client("tcp://scheduler:8786") as client:
             parse = on_executor(dask_executor(client), parse_page, chunk=100)
 
-    Functions, arguments and results travel as bytes made by cloudpickle, so lambdas and inner functions do, too;
-    modules have to be importable on the workers, trioflow among them. A call is made at least once: the cluster
-    makes those of a dead worker again, some of which were complete, and `current_run().key` is the same for each
-    of them. Calls that were with a worker at more deaths than the cluster allows (`allowed-failures`, 3) fail with
-    Dask's `KilledWorker`.
+    Functions, arguments and results are pickled by cloudpickle, so lambdas and inner functions work too; modules,
+    including trioflow, must be importable on the workers. A call is made at least once: the cluster repeats the
+    calls of a dead worker, some of which may have completed, with the same `current_run().key`. A call whose
+    workers die more often than the cluster allows (`allowed-failures`, 3) fails with Dask's `KilledWorker`.
 
     Args:
-        client: a client that was not opened as asynchronous; it stays yours to close.
+        client: a synchronous client; the caller closes it.
 
     Raises:
-        ConfigError: it is none, or is closed.
-        ImportError: Dask is not installed.
+        ConfigError: `client` is not an open synchronous client.
+        ImportError: the extra `dask` is not installed.
     """
     try:
         import cloudpickle  # noqa: F401, PLC0415 - needed at the first call
-        from distributed import Client  # noqa: PLC0415 - only those who have a cluster pay for it
+        from distributed import Client  # noqa: PLC0415 - only users of a cluster need it
     except ImportError as error:
         raise ImportError("dask_executor needs Dask: pip install 'trioflow[dask]'") from error
     allowed = "an open distributed.Client, not an asynchronous one: Client(address)"
@@ -61,7 +59,7 @@ class _DaskExecutor(Executor):
     """Submits to a Dask client.
 
     Attributes:
-        pickles_by_value: says so to `Sender`.
+        pickles_by_value: tells `Sender` that cloudpickle is used.
     """
 
     pickles_by_value = True
@@ -74,12 +72,12 @@ class _DaskExecutor(Executor):
         return f"<dask_executor: {'shut down' if self._shutdown else self._client.status}>"
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "Future[R]":
-        """Have a call made, and return its future.
+        """Submit a call, and return its future.
 
         Raises:
-            RuntimeError: it was shut down, or the client closed.
+            RuntimeError: the executor was shut down, or the client closed.
         """
-        import cloudpickle  # noqa: PLC0415 - only those who have a cluster pay for it
+        import cloudpickle  # noqa: PLC0415 - only users of a cluster need it
 
         if self._shutdown or self._client.status in {"closing", "closed"}:
             raise RuntimeError("cannot schedule new futures after shutdown: the executor or its client was closed")
@@ -91,13 +89,13 @@ class _DaskExecutor(Executor):
         return ours
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as its base
-        """Take no more calls; the client and its cluster stay open, and calls under way go on."""
+        """Accept no more calls; the client and its cluster stay open, and submitted calls continue."""
         del wait, cancel_futures
         self._shutdown = True
 
 
 def _call_packed(data: bytes) -> bytes:
-    """Make a call: what a worker of the cluster runs."""
+    """Make a call, in a worker of the cluster."""
     import cloudpickle  # noqa: PLC0415 - on a worker
 
     fn, args, kwargs = pickle.loads(data)  # noqa: S301 - from the program that uses this cluster
@@ -106,11 +104,11 @@ def _call_packed(data: bytes) -> bytes:
 
 
 async def _cascade(client: Any, theirs: Any, ours: "Future[Any]") -> None:
-    """Give our future what theirs has come to; runs in the loop of the client, in a thread of its own."""
+    """Copy the outcome of their future to ours; runs in the client's event loop, in its own thread."""
     try:
         data = await client.gather(theirs, asynchronous=True)
         result = pickle.loads(data)  # noqa: S301 - from the program that uses this cluster
-    except BaseException as error:  # noqa: BLE001, ASYNC103 - somebody waits for it
+    except BaseException as error:  # noqa: BLE001, ASYNC103 - set on our future
         with suppress(InvalidStateError):  # cancelled meanwhile
             ours.set_exception(error)
     else:

@@ -1,8 +1,8 @@
 """Calls on any `concurrent.futures.Executor`: threads, processes, interpreters, loky, a Dask cluster.
 
-`on_executor` makes a processor like any other: the run around it bounds, orders, repeats, reports and keeps its
-calls as ever. What it adds is how calls get there: in chunks (`_chunks`), through a thread that may block
-(`_sender`), packed so that what cannot travel fails alone (`_requests`).
+`on_executor` returns an ordinary processor: the run limits, orders, retries, reports and stores its calls as
+usual. It adds the transport of calls: in chunks (`_chunks`), through a thread that may block (`_sender`), packed
+so that only the call that cannot be pickled fails (`_requests`).
 """
 
 import inspect
@@ -23,7 +23,7 @@ __all__ = ("on_executor",)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_EXECUTOR = "a concurrent.futures.Executor, or a plain function that makes one"
+_EXECUTOR = "a concurrent.futures.Executor, or a plain function that creates one"
 
 
 @overload
@@ -56,27 +56,27 @@ def on_executor(
         parse = on_executor(lambda: ProcessPoolExecutor(4), parse_page, chunk=50)
         result = await process_parallel(pages, parse, config=ParallelConfig(max_workers=400))
 
-    An error of `fn` comes back as itself; a note has the traceback that it had over there. `current_run` works in
-    `fn`, all but `emit`.
+    An error of `fn` is raised unchanged, with the remote traceback as a note. `current_run` works in `fn`, except
+    for `emit`.
 
     Args:
-        executor: an executor, which stays yours to shut down; or a plain function that makes one. That is called
-            when the first call is made, and again after each break, as when a worker process died; what it made is
-            shut down when the run ends that made the calls. Calls outside of a run that overlap share one.
-        fn: a function, plain or async; one that is async is run by `trio.run` over there. For processes and
-            clusters it, its arguments, results and errors have to be picklable.
-        chunk: how many calls that wait at the same time are sent together. There are never more than a run has
-            workers, so `max_workers` should be `chunk` times what the executor runs at once, or more.
-        max_wait: seconds after the first call of a chunk at which it is sent, full or not.
+        executor: an executor, which the caller shuts down; or a plain function that creates one. The function is
+            called at the first call, and again if the executor breaks, as when a worker process dies; the executor
+            is shut down when the run that made the calls ends. Overlapping calls outside a run share one.
+        fn: a function, plain or async; an async one is run by `trio.run` in the worker. For processes and
+            clusters, it and its arguments, results and errors must be picklable.
+        chunk: the most calls that are sent together. A run never has more concurrent calls than workers, so
+            `max_workers` should be at least `chunk` times the number of workers of the executor.
+        max_wait: seconds after its first call at which a chunk is sent, full or not.
 
     Raises:
-        ConfigError: an argument cannot work; by the returned function where that shows only then.
-        TransferError: by the returned function, an argument, a result or an error cannot be pickled or unpickled.
-        BrokenExecutor: by the returned function, a worker died with calls in flight, as `concurrent.futures` has
-            it; `with_retry` repeats them.
+        ConfigError: an argument is invalid; from the processor, if that is only known then.
+        TransferError: from the processor, an argument, a result or an error cannot be pickled or unpickled.
+        BrokenExecutor: from the processor, a worker died with calls in flight, as in `concurrent.futures`;
+            `with_retry` retries them.
 
-    Cancellation: passes through the returned function. Calls that have not begun are not made; one that runs is
-    abandoned, and what comes of it is dropped. Processes that a run has made are killed at its end if they are
+    Cancellation: passes through the processor. Calls that have not started are not made; a running one is
+    abandoned, and its outcome is dropped. Processes that were created for a run are killed at its end if they are
     still busy.
     """
     _check_executor(executor)
@@ -99,11 +99,11 @@ def on_executor(
 
 
 def _check_executor(executor: object) -> None:
-    # Of Dask's own: it is not loaded here, for who has one has loaded it.
+    # Dask's own executor: Dask is not imported here, because a program that has one has imported it.
     if type(executor).__module__.partition(".")[0] == "distributed":
         raise ConfigError.refusing("executor", executor, "dask_executor(client), which is made for this")
     if isinstance(executor, Executor):
-        # There is no public way to ask; where these are missing, the first call shows it.
+        # There is no public API for this; if the attributes are missing, the first call fails.
         if getattr(executor, "_shutdown", False) is True or getattr(executor, "_shutdown_thread", False) is True:
             raise ConfigError.refusing("executor", executor, OPEN)
     elif not callable(executor) or is_async(executor) or inspect.iscoroutine(executor):
@@ -111,6 +111,6 @@ def _check_executor(executor: object) -> None:
 
 
 def _is_process_pool(executor: object) -> bool:
-    """Whether it is the process pool of the standard library, which finds functions by their names."""
+    """Whether it is the process pool of the standard library, which pickles functions by name."""
     kind: Any = executor if isinstance(executor, type) else type(executor)
     return any(base.__module__ == "concurrent.futures.process" for base in kind.__mro__)

@@ -1,10 +1,10 @@
-"""Calls in processes of their own, which are killed where nobody waits for the call any more.
+"""A process per concurrent call, which is killed when the call is cancelled.
 
-A process pool cannot stop a call that runs, and a worker that dies takes the calls of all others with it. Here
-each call in hand has a process to itself, at the other end of a pipe; one that is done serves the next call. What
-goes through the pipe is what executors are given, too (`_requests`).
+A process pool cannot stop a running call, and a worker that dies breaks the calls of all others. Here each running
+call has its own process at the other end of a pipe, which is then reused for the next call. Requests and responses
+are those of executors (`_requests`).
 
-The pipe is read and written in threads, so the loop waits for nothing; killing a process ends the thread that
+The pipe is read and written in threads, so the event loop never blocks; killing a process ends the thread that
 reads from it.
 """
 
@@ -46,22 +46,22 @@ def on_process(fn: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]: ...
 @overload
 def on_process(fn: Callable[P, R]) -> Callable[P, Awaitable[R]]: ...
 def on_process(fn: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """Return a processor that runs `fn` in a process of its own, which is killed when the call is cancelled.
+    """Return a processor that runs each call of `fn` in its own process, which is killed on cancellation.
 
-    For what may hang, use up memory or crash: a time limit ends it, and a death fails that call alone. Processes
-    are started as they are needed, one for each call in hand, are used again, and end with the run that made the
-    calls. `current_run` works in `fn`, all but `emit`.
+    For code that may hang, exhaust memory or crash: a timeout ends it, and a crash fails only that call. Processes
+    are started on demand, one for each concurrent call, are reused, and end with the run that made the calls.
+    `current_run` works in `fn`, except for `emit`.
 
     Args:
-        fn: a function, plain or async; one that is async is run by `trio.run` over there. It, its arguments,
-            results and errors have to be picklable.
+        fn: a function, plain or async; an async one is run by `trio.run` in the process. It and its arguments,
+            results and errors must be picklable.
 
     Raises:
-        ConfigError: `fn` is no function, or none that pickle finds by its name.
-        TransferError: by the returned function, an argument, a result or an error cannot be pickled or unpickled.
-        BrokenExecutor: by the returned function, the process of the call died.
+        ConfigError: `fn` is not a function that pickle can import by name.
+        TransferError: from the processor, an argument, a result or an error cannot be pickled or unpickled.
+        BrokenExecutor: from the processor, the process of the call died.
 
-    Cancellation: passes through the returned function; the process is killed, and gone when the call ends.
+    Cancellation: passes through the processor; the process is killed, and has ended when the call ends.
     """
     if not callable(fn):
         raise ConfigError.refusing("fn", fn, "a function, plain or async")
@@ -83,7 +83,7 @@ class _OwnProcesses:
     """The processes of one run.
 
     Args:
-        fn: what to call.
+        fn: the function to call.
     """
 
     __slots__ = ("_fn", "_idle", "_threads")
@@ -91,7 +91,7 @@ class _OwnProcesses:
     def __init__(self, fn: Callable[..., Any]) -> None:
         self._fn = fn
         self._idle: list[_Process] = []
-        # As many as there are calls, which the run bounds; Trio's own limiter is for everybody else.
+        # A thread for each call, which the run limits; Trio's default limiter is left to other code.
         self._threads = trio.CapacityLimiter(math.inf)
 
     def __repr__(self) -> str:
@@ -101,13 +101,13 @@ class _OwnProcesses:
     async def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make a call.
 
-        Cancellation: passes through, when the process is gone.
+        Cancellation: passes through, after the process has ended.
         """
         request = Request(self._fn, [(args, kwargs, origin_of_call())], by_value=False)
         await trio.lowlevel.checkpoint_if_cancelled()
         process = self._idle.pop() if self._idle else await self._in_thread(_Process.start)
         try:
-            # Left behind where it is cancelled: it ends when the process is killed.
+            # The thread is abandoned on cancellation: it ends when the process is killed.
             response = await self._in_thread(process.exchange, request, abandon=True)
         except BaseException:
             with trio.CancelScope(shield=True):
@@ -123,7 +123,7 @@ class _OwnProcesses:
             del error, response
 
     async def aclose(self) -> None:
-        """Let the processes end, none of which has a call in hand.
+        """End the processes, all of which are idle.
 
         Cancellation: the caller shields it.
         """
@@ -150,12 +150,12 @@ class _Process:
 
     @classmethod
     def start(cls) -> "_Process":
-        import multiprocessing  # noqa: PLC0415 - only those who use processes pay for it
+        import multiprocessing  # noqa: PLC0415 - only users of processes need it
 
-        # A fork of a program with threads may hang for ever.
+        # A fork of a program with threads may deadlock.
         context = multiprocessing.get_context("spawn")
         pipe, theirs = context.Pipe()
-        # A daemon has no processes of its own, which nobody would kill with it.
+        # A daemon cannot have child processes, which would not be killed with it.
         process = context.Process(target=_serve, args=(theirs,), name="trioflow process", daemon=True)
         try:
             with _sigint_blocked():
@@ -168,7 +168,7 @@ class _Process:
         return cls(process, pipe)
 
     def exchange(self, request: Request) -> Response:
-        """Have the call made, and return what came of it.
+        """Send a request, and return the response.
 
         Raises:
             BrokenExecutor: the process died.
@@ -198,19 +198,19 @@ class _Process:
         self._pipe.close()
         self._process.close()
 
-    def let_go(self) -> None:
-        """Close the pipe: an idle process ends then."""
+    def close(self) -> None:
+        """Close the pipe, upon which an idle process ends."""
         self._pipe.close()
 
     def reap(self, deadline: float) -> None:
-        """Wait until the process has ended, and kill it where that is not before `deadline`."""
+        """Wait until the process has ended, and kill it at `deadline`."""
         self._process.join(max(0.0, deadline - time.monotonic()))
         self.kill()
 
 
 def _end(processes: list[_Process]) -> None:
     for process in processes:
-        process.let_go()
+        process.close()
     deadline = time.monotonic() + GRACE
     for process in processes:
         process.reap(deadline)
@@ -233,8 +233,8 @@ def _sigint_blocked() -> Iterator[None]:
 
 
 def _serve(pipe: "Connection") -> None:
-    """Make calls until the other end of the pipe is closed: what the process runs."""
-    # Ctrl-C goes to all processes of a terminal; whoever started this one kills it.
+    """Make calls until the other end of the pipe is closed: the main function of the process."""
+    # Ctrl-C is sent to all processes of a terminal; the parent kills this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

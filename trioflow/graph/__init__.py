@@ -1,4 +1,4 @@
-"""Calls that decide what comes next: a state, nodes that change it, and edges that choose the way."""
+"""State graphs: a state, nodes that change it, and edges that choose the next node."""
 
 from trioflow.graph.branches import branches_node
 from trioflow.graph.edges import Predicate, all_of, always, any_of, key_equals, key_exists, not_

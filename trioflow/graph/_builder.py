@@ -1,7 +1,7 @@
-"""A graph as it is built: nodes, edges, where runs begin and end, and the faults in that.
+"""Building a graph: nodes, edges, entry and exit points, and their validation.
 
-`GraphBuilder` is the half of `StateGraph` that is told what the graph is. A run needs a `Plan`: the same, put
-together once, when nothing is wrong with it.
+`GraphBuilder` is the half of `StateGraph` that defines the graph. A run needs a `Plan`: the validated graph,
+assembled once.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,46 +32,46 @@ E = TypeVar("E", Edge[Any], ErrorEdge[Any])
 F = TypeVar("F", bound=Callable[..., Any])
 
 NodeFunction = Callable[[S], Awaitable[S]]
-"""What a node does: an async function of the state that returns the next state."""
+"""A node: an async function of the state that returns the next state."""
 
 
 class NodePolicies(msgspec.Struct, frozen=True):
-    """What a node has been given of its own; None is what the graph's config says."""
+    """The policies of one node; None falls back to the graph's config."""
 
     retry: RetryConfig | None = None
-    """When a failed attempt is repeated."""
+    """How failed attempts are retried."""
     task_timeout: float | None = None
     """Seconds for one attempt."""
 
 
 class PlannedNode(msgspec.Struct, Generic[S], frozen=True):
-    """A node, and the ways out of it."""
+    """A node and its outgoing edges."""
 
     name: str
-    """What it is called."""
+    """Its name."""
     fn: NodeFunction[S]
-    """What it does."""
+    """Its function."""
     edges: tuple[Edge[S], ...]
-    """The ways out of it, in the order in which they are tried."""
+    """Its outgoing edges, in the order in which they are evaluated."""
     error_edges: tuple[ErrorEdge[S], ...]
-    """The ways out of it where it failed, in the same order."""
+    """Its error edges, in the same order."""
     policies: NodePolicies
-    """What holds for it alone."""
+    """Its own policies."""
     is_exit: bool
     """Whether the run ends after it."""
 
 
 class Plan(msgspec.Struct, Generic[S], frozen=True):
-    """A graph that has no faults."""
+    """A validated graph."""
 
     entry: str
-    """The node that a run begins with."""
+    """The node at which a run starts."""
     nodes: Mapping[str, PlannedNode[S]]
     """All nodes by name."""
 
 
 class GraphBuilder(Generic[S]):
-    """What `StateGraph` is told before it is run.
+    """The half of `StateGraph` that defines the graph.
 
     Args:
         name: the graph's name.
@@ -107,18 +107,18 @@ class GraphBuilder(Generic[S]):
         """Add a node.
 
         Args:
-            name: what edges, events and errors call it.
+            name: its name in edges, events and errors.
             fn: an async function of the state that returns the next state.
-            retry: when a failed attempt at it is repeated; None is what the graph's config says.
-            task_timeout: seconds for one attempt at it; None is what the graph's config says.
+            retry: how failed attempts are retried; None falls back to the graph's config.
+            task_timeout: seconds for one attempt; None falls back to the graph's config.
 
         Raises:
-            GraphError: there is a node of this name, the name is empty, `fn` is not async, or a policy cannot be.
+            GraphError: a node of this name exists, the name is empty, `fn` is not async, or a policy is invalid.
         """
         with self._naming():
             check_text("the name of a node", name)
         if name in self._nodes:
-            raise GraphError(self.name, [f"there is a node {quote(name)} already"])
+            raise GraphError(self.name, [f"a node {quote(name)} already exists"])
         with self._naming():
             check_async(f"the function of node {quote(name)}", fn)
         with self._naming():
@@ -144,10 +144,10 @@ class GraphBuilder(Generic[S]):
     def node(
         self, name: Any = None, *, retry: RetryConfig | None = None, task_timeout: float | None = None
     ) -> Any:
-        """Add the function below as a node: `@graph.node` under its own name, `@graph.node("name")` under another.
+        """Decorate a function to add it as a node: `@graph.node`, or `@graph.node("name")` under another name.
 
         Args:
-            name: as for `add_node`; None takes the function's own.
+            name: as for `add_node`; None is the function's own name.
             retry: as for `add_node`.
             task_timeout: as for `add_node`.
 
@@ -166,13 +166,13 @@ class GraphBuilder(Generic[S]):
     def add_edge(
         self, source: str, target: str, when: Predicate[S] | None = None, name: str | None = None
     ) -> None:
-        """Add a way from one node to another; either may be added later.
+        """Add an edge from one node to another; the nodes may be added later.
 
         Args:
             source: the node it leaves.
             target: the node it leads to.
             when: whether it may be taken: a plain function of the state; None is always.
-            name: what events and the picture call the predicate; None takes the function's own name.
+            name: the predicate's name in events and diagrams; None is the function's own name.
 
         Raises:
             GraphError: a name is empty, or `when` is not a plain function.
@@ -198,17 +198,18 @@ class GraphBuilder(Generic[S]):
         on: ErrorFilter = Exception,
         update: Callable[[S, Exception], S] | None = None,
     ) -> None:
-        """Add a way out of a node that failed, to be taken after its retries.
+        """Add an edge that is taken if a node fails, after its retries.
 
-        Of a node's error edges the first is taken that is for the error. What the node raised counts, a time limit
-        and a result that is no state included; a pause, a cancellation and `max_iterations` do not.
+        The first of a node's error edges that matches the error is taken. Errors are what the node raised, a
+        timeout and a return value of the wrong type included; a pause, a cancellation and `max_iterations` are
+        not.
 
         Args:
-            source: the node it leaves; also an exit point.
+            source: the node it leaves, which may be an exit point.
             target: the node it leads to.
-            on: which errors it is for: a type, a tuple of types, or a plain function of the error.
-            update: a plain function of the state that the node was given, and the error, that returns the state
-                to go on with; None goes on with that state.
+            on: the errors that it matches: a type, a tuple of types, or a predicate of the error.
+            update: a plain function of the failed node's input state and the error that returns the state to
+                continue with; None continues with the input state.
 
         Raises:
             GraphError: a name is empty, `on` is none of these, or `update` is not a plain function.
@@ -226,21 +227,21 @@ class GraphBuilder(Generic[S]):
         self._plan = None
 
     def set_entry_point(self, name: str) -> None:
-        """Make `name` the node that runs begin with.
+        """Make `name` the node at which runs start.
 
         Raises:
-            GraphError: there is an entry point already, or the name is empty.
+            GraphError: an entry point is already set, or the name is empty.
         """
         with self._naming():
             check_text("the entry point", name)
         if self._entry is not None:
             second = f"and a second one, {quote(name)}, cannot be set"
-            raise GraphError(self.name, [f"its entry point is {quote(self._entry)} already, {second}"])
+            raise GraphError(self.name, [f"its entry point is already {quote(self._entry)}, {second}"])
         self._entry = name
         self._plan = None
 
     def set_exit_point(self, name: str) -> None:
-        """Make `name` a node that runs end after; there may be several.
+        """Make `name` a node after which runs end; there may be several.
 
         Raises:
             GraphError: the name is empty.
@@ -252,28 +253,28 @@ class GraphBuilder(Generic[S]):
         self._plan = None
 
     def validate(self) -> None:
-        """Look for everything that would keep the graph, and the graphs in its nodes, from running.
+        """Check the graph, and the graphs in its nodes.
 
-        `execute`, `resume` and `open_run` do so too, before any node is called.
+        `execute`, `resume` and `open_run` validate too, before any node is called.
 
         Raises:
-            GraphError: with all faults that there are: no nodes, no entry point, no exit point, a name that is no
-                node, a node that cannot be reached, a node from which no exit point can be.
+            GraphError: with all the faults found: no nodes, no entry point, no exit point, an unknown node name, a
+                node that cannot be reached, or a node from which no exit point can be reached.
         """
         faults = self._faults(set())
         if faults:
             raise GraphError(self.name, faults)
 
     def to_mermaid(self) -> str:
-        """Return the graph as a Mermaid flowchart; a graph that has faults can be drawn too.
+        """Return the graph as a Mermaid flowchart; the graph need not be valid.
 
-        Branches, and graphs in nodes, are drawn inside their node; ways out of a node that failed are dotted.
+        Branches, and graphs in nodes, are drawn inside their node; error edges are dotted.
         """
         return draw(self.drawing)
 
     @property
     def drawing(self) -> Drawing:
-        """What the picture of the graph shows."""
+        """The contents of the graph's diagram."""
         return Drawing(self._nodes, [*self._edges, *self._error_edges], self._entry, self._exits)
 
     def _planned(self) -> Plan[S]:
@@ -299,7 +300,7 @@ class GraphBuilder(Generic[S]):
         return Plan(entry, nodes)
 
     def _faults(self, seen: set[int]) -> list[str]:
-        """Return the faults of this graph and of those in its nodes; `seen` are graphs looked at already."""
+        """Return the faults of this graph and of those in its nodes; `seen` are the graphs already checked."""
         seen.add(id(self))
         faults = list(_faults_of(self._nodes, self._edges, self._error_edges, self._entry, self._exits))
         for name, fn in self._nodes.items():
@@ -307,10 +308,10 @@ class GraphBuilder(Generic[S]):
         return faults
 
     def _faults_inside(self, where: str, fn: object, seen: set[int]) -> Iterator[str]:
-        """Yield the faults of what a node, or a branch in it, is made of."""
+        """Yield the faults inside a node, or inside a branch of it."""
         inner = getattr(fn, "subgraph", None)
         if isinstance(inner, GraphBuilder) and id(inner) not in seen:
-            inside = inner._faults(seen)  # noqa: SLF001 - one of its own kind
+            inside = inner._faults(seen)  # noqa: SLF001 - of the same class
             yield from (f"in the graph of {where}: {fault}" for fault in inside)
         fields = field_names(self._state_type)
         for name in getattr(fn, "reducers", None) or ():
@@ -322,7 +323,7 @@ class GraphBuilder(Generic[S]):
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
-        """Let a refusal in the block name the graph."""
+        """Turn a `ConfigError` in the block into a `GraphError` that names the graph."""
         try:
             yield
         except ConfigError as error:
@@ -336,7 +337,7 @@ def _faults_of(
     entry: str | None,
     exits: Sequence[str],
 ) -> Iterator[str]:
-    """Yield what is wrong with a graph, one sentence each."""
+    """Yield the faults of a graph, one sentence each."""
     if not nodes:
         yield "it has no nodes"
     if entry is None:
@@ -344,7 +345,7 @@ def _faults_of(
     if not exits:
         yield "no exit point is set"
     yield from _unknown_names(nodes, (edges, error_edges), entry, exits)
-    # The run ends at an exit: what lies behind one is reached only by another way, or where the exit failed.
+    # The run ends at an exit: a node behind one is reached only by another path, or by an error edge of the exit.
     onward = [edge for edge in edges if edge.source not in exits]
     yield from _dead_ends(nodes, onward, error_edges, entry, exits)
 
@@ -383,7 +384,7 @@ def _dead_ends(
         if reached and name not in reached:
             yield f"node {quote(name)} cannot be reached from the entry point"
         if name not in leaving and name not in exits:
-            why = "it has error edges alone" if name in failing else "it has no edges"
+            why = "it has only error edges" if name in failing else "it has no edges"
             yield f"node {quote(name)} leads nowhere: {why} and is no exit point"
         elif ending and name not in ending:
             yield f"node {quote(name)} leads nowhere: no exit point can be reached from it"
@@ -392,7 +393,7 @@ def _dead_ends(
 def _closure(
     nodes: Iterable[str], start: Iterable[str | None], ways: Iterable[tuple[str, str]]
 ) -> set[str]:
-    """Return the nodes that can be reached from those of `start` that are nodes."""
+    """Return the nodes that can be reached from `start`; names that are not nodes are ignored."""
     onward: dict[str, list[str]] = {name: [] for name in nodes}
     for source, target in ways:
         if source in onward and target in onward:

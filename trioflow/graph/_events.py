@@ -1,6 +1,6 @@
-"""What a run of a graph tells its observers: which events, and what they say.
+"""The events of a graph's run.
 
-Every method does nothing where nobody listens, so the runner need not ask.
+Every method does nothing if no observer is active, so the runner need not check.
 """
 
 from collections import Counter
@@ -37,14 +37,14 @@ class GraphEvents(Generic[S]):
         return f"<GraphEvents of {self._graph}: {self.emitter!r}>"
 
     def run_started(self, node: str, iterations: int, state: S) -> None:
-        """Tell that the run begins at `node`, after so many `iterations` of it before."""
+        """Emit that the run starts at `node`, after `iterations` earlier ones."""
         if self._active:
             self._started = trio.current_time()
             data = {"entry_point": node, "iterations": iterations, "max_iterations": self._max_iterations}
             self.emitter.emit(EventType.GRAPH_START, {"graph": self._graph, **data}, {"state": state})
 
     def node_started(self, node: str, iteration: int, state: S) -> None:
-        """Tell that `node` is entered, and where it was entered before."""
+        """Emit that `node` is entered, and whether it has been entered before."""
         if not self._active:
             return
         self._entered = trio.current_time()
@@ -56,7 +56,7 @@ class GraphEvents(Generic[S]):
         self.emitter.emit(EventType.NODE_START, data, {"state": state})
 
     def node_retried(self, node: str, attempt: int, delay: float, error: Exception) -> None:
-        """Tell that an attempt at `node` failed and the next one follows."""
+        """Emit that an attempt at `node` failed and is retried after `delay` seconds."""
         if self._active:
             self._attempts += 1
             data = {"graph": self._graph, "node": node, "iteration": self._iteration}
@@ -64,14 +64,14 @@ class GraphEvents(Generic[S]):
             self.emitter.emit(EventType.TASK_RETRY, data)
 
     def node_settled(self, node: str, before: S, after: S) -> None:
-        """Tell that `node` returned `after`, given `before`."""
+        """Emit that `node` returned `after`, given `before`."""
         if self._active:
             data = {"graph": self._graph, "node": node, "iteration": self._iteration}
             self.emitter.emit(EventType.NODE_STATE, data | _difference(before, after), {"state": after})
             self.node_completed(node, None)
 
     def node_completed(self, node: str, error: BaseException | None) -> None:
-        """Tell that the call of `node` ended."""
+        """Emit that the call of `node` ended."""
         if self._active:
             cause = error.__cause__ if isinstance(error, ExecutionError) and error.__cause__ is not None else error
             data = {"graph": self._graph, "node": node, "iteration": self._iteration, "attempts": self._attempts}
@@ -80,7 +80,7 @@ class GraphEvents(Generic[S]):
     def edge_evaluated(
         self, edge: Edge[S] | ErrorEdge[S], index: int, error: Exception | None, *, holds: bool
     ) -> None:
-        """Tell that `edge` was looked at, and whether it is taken."""
+        """Emit that `edge` was evaluated, and whether it is taken."""
         if self._active:
             place = {"graph": self._graph, "from": edge.source, "to": edge.target}
             data = {**place, "edge_index": index, "predicate_name": edge.name}
@@ -90,13 +90,13 @@ class GraphEvents(Generic[S]):
                 self.emitter.emit(EventType.EDGE_TRANSITION, data)
 
     def step_saved(self, step: int, node: str, status: str, size: int) -> None:
-        """Tell that a checkpoint was saved."""
+        """Emit that a checkpoint of `size` bytes was saved."""
         if self._active:
             data = {"graph": self._graph, "step": step, "node": node, "run_status": status, "size": size}
             self.emitter.emit(EventType.CHECKPOINT_SAVE, data)
 
     def run_resumed(self, step: int, node: str, status: str) -> None:
-        """Tell that the run goes on from a checkpoint that was loaded."""
+        """Emit that the run resumes from a loaded checkpoint."""
         if self._active:
             data = {"graph": self._graph, "step": step, "node": node, "run_status": status}
             self.emitter.emit(EventType.CHECKPOINT_LOAD, data)
@@ -105,7 +105,7 @@ class GraphEvents(Generic[S]):
     def run_completed(
         self, error: BaseException | None, exit_point: str | None, iterations: int, path_length: int
     ) -> None:
-        """Tell that the run ended."""
+        """Emit that the run ended."""
         if self._active:
             data = {
                 "graph": self._graph,
@@ -119,7 +119,7 @@ class GraphEvents(Generic[S]):
 
 
 def _end_fields(error: BaseException | None, started: float) -> dict[str, Any]:
-    """Return what an event says of the end of a node or run: a pause is a good one."""
+    """Return the fields of an event at the end of a node or run; a pause is not an error."""
     paused = isinstance(error, Parked | Paused)
     return {"paused": paused, **completion_fields(None if paused else error, started)}
 

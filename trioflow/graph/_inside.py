@@ -1,6 +1,6 @@
-"""How a run is begun inside a node: under which id, for whom, and kept or not.
+"""How a run is started inside a node: its id, its observer, and its store.
 
-A pattern that is a node asks its host, the graph's runner or a branch, for the `Child` that it is to run as.
+A pattern node asks its host, which is the graph's runner or a branch, for the `Child` that it runs as.
 """
 
 from collections.abc import Awaitable, Callable
@@ -23,9 +23,9 @@ C = TypeVar("C", ChainConfig, ParallelConfig)
 
 
 def child_of(node: object, observer: str, *, durable: bool) -> Child:
-    """Return what the run is that `node` begins, by a config that names this observer.
+    """Return the child run that `node` starts, with a config that names `observer`.
 
-    A name other than the default says that the graph's observer is not to hear of it.
+    A name other than the default replaces the graph's observer.
     """
     around = host.get(None)
     if around is None:
@@ -38,16 +38,16 @@ def child_of(node: object, observer: str, *, durable: bool) -> Child:
     )
 
 
-async def run_kept(
+async def run_child(
     run: Callable[[C, ChildStore | None], Awaitable[V]],
     child: Child,
     config: C,
     own_store: CheckpointStore | str | None,
 ) -> V:
-    """Await `run` with the config, and the store, of a child: that of the graph, else one that the config names.
+    """Await `run` with the config and the store of a child: the graph's store, else one that the config names.
 
     Raises:
-        JournalError: what was paid for cannot be kept with the graph; that is no failure of the node.
+        JournalError: the child cannot be stored with the graph; that is not an error of the node.
 
     Cancellation: passes through.
     """
@@ -55,18 +55,18 @@ async def run_kept(
         checkpoint = msgspec.structs.replace(config.checkpoint or CheckpointConfig(), preserve=True)
         kept = msgspec.structs.replace(config, checkpoint=checkpoint)
         store = child.store
-        return await no_failure_of_the_node(lambda: run(kept, store))
+        return await raising_journal_errors(lambda: run(kept, store))
     if child.run_id is None or own_store is None:
         return await run(msgspec.structs.replace(config, checkpoint=None), None)
     async with open_store(own_store) as opened:
         return await run(config, child_store(opened, None, None, rebased))
 
 
-async def no_failure_of_the_node(run: Callable[[], Awaitable[V]]) -> V:
-    """Await `run`, and let what the store says of it end the graph's run, past retries and error edges.
+async def raising_journal_errors(run: Callable[[], Awaitable[V]]) -> V:
+    """Await `run`, and let its store errors end the graph's run, bypassing retries and error edges.
 
     Raises:
-        JournalError: from what they said.
+        JournalError: from the `CheckpointError` of `run`.
 
     Cancellation: passes through.
     """

@@ -1,8 +1,8 @@
-"""The picture of a graph, as a Mermaid flowchart.
+"""The diagram of a graph, as a Mermaid flowchart.
 
-Nodes get ids of our own and names stand in quoted labels, with every character that could mean something to
-Mermaid or to HTML written as its entity code, `#` and number (https://mermaid.js.org/syntax/flowchart.html). What
-runs inside a node, branches or a graph, is drawn in a box in its place.
+Nodes get generated ids, and their names become quoted labels in which every character with a meaning in Mermaid or
+HTML is written as its entity code (https://mermaid.js.org/syntax/flowchart.html). Branches, or a graph, inside a
+node are drawn as a box in its place.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,25 +18,25 @@ _INDENT = "    "
 
 
 class Drawing(msgspec.Struct, frozen=True):
-    """What the picture of a graph shows."""
+    """The contents of a graph's diagram."""
 
     nodes: Mapping[str, object]
     """The functions of the nodes by name."""
     edges: Sequence[Edge[Any] | ErrorEdge[Any]] = ()
-    """The ways between them."""
+    """The edges between them."""
     entry: str | None = None
-    """The node that runs begin with."""
+    """The node at which runs start."""
     exits: Sequence[str] = ()
-    """The nodes that runs end after."""
+    """The nodes after which runs end."""
 
 
 def draw(drawing: Drawing) -> str:
-    """Return the flowchart: the entry rounded, exits doubly rounded, ways out of a node that failed dotted.
+    """Return the flowchart: the entry rounded, exits as double circles, error edges dotted.
 
-    Names that are no nodes are drawn dashed.
+    Unknown names are drawn dashed.
     """
     lines = list(_lines(drawing, "n", _INDENT, ()))
-    # Styles belong to the whole, and come last.
+    # Styles apply to the whole diagram, and come last.
     styles = [f"{_INDENT}{line.lstrip()}" for line in lines if _is_style(line)]
     return "\n".join(["flowchart TD", *(line for line in lines if not _is_style(line)), *styles]) + "\n"
 
@@ -46,7 +46,7 @@ def _is_style(line: str) -> bool:
 
 
 def _lines(drawing: Drawing, prefix: str, indent: str, around: Sequence[object]) -> Iterator[str]:
-    """Yield the lines of one graph, whose ids begin with `prefix`; `around` are the graphs that it is drawn in."""
+    """Yield the lines of one graph, whose ids start with `prefix`; `around` are the graphs that contain it."""
     ids: dict[str, str] = {}
     for name in drawing.nodes:
         ids[name] = f"{prefix}{len(ids)}"
@@ -64,7 +64,7 @@ def _lines(drawing: Drawing, prefix: str, indent: str, around: Sequence[object])
 def _node(name: str, id: str, drawing: Drawing, indent: str, around: Sequence[object]) -> Iterator[str]:
     fn = drawing.nodes[name]
     inside = _inside(fn)
-    # A graph may run itself in one of its nodes; that node is framed, and not drawn in itself for ever.
+    # A graph may run itself in one of its nodes; that node is framed, to end the recursion.
     if inside is None or not inside.nodes or fn in around:
         yield f"{indent}{id}{_shape(name, drawing, framed=inside is not None)}"
         return
@@ -76,7 +76,7 @@ def _node(name: str, id: str, drawing: Drawing, indent: str, around: Sequence[ob
 
 
 def _inside(fn: object) -> Drawing | None:
-    """Return what runs inside a node, where that can be drawn."""
+    """Return the diagram of what runs inside a node, if it can be drawn."""
     subgraph, branches = getattr(fn, "subgraph", None), getattr(fn, "branches", None)
     if subgraph is not None:
         drawing: Drawing = subgraph.drawing

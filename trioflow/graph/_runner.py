@@ -1,8 +1,7 @@
-"""The loop of a run: enter a node, call it, take the state that it returns, and choose the edge to go on by.
+"""The loop of a run: enter a node, call it, take the state that it returns, and choose the next edge.
 
-The nodes run one after the other in one task of their own (`run_in_child_task`). What a node does to the run is
-decided by plain methods; `_settle` is the one place that is told that a step is complete. How the steps are kept,
-or that they are not, is the business of `steps`.
+The nodes run one after the other in one child task (`run_in_child_task`). Synchronous methods change the run's
+state; `_settle` is the one place where a step completes. `steps` saves the steps, or does not.
 """
 
 import inspect
@@ -43,7 +42,7 @@ from trioflow.outcomes import GraphResult, GraphStep
 S = TypeVar("S")
 
 PATH_LIMIT = 1_000
-"""Nodes that a path keeps, the last ones."""
+"""The most nodes in a path, the last ones."""
 
 
 @final
@@ -52,11 +51,11 @@ class GraphRunner(Generic[S]):
 
     Attributes:
         run_id: the run's id.
-        observer: who hears of the run.
+        observer: receives the run's events.
         attempts: node attempts of the run so far, those before a pause included.
-        events: what tells of the run.
-        steps: what keeps the run.
-        on_step: awaited with each step and whether it is the last, so that a stream can hold the run up.
+        events: emits the run's events.
+        steps: saves the run's steps.
+        on_step: awaited with each step and whether it is the last, so that a stream can suspend the run.
     """
 
     def __init__(
@@ -98,25 +97,25 @@ class GraphRunner(Generic[S]):
 
     @property
     def position(self) -> Position[S]:
-        """Where the run stands: before the node in hand, or the next one."""
+        """The position of the run: before the running node, or the next one."""
         return Position(self._node.name, self._state, self.attempts, step=self._step)
 
     @property
     def task_name(self) -> str:
-        """What its task is called."""
+        """The name of its task."""
         return task_name(self.events.emitter, "graph", self._config.name)
 
     @property
     def worker(self) -> None:
-        """It is no worker."""
+        """None: a graph has no workers."""
 
     @property
     def emitter(self) -> Emitter:
-        """What emits the events of the run."""
+        """Emits the events of the run."""
         return self.events.emitter
 
     def in_hand(self) -> WorkInHand:
-        """Return the node in hand, for `current_run`."""
+        """Return the running node, for `current_run`."""
         if not self._node_in_hand:
             raise nothing_in_hand()
         attempt = self.attempts - self._attempts_before
@@ -124,13 +123,13 @@ class GraphRunner(Generic[S]):
         return WorkInHand(self.run_id, "graph", attempt, name=name, node=node, step=self._step)
 
     def begin_wait(self) -> tuple[KeptSteps[Any], str]:
-        """See `WaitHost.begin_wait`: waits are numbered in each attempt at a node anew, as the node meets them."""
+        """See `WaitHost.begin_wait`: waits are numbered within each attempt at a node, in order of call."""
         if not self._node_in_hand or trio.lowlevel.current_task() is not self._task:
             raise not_here()
         if not isinstance(self.steps, KeptSteps):
             name = quote(self._config.name)
             raise RuntimeError(  # noqa: TRY004 - no argument is wrong
-                f"a wait that outlives the process needs a run that is kept: give {name} a store"
+                f"a durable wait needs a durable run: give graph {name} a store"
             )
         attempt, number = self._waits
         number = number + 1 if attempt == self.attempts else 1
@@ -138,7 +137,7 @@ class GraphRunner(Generic[S]):
         return self.steps, f"{self._step}/{self._node.name}/{number}"
 
     def child_of(self, node: object) -> Child:
-        """See `Host.child_of`: what the node in hand begins itself is kept with this run."""
+        """See `Host.child_of`: a run that is the running node itself is stored with this run."""
         if not self._node_in_hand or inspect.unwrap(self._node.fn) is not node:
             return Child(uuid.uuid4().hex, self.observer, None, None, self._state_type)
         run_id = child_id(self.run_id, self._step, self._node.name)
@@ -152,10 +151,11 @@ class GraphRunner(Generic[S]):
         Cancellation: passes through; a run that reached its end returns all the same.
         """
         errors = await run_in_child_task(self._run_nodes, self._foreign, self.task_name)
-        errors.replace(self._in_words_of_the_graph(errors.worst()))
+        errors.replace(self._as_graph_error(errors.worst()))
         if self._node_in_hand:
             self.events.node_completed(self._node.name, errors.worst())
-        # Reached, and cancelled before the block had taken the last step: it completed, and stays to be asked for.
+        # The exit was reached, but the run was cancelled before the block took the last step: the run has
+        # completed, and stays in the store.
         untaken = self._exit is not None and isinstance(errors.worst(), trio.Cancelled)
         if untaken:
             await self._end(None, forget=False)
@@ -173,9 +173,9 @@ class GraphRunner(Generic[S]):
         return GraphResult(self._state, self.run_id, status, exit_point, path, self.attempts, payload)
 
     async def _end(self, error: BaseException | None, *, forget: bool = True) -> BaseException | None:
-        """Save and tell how the run ended; return what it ends with now.
+        """Save the end of the run and emit its event; return the error that it ends with.
 
-        Cancellation: shielded, where anything is to be saved.
+        Cancellation: shielded, if anything is to be saved.
         """
         error = await self.steps.end(error, self.position, forget=forget)
         exit_point = None if self._exit is None else self._exit.name
@@ -194,7 +194,7 @@ class GraphRunner(Generic[S]):
             node = self._enter()
             try:
                 self._settle(node, await self._calls[node.name](self._state))
-            except Exception as error:  # noqa: BLE001 - raised again as the node's, where no error edge is for it
+            except Exception as error:  # noqa: BLE001 - raised again as the node's, unless an error edge matches
                 self._take_error_edge(node, error)
             finally:
                 if is_changed(context):
@@ -204,7 +204,7 @@ class GraphRunner(Generic[S]):
             saving = self.steps.completed(node.name, following, self.attempts, self._state, is_last=is_last)
             if saving is not None:
                 await saving
-            # A step that ended by an error edge is not handed out: nothing was returned.
+            # A step that ended with an error edge is not yielded: nothing was returned.
             if self.on_step is not None and not self._failed_over:
                 await self.on_step(GraphStep(node.name, self.attempts, self._state), is_last)
 
@@ -218,10 +218,10 @@ class GraphRunner(Generic[S]):
         if self._left:
             self._choose_edge(self._node)
 
-    # What a step decides: plain methods, each leaves the run's state consistent.
+    # The decisions of a step: synchronous methods, each of which leaves the run's state consistent.
 
     def _goes_on(self) -> bool:
-        """Whether there is a node to enter; why there is none comes out here, now that the step is saved."""
+        """Whether there is a node to enter; raises why there is none, now that the step is saved."""
         if self._stuck is not None:
             self._stuck.raise_worst()
         return self._exit is None
@@ -240,10 +240,10 @@ class GraphRunner(Generic[S]):
         return node
 
     def _settle(self, node: PlannedNode[S], state: S) -> None:
-        """Take note that the node in hand has returned.
+        """Complete the running node, which returned `state`.
 
         Raises:
-            TypeError: what it returned is no state.
+            TypeError: `state` is not a state of the graph.
         """
         if not isinstance(state, self._state_type):
             wanted = f"graph {quote(self._config.name)} wants a {self._state_type.__name__} from each node"
@@ -256,7 +256,7 @@ class GraphRunner(Generic[S]):
         self.events.node_settled(node.name, before, state)
 
     def _leave(self, node: PlannedNode[S]) -> str:
-        """Choose the way out of a node that is complete; return where it leads, nothing where it does not."""
+        """Choose the next node after a completed one; return its name, or an empty string if there is none."""
         if self._failed_over:
             return self._node.name
         return "" if node.is_exit else self._choose_edge(node)
@@ -266,7 +266,7 @@ class GraphRunner(Generic[S]):
         for index, edge in enumerate(node.edges):
             try:
                 holds = edge.when is always or truth(call_plain(edge.when, self._state))
-            except Exception as error:  # noqa: BLE001 - reported as what is wrong with the edge
+            except Exception as error:  # noqa: BLE001 - reported as the edge's error
                 self.events.edge_evaluated(edge, index, error, holds=False)
                 name = f" {quote(edge.name)}" if edge.name else ""
                 reason = f"the predicate{name} of the edge to {quote(edge.target)} failed"
@@ -275,7 +275,7 @@ class GraphRunner(Generic[S]):
             if holds:
                 self._node = self._plan.nodes[edge.target]
                 return edge.target
-        reason = f"no transition: of its edges ({len(node.edges)}) none may be taken"
+        reason = f"no transition: none of its {len(node.edges)} edges may be taken"
         return self._get_stuck(self._error("no transition", reason))
 
     def _get_stuck(self, error: ExecutionError) -> str:
@@ -284,14 +284,14 @@ class GraphRunner(Generic[S]):
         return ""
 
     def _take_error_edge(self, node: PlannedNode[S], error: Exception) -> None:
-        """Make the target of the first error edge that is for `error` the next node.
+        """Make the target of the first error edge that matches `error` the next node.
 
         Raises:
-            ExecutionError: there is none, or from what `on` or `update` raised: that is the node's failure then.
+            ExecutionError: from `error`, if none matches; or from what an `on` or `update` raised.
         """
         for index, edge in enumerate(node.error_edges, len(node.edges)):
             try:
-                holds = edge.fits(error)
+                holds = edge.matches(error)
                 state = self._updated(edge, error) if holds else self._state
             except Exception as raised:
                 self.events.edge_evaluated(edge, index, raised, holds=False)
@@ -312,13 +312,13 @@ class GraphRunner(Generic[S]):
             return self._state
         state = call_plain(edge.update, isolate(self._state), error)
         if not isinstance(state, self._state_type):
-            wanted = f"the update of the error edge to {quote(edge.target)} has to return a"
-            raise TypeError(f"{wanted} {self._state_type.__name__}, and this one returned {show(state)}")
+            wanted = f"the update of the error edge to {quote(edge.target)} must return a"
+            raise TypeError(f"{wanted} {self._state_type.__name__}, got {show(state)}")
         return state
 
     # How a run ends.
 
-    def _in_words_of_the_graph(self, error: BaseException | None) -> BaseException | None:
+    def _as_graph_error(self, error: BaseException | None) -> BaseException | None:
         if error is None:
             return None
         parts = list(leaves(error))
@@ -328,14 +328,14 @@ class GraphRunner(Generic[S]):
             wanted = "wants an async function, or a lambda that gives an awaitable, got one that gives"
             return GraphError(self._config.name, [f"node {quote(self._node.name)} {wanted} a {error.args[0]}"])
         if isinstance(error, JournalError):
-            # What the store says of a run inside this one is no failure of the node.
+            # A store error of a child run is not an error of the node.
             return error.__cause__
         if isinstance(error, AttemptsSpentError):
             return self._error("max iterations", self._spent(), cause=error.__cause__)
         return error
 
     def _foreign(self, error: BaseException) -> BaseException:
-        """Return what a `Cancelled` that nobody cancelled for is reported as: the node in hand failed."""
+        """Return the error for a stray `Cancelled`: the running node failed."""
         return self._error(cause=foreign_cancelled(error, f"node {quote(self._node.name)}"))
 
     def _error(
@@ -351,7 +351,7 @@ class GraphRunner(Generic[S]):
         return error
 
     def _spent(self) -> str:
-        return f"max iterations exceeded: the {self._config.max_iterations} attempts of max_iterations are spent"
+        return f"max iterations exceeded: all {self._config.max_iterations} attempts of max_iterations are used"
 
     def _with_policies(self, node: PlannedNode[S]) -> Callable[[S], Awaitable[S]]:
         own = node.policies

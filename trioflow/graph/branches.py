@@ -1,8 +1,8 @@
-"""Branches: several nodes that work at the same time on one state each, and the join of what they made of it.
+"""Branches: nodes that run concurrently on copies of the state, and the join of their states.
 
-The branches are the items of a fan-out, so they are bounded, retried, timed and kept as items are. Each is given a
-copy of the state; what each has changed in it is found by comparison, and put together where no two have changed
-the same. A branch is also a host: a pattern or a graph in it is a run inside the fan-out.
+The branches are the items of a fan-out, so they are limited, retried, timed out and stored as items are. Each gets
+a copy of the state; the changes that each made are found by comparison and merged, unless two changed the same key
+or field. A branch is also a host: a pattern or a graph in it is a run inside the fan-out.
 """
 
 import inspect
@@ -20,7 +20,7 @@ from trioflow.config import merge as merge_config
 from trioflow.config.checks import check_async, check_callable, check_instance, check_text
 from trioflow.errors import CheckpointEncodeError, ConfigError, ParallelError
 from trioflow.graph._builder import NodeFunction
-from trioflow.graph._inside import child_of, run_kept
+from trioflow.graph._inside import child_of, run_child
 from trioflow.graph.state import (
     MISSING,
     changes_between,
@@ -51,31 +51,31 @@ def branches_node(
     config: ParallelConfig = _PARALLEL,
     durable: bool = True,
 ) -> NodeFunction[S]:
-    """Return a node that runs several nodes at the same time, and joins what they made of the state.
+    """Return a node that runs several nodes concurrently, and joins their states.
 
-    Each branch is given a copy of the state. Without `merge`, what a branch has changed in it (by `==`; taking a
-    key out of a `State` is a change) is taken into the next state. What several have changed, equally or not, is
-    decided by a reducer, and without one the node fails.
+    Each branch gets a copy of the state. Without `merge`, the next state has every key or field that a branch
+    changed (by `==`; removing a key from a `State` is a change). If several branches changed one, equally or not,
+    a reducer decides; without one the node fails.
 
     Args:
-        branches: by name: node functions, nodes made of patterns, or graphs by `graph_node`.
+        branches: node functions, pattern nodes, or graphs by `graph_node`, by name.
         merge: a function, plain or async, of the state before and a `BranchesResult` that returns the next state.
-        reducers: by key or field: plain functions of the value before, and of those of the branches that changed
-            it, in their order, that return the next value; None stands for what is not there.
-        config: as for `process_parallel`; its `max_workers` of 0 means all branches at once. Under `fail_fast` a
-            branch that fails cancels the others and fails the node; without, the node fails after the others, or,
-            with `merge`, `BranchesResult.errors` has what the branches failed with.
-        durable: whether the branches are kept where the graph is: those that have finished are then not run again.
+        reducers: plain functions by key or field: each takes the value before and the values of the branches that
+            changed it, in their order, and returns the next value; None stands for a missing value.
+        config: as for `process_parallel`, except that `max_workers=0` runs all branches at once. Under `fail_fast`
+            a failed branch cancels the others and fails the node; otherwise the node fails after the others have
+            finished, or, with `merge`, the errors are in `BranchesResult.errors`.
+        durable: whether the branches are durable if the graph is: finished ones are then not run again.
 
     Raises:
-        ConfigError: an argument cannot work.
+        ConfigError: an argument is invalid.
     """
     given = _checked(branches)
     check_instance("config", config, ParallelConfig)
     if merge is not None and not callable(merge):
         raise ConfigError.refusing("merge", merge, "a function of the state and a BranchesResult, or None")
     if merge is not None and reducers is not None:
-        raise ConfigError.refusing("reducers", reducers, "None, where merge is given: it decides by itself")
+        raise ConfigError.refusing("reducers", reducers, "None if merge is given, which replaces them")
     deciding = _checked_reducers(reducers)
     workers = {"max_workers": config.max_workers or len(given), "raise_if_all_failed": False}
     settings = merge_config(config, workers)
@@ -87,12 +87,12 @@ def branches_node(
             return await _Branches(given, state, child, store).run(config, collect=merge is not None)
 
         own_store = None if config.checkpoint is None or not durable else config.checkpoint.store
-        result = await run_kept(run, child, settings, own_store)
+        result = await run_child(run, child, settings, own_store)
         if merge is not None:
             return await call_either(merge, state, result)
         return _join(state, result.states, deciding)
 
-    # What validate and to_mermaid look for.
+    # Read by validate and to_mermaid.
     run_branches.branches = given  # type: ignore[attr-defined]
     run_branches.reducers = deciding  # type: ignore[attr-defined]
     return run_branches
@@ -123,10 +123,10 @@ class _Branches(Generic[S]):
     """The branches of one visit of a node.
 
     Args:
-        branches: what they do, by name.
-        state: what each is given a copy of.
-        child: the run that they are items of.
-        store: where that is kept; None is nowhere.
+        branches: their functions, by name.
+        state: the state of which each gets a copy.
+        child: the run whose items they are.
+        store: where that run is stored; None is nowhere.
     """
 
     def __init__(
@@ -140,14 +140,14 @@ class _Branches(Generic[S]):
         self._codec = state_codec(self._state_type)
 
     async def run(self, config: ParallelConfig, *, collect: bool) -> BranchesResult[S]:
-        """Run them all.
+        """Run all branches.
 
         Args:
-            config: how.
-            collect: whether a branch may fail.
+            config: settings of the fan-out.
+            collect: whether errors of branches are returned rather than raised.
 
         Raises:
-            ParallelError: a branch failed, and may not, or any did under `fail_fast`.
+            ParallelError: a branch failed, without `collect` or under `fail_fast`.
 
         Cancellation: passes through.
         """
@@ -174,19 +174,18 @@ class _Branches(Generic[S]):
         host.set(_BranchHost(name, branch, self._child, self._store, self._state_type))
         state = await branch(await isolate_soon(self._state))
         if not isinstance(state, self._state_type):
-            wanted = f"branch {quote(name)} has to return a {self._state_type.__name__}"
-            raise TypeError(f"{wanted}, and this one returned {show(state)}")
+            raise TypeError(f"branch {quote(name)} must return a {self._state_type.__name__}, got {show(state)}")
         if self._store is None:
             return state
         try:
-            # With the state that it was given: at a resume the others may be given one that was updated.
+            # With its input state: a resume may give the other branches an updated one.
             return [await encode(self._codec, self._state), await encode(self._codec, state)]
         except CheckpointEncodeError as error:
             error.value = state
             raise JournalError from error
 
     async def _state_of(self, kept: Any) -> S:
-        """Return the state that a branch returned, with what was updated since in the one that it was given.
+        """Return the state of a finished branch, with the updates made since to its input state.
 
         Cancellation: passes through.
         """
@@ -216,7 +215,7 @@ def _by_index(result: ParallelResult[str, Any]) -> list[tuple[int, Any]]:
 
 @final
 class _BranchHost:
-    """What a branch says to the runs that are begun in it."""
+    """The host of the runs that are started in a branch."""
 
     def __init__(
         self, name: str, branch: object, fan_out: Child, store: ChildStore | None, state_type: type[Any]
@@ -228,7 +227,7 @@ class _BranchHost:
         self._state_type = state_type
 
     def child_of(self, node: object) -> Child:
-        """See `Host.child_of`: what is the branch itself is kept with the fan-out of the branches."""
+        """See `Host.child_of`: a run that is the branch itself is stored with the fan-out of the branches."""
         parent, observer = self._fan_out.run_id, self._fan_out.observer
         if parent is None or inspect.unwrap(self._branch) is not node:  # type: ignore[arg-type]  # it is a function
             return Child(uuid.uuid4().hex, observer, None, None, self._state_type)
@@ -237,10 +236,10 @@ class _BranchHost:
 
 
 def _join(before: S, states: Mapping[str, S], reducers: Mapping[str, Reducer]) -> S:
-    """Return `before` with what each of `states`, by the names of branches, has changed in it.
+    """Return `before` with the changes that each of `states`, by branch name, has made to it.
 
     Raises:
-        ValueError: several have changed the same, and no reducer decides.
+        ValueError: several changed the same key or field, and there is no reducer for it.
     """
     changed: dict[str, dict[str, Any]] = {}
     for branch, state in states.items():
@@ -249,7 +248,7 @@ def _join(before: S, states: Mapping[str, S], reducers: Mapping[str, Reducer]) -
     undecided = [name for name, values in changed.items() if len(values) > 1 and name not in reducers]
     if undecided:
         said = "; ".join(f"{quote(name)} by {', '.join(map(quote, changed[name]))}" for name in undecided)
-        raise ValueError(f"several branches changed the same: {said}; give reducers= for it, or merge=")
+        raise ValueError(f"several branches changed the same key: {said}; give reducers= for it, or merge=")
     old = fields_of(before)
     changes = {}
     for name, values in changed.items():

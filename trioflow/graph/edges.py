@@ -1,7 +1,7 @@
-"""Edges, and the predicates that say which one is taken.
+"""Edges, and the predicates that decide which one is taken.
 
-A predicate is any plain function of the state. Those made here have names that can be read, in events and in the
-picture of a graph.
+A predicate is any plain function of the state. Those built here have readable names, which events and diagrams
+show.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,13 +37,13 @@ Predicate = Callable[[S], bool]
 """Whether an edge may be taken, given the state."""
 
 ErrorFilter = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
-"""Which errors an error edge is for: types, or a plain function that says yes or no."""
+"""The errors that an error edge matches: types, or a predicate of the error."""
 
 _MISSING = object()
 
 
 class Edge(msgspec.Struct, Generic[S], frozen=True):
-    """A way from one node to another."""
+    """An edge from one node to another."""
 
     source: str
     """The node it leaves."""
@@ -52,28 +52,28 @@ class Edge(msgspec.Struct, Generic[S], frozen=True):
     when: Predicate[S]
     """Whether it may be taken."""
     name: str | None
-    """What the predicate is called, where it has a name."""
+    """The predicate's name, if it has one."""
 
 
 class ErrorEdge(msgspec.Struct, Generic[S], frozen=True):
-    """A way out of a node that failed."""
+    """An edge that is taken if a node fails."""
 
     source: str
     """The node it leaves."""
     target: str
     """The node it leads to."""
     on: ErrorFilter
-    """Which errors it is for."""
+    """The errors that it matches."""
     update: Callable[[S, Exception], S] | None
-    """Makes the state to go on with of the one that the node was given and the error."""
+    """Returns the state to continue with, given the node's input state and the error."""
     name: str
-    """What events and the picture call it."""
+    """Its name in events and diagrams."""
 
-    def fits(self, error: Exception) -> bool:
-        """Whether it is for `error`.
+    def matches(self, error: Exception) -> bool:
+        """Whether it matches `error`.
 
         Raises:
-            Exception: what a predicate raised, as it is.
+            Exception: what a predicate raised.
         """
         if isinstance(self.on, type | tuple):
             return isinstance(error, self.on)
@@ -81,17 +81,17 @@ class ErrorEdge(msgspec.Struct, Generic[S], frozen=True):
 
 
 def check_error_filter(field: str, on: object) -> None:
-    """Refuse what is neither types of `Exception` nor a plain function of one."""
+    """Require types of `Exception` or a predicate of one."""
     kinds = on if isinstance(on, tuple) else (on,)
     if kinds and all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
         return
     if isinstance(on, type | tuple) or not callable(on) or is_async(on):
-        allowed = "a type of Exception, a tuple of them, or a plain function of one that says yes or no"
+        allowed = "a subclass of Exception, a tuple of such, or a plain function of the error that returns a bool"
         raise ConfigError.refusing(field, on, allowed)
 
 
 def error_filter_name(on: ErrorFilter) -> str:
-    """Return what an error edge is called that is for these errors."""
+    """Return the name of an error edge that matches these errors."""
     if isinstance(on, type):
         return f"on {on.__name__}"
     if isinstance(on, tuple):
@@ -99,15 +99,15 @@ def error_filter_name(on: ErrorFilter) -> str:
     return f"on {predicate_name(on) or 'a predicate'}"
 
 
-def always(state: Any) -> bool:  # noqa: ARG001 - a predicate is given the state
-    """Hold for every state: what an edge without a predicate has."""
+def always(state: Any) -> bool:  # noqa: ARG001 - a predicate takes the state
+    """Hold for every state: the predicate of an edge without one."""
     return True
 
 
 def key_exists(key: str) -> Predicate[Any]:
-    """Return the predicate that holds where the state has `key`.
+    """Return a predicate that holds if the state has `key`.
 
-    In a mapping such as `State`, the key is there; in a typed state, the field is set to something else than None.
+    A mapping such as `State` has the key; a typed state has a field of that name that is not None.
 
     Raises:
         ConfigError: `key` is not a name.
@@ -121,7 +121,7 @@ def key_exists(key: str) -> Predicate[Any]:
 
 
 def key_equals(key: str, value: object) -> Predicate[Any]:
-    """Return the predicate that holds where the state has `value` under `key`, or in the field of that name.
+    """Return a predicate that holds if the state has `value` under `key`, or in the field of that name.
 
     Raises:
         ConfigError: `key` is not a name.
@@ -136,7 +136,7 @@ def key_equals(key: str, value: object) -> Predicate[Any]:
 
 
 def not_(predicate: Predicate[S]) -> Predicate[S]:
-    """Return the predicate that holds where `predicate` does not.
+    """Return a predicate that holds if `predicate` does not.
 
     Raises:
         ConfigError: `predicate` is not a plain function.
@@ -150,7 +150,7 @@ def not_(predicate: Predicate[S]) -> Predicate[S]:
 
 
 def all_of(*predicates: Predicate[S]) -> Predicate[S]:
-    """Return the predicate that holds where each of `predicates` does; they are asked in order, up to a no.
+    """Return a predicate that holds if all `predicates` do; evaluates them up to the first false one.
 
     Raises:
         ConfigError: there is none, or one is not a plain function.
@@ -164,7 +164,7 @@ def all_of(*predicates: Predicate[S]) -> Predicate[S]:
 
 
 def any_of(*predicates: Predicate[S]) -> Predicate[S]:
-    """Return the predicate that holds where one of `predicates` does; they are asked in order, up to a yes.
+    """Return a predicate that holds if any of `predicates` does; evaluates them up to the first true one.
 
     Raises:
         ConfigError: there is none, or one is not a plain function.
@@ -178,16 +178,16 @@ def any_of(*predicates: Predicate[S]) -> Predicate[S]:
 
 
 def predicate_name(predicate: Callable[..., object]) -> str | None:
-    """Return the name of `predicate`; None where it has none that tells something."""
+    """Return the name of `predicate`; None for a lambda, or if it has none."""
     name = getattr(predicate, "__name__", None)
     return clip(name) if isinstance(name, str) and name != "<lambda>" else None
 
 
 def truth(answer: object) -> bool:
-    """Return whether a predicate's `answer` is a yes; a coroutine is none, though it counts as true.
+    """Return the truth of a predicate's `answer`.
 
     Raises:
-        TypeError: the answer has to be awaited: the predicate is async.
+        TypeError: the answer is awaitable: the predicate is async.
     """
     if answer is True or answer is False:
         return answer
@@ -195,7 +195,7 @@ def truth(answer: object) -> bool:
         close = getattr(answer, "close", None)
         if close is not None:
             close()
-        raise TypeError("a predicate is a plain function, and this one gave something to await")
+        raise TypeError("a predicate must be a plain function; this one returned an awaitable")
     return bool(answer)
 
 

@@ -1,7 +1,7 @@
-"""`StateGraph`: nodes that change a state, and edges that say which node comes next.
+"""`StateGraph`: nodes that change a state, and edges that choose the next node.
 
-A graph is built (`GraphBuilder`), then run as often as one likes (`GraphRunner`). Where its runs are kept, in a
-store or, while they are paused, in memory, is the business of `Runs`.
+A graph is built (`GraphBuilder`), then run any number of times (`GraphRunner`). `Runs` saves its runs: in a store,
+or, while they are paused, in memory.
 """
 
 import uuid
@@ -34,29 +34,29 @@ __all__ = ("Served", "StateGraph")
 S = TypeVar("S")
 
 DEFAULT_OBSERVER = GraphConfig(name="default").observer
-"""The name that a config has which does not say who hears; in a node that is the graph's observer."""
+"""The observer of a config that does not set one; in a node it stands for the graph's observer."""
 
 
 class Served(msgspec.Struct, frozen=True):
-    """A run that a service makes, and what it has to do with the service."""
+    """A run that a service executes, and its connections to the service."""
 
     run_id: str
-    """The run."""
+    """The run's id."""
     epoch: int
-    """The epoch that it was claimed with."""
+    """The epoch of the service's claim."""
     store: CheckpointStore
-    """Where it is kept."""
+    """Where it is stored."""
     observer: Observer
-    """What receives its events."""
+    """Receives its events."""
     on_step: OnStep[Any]
     """Awaited after each step."""
     answer: Callable[[str], Awaitable[bytes]]
-    """Gives the payload that a pause waits for, by the name of the pause; or raises `Parked`."""
+    """Returns the payload that a pause waits for, by the name of the signal; or raises `Parked`."""
 
 
 @final
 class StateGraph(GraphBuilder[S]):
-    """A graph whose nodes each make a new state of the one they are given.
+    """A graph whose nodes each turn a state into the next one.
 
     ::
 
@@ -67,23 +67,23 @@ class StateGraph(GraphBuilder[S]):
         ...
         result = await graph.execute(State(n=0))
 
-    A run begins at the entry point and ends after an exit point. After any other node the first of its edges is
-    taken whose predicate holds, in the order in which they were added. A node is given a copy of what could be
-    changed in the state (see `docs/design/graph.md`), so a node that fails changes nothing.
+    A run starts at the entry point and ends after an exit point. After any other node, the first of its edges
+    whose predicate holds is taken, in the order in which they were added. A node gets a copy of what is mutable in
+    the state (see `docs/design/graph.md`), so a node that fails changes nothing.
 
     Args:
-        config: the graph's name, limits, retries, and who hears of its runs.
-        state_type: `State`, a `msgspec.Struct`, a dataclass or a pydantic model: what each node is given, and
+        config: the graph's name, limits, retries, and the name of its observer.
+        state_type: `State`, a `msgspec.Struct`, a dataclass or a pydantic model: the type that each node takes and
             returns.
-        observer: who hears of its runs; None takes the one that `config` names, or, in a node of another graph
-            and with the default name, that graph's.
-        store: where runs are kept, unless `config.checkpoint.interval` is 0; None takes the store that
-            `config.checkpoint` names. A store that is given is the caller's to close.
-        on_resume: a plain function of the state and the payload of a signal `resume`, which returns the state that
-            a paused run goes on with; for runs that a service makes.
+        observer: receives the events of its runs; None is the one that `config` names, or, in a node of another
+            graph and with the default name, that graph's.
+        store: where runs are stored, unless `config.checkpoint.interval` is 0; None is the store that
+            `config.checkpoint` names. The caller closes a store given here.
+        on_resume: a plain function of the state and the payload of a signal `resume` that returns the state with
+            which a paused run continues; for runs that a service executes.
 
     Raises:
-        ConfigError: an argument cannot work.
+        ConfigError: an argument is invalid.
     """
 
     @overload
@@ -134,24 +134,24 @@ class StateGraph(GraphBuilder[S]):
         """Run the graph from its entry point.
 
         Args:
-            state: what the entry point is given.
-            run_id: the run's id; None makes one. In a store the run is found again under it; without one it is in
-                the events alone, and in `resume` while the run is paused.
-            observer: who hears of this run, in place of the graph's and the config's.
+            state: the input state of the entry point.
+            run_id: the run's id; None generates one. With a store it identifies the stored run; without one it is
+                only used in events, and by `resume` while the run is paused.
+            observer: receives this run's events, instead of the graph's or the config's observer.
 
         Raises:
-            GraphError: the graph has faults; nothing was called.
-            ConfigError: `state` is not of the graph's type, or `run_id` is not safe; nothing was called.
-            CheckpointMismatchError: there is a run of this id that is kept.
-            CheckpointEncodeError: a state cannot be kept exactly; the step before it still is.
-            CheckpointConflictError: somebody else has claimed the run since.
+            GraphError: the graph has faults; no node was called.
+            ConfigError: `state` is not of the graph's type, or `run_id` is invalid; no node was called.
+            CheckpointMismatchError: a run of this id exists.
+            CheckpointEncodeError: a state cannot be stored exactly; the step before it is still stored.
+            CheckpointConflictError: another process has claimed the run since.
             CheckpointStoreError: the store cannot be read or written.
-            ExecutionError: a node failed (from what it raised), returned something else than a state, had no edge
-                that may be taken or a predicate that failed, or the run came to `max_iterations`.
-            BaseException: a `KeyboardInterrupt`, `SystemExit` or the like from a node, bare.
+            ExecutionError: a node failed (from what it raised), returned something other than a state, had no edge
+                that may be taken or a predicate that failed, or the run reached `max_iterations`.
+            BaseException: a `KeyboardInterrupt`, `SystemExit` or other non-`Exception` from a node, bare.
 
-        Cancellation: passes through, and the steps made are lost to the caller; use `open_run` to keep them. A
-        failure that happened before comes out instead, and a run that reached its end returns.
+        Cancellation: passes through, and the caller does not see the completed steps; `open_run` yields them. An
+        error that happened before is raised instead, and a run that has reached its end returns.
         """
         check_in_trio()
         return await self._begin(self._runner(state, run_id, observer))
@@ -159,7 +159,7 @@ class StateGraph(GraphBuilder[S]):
     def open_run(
         self, state: S, run_id: str | None = None, observer: Observer | None = None
     ) -> AbstractAsyncContextManager[GraphRun[S]]:
-        """Open a run that is watched step by step.
+        """Open a run that yields its steps.
 
         ::
 
@@ -168,8 +168,8 @@ class StateGraph(GraphBuilder[S]):
                     print(step.node, step.state)
             result = steps.result()
 
-        A node is called when the block asks for its step, and not before: leaving the block early calls no more.
-        Leaving it while a node is being called cancels that call.
+        A node is called only when its step is requested, so leaving the block early calls no further node. Leaving
+        it while a node is running cancels that node.
 
         Args:
             state: as for `execute`.
@@ -180,9 +180,10 @@ class StateGraph(GraphBuilder[S]):
             GraphError: as for `execute`.
             ConfigError: as for `execute`.
             CheckpointMismatchError: as for `execute`.
-            ExecutionError: by the iteration, as by `execute`; on leaving the block, where nobody did.
+            ExecutionError: as for `execute`, from the iteration; or on leaving the block, if the iteration did not
+                raise it.
 
-        Cancellation: passes through; the steps handed out are kept by who took them.
+        Cancellation: passes through; the steps already yielded are the caller's.
         """
         runner = self._runner(state, run_id, observer)
 
@@ -201,32 +202,32 @@ class StateGraph(GraphBuilder[S]):
         as_run_id: str | None = None,
         observer: Observer | None = None,
     ) -> GraphResult[S]:
-        """Go on with a run: from where it paused, failed, was cancelled or was killed.
+        """Resume a run from where it paused, failed, was cancelled or was killed.
 
-        The node that had not completed runs again, from its beginning. A completed run that is still kept returns
-        its result, and nothing is run. Without checkpoints, only paused runs are kept: by the graph object, in
-        memory, until they complete.
+        The node that had not completed runs again, from its beginning. For a completed run that is still stored,
+        nothing runs and its result is returned. Without checkpoints, only paused runs can be resumed: the graph
+        object holds them in memory until they complete.
 
         Args:
             run_id: the run's id.
-            step: fork: go on from after this step of it, as a new run with an id of its own; the old one stays as
-                it is. Step 0 is where the run began.
-            update: a plain function that makes the state to go on with of the state that was kept, such as one
-                that puts an answer in. What it made is saved before the node runs.
-            as_run_id: the id of the fork; None makes one, which is in the result, or in the error. Without `step`
-                the fork goes on from the latest step.
+            step: fork the run: continue after this step of it, as a new run with its own id; the old run stays
+                as it is. Step 0 is the beginning of the run.
+            update: a plain function of the stored state that returns the state to continue with, such as one that
+                adds an answer. Its result is saved before the node runs.
+            as_run_id: the id of the fork; None generates one, which is in the result, or in the error. Without
+                `step` the fork continues after the latest step.
             observer: as for `execute`.
 
         Raises:
             CheckpointNotFoundError: there is no such run, or no such step.
-            CheckpointMismatchError: it is another graph's run, its node or state type is gone, or there is a run
-                of the fork's id.
-            CheckpointConflictError: somebody else has claimed the run since; their steps count.
-            CheckpointCorruptError: what was kept is damaged.
+            CheckpointMismatchError: the run is another graph's, its node or state type no longer exists, or a run
+                with the fork's id exists.
+            CheckpointConflictError: another process has claimed the run since; its steps count.
+            CheckpointCorruptError: the stored run is damaged.
             CheckpointStoreError: the store cannot be read or written.
-            ConfigError: an argument cannot work, nothing is left to do after `step`, or `update` returned no
-                state.
-            Exception: what `update` raised, as it is; the run stays as it was.
+            ConfigError: an argument is invalid, nothing is left to do after `step`, or `update` returned something
+                other than a state.
+            Exception: what `update` raised; the run stays as it was.
             ExecutionError: as for `execute`; the run can be resumed again.
 
         Cancellation: passes through; the run can be resumed again.
@@ -239,12 +240,13 @@ class StateGraph(GraphBuilder[S]):
         if as_run_id is not None:
             check_text("as_run_id", as_run_id, "a non-empty string or None")
         updating = None if update is None else self._updating(update)
-        asked = msgspec.structs.replace(self._asked(run_id), step=step, as_run_id=as_run_id, update=updating)
-        told = self._choose_observer(observer)
-        return await self._runs.resume(asked, lambda resumed: self._go_on(resumed, told))
+        resumption = self._resumption(run_id)
+        resumption = msgspec.structs.replace(resumption, step=step, as_run_id=as_run_id, update=updating)
+        chosen = self._choose_observer(observer)
+        return await self._runs.resume(resumption, lambda resumed: self._continue(resumed, chosen))
 
     async def _begin(self, runner: GraphRunner[S]) -> GraphResult[S]:
-        """Run from the entry point on.
+        """Run from the entry point.
 
         Cancellation: passes through.
         """
@@ -255,14 +257,14 @@ class StateGraph(GraphBuilder[S]):
 
         return await self._runs.begin(runner.run_id, runner.position, run)
 
-    def _asked(self, run_id: str) -> Resumption[S]:
+    def _resumption(self, run_id: str) -> Resumption[S]:
         plan = self._planned()
         return Resumption(run_id, plan.nodes, [name for name, node in plan.nodes.items() if node.is_exit])
 
-    async def _go_on(
+    async def _continue(
         self, resumed: Resumed[S], observer: Observer, on_step: OnStep[S] | None = None
     ) -> GraphResult[S]:
-        """Run from where the run stands, or return what a completed one came to.
+        """Run from the resumed position, or return the result of a completed run.
 
         Cancellation: passes through; the run can be resumed again.
         """
@@ -278,7 +280,7 @@ class StateGraph(GraphBuilder[S]):
         return await runner.execute()
 
     def _runner(self, state: S, run_id: str | None, observer: Observer | None) -> GraphRunner[S]:
-        """Return what runs the graph from its entry point, if it can be."""
+        """Return a runner from the entry point, or raise what `execute` raises for its arguments."""
         self._check_state("state", state)
         if run_id is not None:
             check_text("run_id", run_id, "a non-empty string or None")
@@ -307,7 +309,7 @@ class StateGraph(GraphBuilder[S]):
         return Keeping("graph", self.name, codec, interval or self._config.checkpoint.interval or 1, preserve)
 
     def _updating(self, update: Callable[[S], S]) -> Callable[[S], S]:
-        """Return `update` as it is called: on a copy, and for a state of the graph's type."""
+        """Return `update` wrapped to take a copy, and to check that it returns a state of the graph's type."""
 
         def updated(state: S) -> S:
             changed = call_plain(update, isolate(state))
@@ -317,9 +319,9 @@ class StateGraph(GraphBuilder[S]):
         return updated
 
     async def _execute_inside(self, state: S, child: Child) -> GraphResult[S]:
-        """Run as a node of another graph, whose observer hears of it where there is none of our own.
+        """Run as a node of another graph, with that graph's observer if this one has none of its own.
 
-        Cancellation: passes through; where it is kept, it goes on when the node is called again.
+        Cancellation: passes through; if it is durable, it continues when the node is called again.
         """
         self._check_state("state", state)
         observer = self.observer_or(child.observer)
@@ -328,17 +330,17 @@ class StateGraph(GraphBuilder[S]):
         if child.store is None:
             return await self._runner_at(first, run_id, observer).execute()
         runs = KeptRuns(child.store, self._keeping(preserve=True))
-        return await runs.enter(self._asked(run_id), first, lambda resumed: self._go_on(resumed, observer))
+        return await runs.enter(self._resumption(run_id), first, lambda resumed: self._continue(resumed, observer))
 
     async def _serve(self, served: Served) -> GraphResult[S]:
-        """Make, for a service, a run that was claimed already; each step is saved.
+        """Execute a run that a service has claimed; each step is saved.
 
         Raises:
-            Parked: it is to go on later.
-            CheckpointMismatchError: its node or state type is gone.
-            Exception: as by `resume`.
+            Parked: the run waits, and is to continue later.
+            CheckpointMismatchError: its node or state type no longer exists.
+            Exception: as for `resume`.
 
-        Cancellation: passes through; the run can be taken over.
+        Cancellation: passes through; another process can take the run over.
         """
 
         async def answer(name: str, position: Position[S]) -> S:
@@ -349,14 +351,14 @@ class StateGraph(GraphBuilder[S]):
             return self._updating(lambda state: on_resume(state, payload))(position.state)
 
         async def go_on(resumed: Resumed[S]) -> GraphResult[S]:
-            return await self._go_on(resumed, served.observer, served.on_step)
+            return await self._continue(resumed, served.observer, served.on_step)
 
         runs = KeptRuns(served.store, self._keeping(preserve=True, interval=1))
         claimed = Claimed(served.epoch, self._planned().entry)
-        return await runs.serve(self._asked(served.run_id), claimed, answer, go_on)
+        return await runs.serve(self._resumption(served.run_id), claimed, answer, go_on)
 
     def observer_or(self, default: Observer) -> Observer:
-        """Return who hears of the graph's runs; `default` where neither it nor its config names anybody."""
+        """Return the observer of the graph's runs; `default` if neither it nor its config sets one."""
         named = self._config.observer != DEFAULT_OBSERVER
         return self._observer or (get_observer(self._config.observer) if named else default)
 

@@ -1,8 +1,8 @@
-"""Nodes made of the other patterns, and of graphs: each of these functions returns what `add_node` takes.
+"""Pattern nodes: each of these functions returns a node that runs another pattern, or a graph.
 
-What runs inside a node is a run of its own, with an id of its own, and tells the graph's observer, unless its
-config names an observer other than the default. Where the graph is kept it is kept too, as a run inside that run:
-whatever ends the node before its time, what was paid for is there when the node is called again.
+Inside the node is a run of its own, with its own id. Its events go to the graph's observer, unless its config
+names an observer other than the default. If the graph is durable, it is a durable child run: however the node is
+interrupted, calling it again repeats no finished work.
 """
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
@@ -17,7 +17,7 @@ from trioflow.config import ChainConfig, ConditionalConfig, ParallelConfig
 from trioflow.config.checks import check_async, check_callable, check_instance
 from trioflow.errors import ConfigError
 from trioflow.graph._builder import NodeFunction
-from trioflow.graph._inside import child_of, no_failure_of_the_node, run_kept
+from trioflow.graph._inside import child_of, raising_journal_errors, run_child
 from trioflow.graph.graph import DEFAULT_OBSERVER, StateGraph
 from trioflow.outcomes import ParallelResult
 from trioflow.workflows import Routes, process_chain, process_parallel
@@ -36,20 +36,20 @@ _CONDITIONAL = ConditionalConfig()
 
 
 def pause(payload: Any = None) -> NoReturn:
-    """End the run that this node belongs to for now; `StateGraph.resume` goes on by calling the node again.
+    """Pause the run that this node belongs to; `StateGraph.resume` continues it by calling the node again.
 
-    The state that the node was given is kept; what the node did so far is not undone, and is done again. A pause
-    is never retried. In a run inside a run (a chain, a fan-out, another graph) the outer run pauses too; where it
-    is kept, what is inside goes on where it paused, and begins anew otherwise.
+    The node's input state is saved; side effects of the node so far are not undone, and happen again. A pause is
+    never retried. In a run inside a run (a chain, a fan-out, another graph) the outer run pauses too; if it is
+    durable, the inner run continues where it paused, otherwise it starts over.
 
     Args:
-        payload: what `GraphResult.pause` says, such as the question that has to be answered.
+        payload: the value of `GraphResult.pause`, such as a question to be answered.
 
     Raises:
-        RuntimeError: no graph is being run here.
+        RuntimeError: called outside a node of a running graph.
     """
     if host.get(None) is None:
-        raise RuntimeError("pause() works in the nodes of a graph, while it is run")
+        raise RuntimeError("pause() works only in a node of a running graph")
     raise Paused(payload)
 
 
@@ -60,16 +60,16 @@ def chain_node(
     config: ChainConfig = _CHAIN,
     durable: bool = True,
 ) -> NodeFunction[S]:
-    """Return a node that runs a chain over `items`, from the node's state to the chain's last.
+    """Return a node that runs a chain over `items`: its input state is the chain's first, its result the last.
 
     Args:
         processor: as for `process_chain`.
         items: the input, such as a list; or a plain function of the state that returns it.
         config: as for `process_chain`.
-        durable: whether the chain is kept where the graph is: it then goes on after its last step.
+        durable: whether the chain is durable if the graph is: it then continues after its last step.
 
     Raises:
-        ConfigError: an argument cannot work.
+        ConfigError: an argument is invalid.
     """
     check_async("processor", processor)
     check_instance("config", config, ChainConfig)
@@ -85,8 +85,8 @@ def chain_node(
             )
             return result.final
 
-        kept_in = choose_store(None, config.checkpoint)
-        return await run_kept(run, child, config, kept_in if durable else None)
+        own_store = choose_store(None, config.checkpoint)
+        return await run_child(run, child, config, own_store if durable else None)
 
     return run_chain
 
@@ -101,21 +101,20 @@ def parallel_node(
     key: Callable[[T], str] | None = None,
     result_type: type[R] | None = None,
 ) -> NodeFunction[S]:
-    """Return a node that fans `items` out, and puts what came of them into the state.
+    """Return a node that fans out over `items`, and aggregates the results into the state.
 
     Args:
         processor: as for `process_parallel`.
         items: the input, such as a list; or a plain function of the state that returns it.
-        aggregate: a function of the state and the whole account that returns the next state. Under
-            `fail_fast=False` it sees the items that failed, too; what makes `process_parallel` raise makes the
-            node fail.
+        aggregate: a function, plain or async, of the state and the `ParallelResult` that returns the next state.
+            Under `fail_fast=False` the result includes failed items; if `process_parallel` raises, the node fails.
         config: as for `process_parallel`.
-        durable: whether the fan-out is kept where the graph is: only items without a success are then called.
+        durable: whether the fan-out is durable if the graph is: items that succeeded are then not processed again.
         key: as for `process_parallel`.
         result_type: as for `process_parallel`.
 
     Raises:
-        ConfigError: an argument cannot work.
+        ConfigError: an argument is invalid.
     """
     check_async("processor", processor)
     check_instance("config", config, ParallelConfig)
@@ -138,8 +137,8 @@ def parallel_node(
                 result_type=result_type,
             )
 
-        kept_in = None if config.checkpoint is None or not durable else config.checkpoint.store
-        return await call_either(aggregate, state, await run_kept(run, child, config, kept_in))
+        own_store = None if config.checkpoint is None or not durable else config.checkpoint.store
+        return await call_either(aggregate, state, await run_child(run, child, config, own_store))
 
     return run_parallel
 
@@ -150,7 +149,7 @@ def conditional_node(
     *,
     config: ConditionalConfig = _CONDITIONAL,
 ) -> NodeFunction[S]:
-    """Return a node that chooses a handler for the state and returns what the handler makes of it.
+    """Return a node that routes the state to a handler, and returns the handler's state.
 
     Args:
         predicate: as for `process_conditional`.
@@ -158,7 +157,7 @@ def conditional_node(
         config: as for `process_conditional`.
 
     Raises:
-        ConfigError: an argument cannot work.
+        ConfigError: an argument is invalid.
     """
     check_instance("config", config, ConditionalConfig)
     check_instance("routes", routes, Routes)
@@ -182,15 +181,16 @@ def graph_node(
     """Return a node that runs another graph.
 
     Args:
-        subgraph: the inner graph; `validate` of the outer graph looks for its faults, too.
-        enter: a plain function of the outer state that returns the inner graph's first one.
-        leave: a plain function of the outer state and the inner graph's last one that returns the next outer one.
-        durable: whether the inner run is kept where the outer one is: it then goes on at the node where it was.
-            What has been changed meanwhile in what `enter` gives, such as by the `update` of a resume, is changed
-            in its state.
+        subgraph: the inner graph; `validate` of the outer graph validates it too.
+        enter: a plain function of the outer state that returns the inner graph's first state.
+        leave: a plain function of the outer state and the inner graph's last state that returns the next outer
+            state.
+        durable: whether the inner run is durable if the outer one is: it then continues at the node where it was.
+            Changes since then to what `enter` returns, such as by the `update` of a resume, are applied to its
+            state.
 
     Raises:
-        ConfigError: an argument cannot work.
+        ConfigError: an argument is invalid.
     """
     check_instance("subgraph", subgraph, StateGraph)
     check_callable("enter", enter)
@@ -204,12 +204,12 @@ def graph_node(
         elif child.store is None:
             result = await subgraph._execute_inside(inner, child)  # noqa: SLF001 - the other half of this
         else:
-            result = await no_failure_of_the_node(lambda: subgraph._execute_inside(inner, child))  # noqa: SLF001
+            result = await raising_journal_errors(lambda: subgraph._execute_inside(inner, child))  # noqa: SLF001
         if result.status == "paused":
             pause(result.pause)
         return leave(state, result.state)
 
-    run_graph.subgraph = subgraph  # type: ignore[attr-defined]  # what validate and to_mermaid look for
+    run_graph.subgraph = subgraph  # type: ignore[attr-defined]  # read by validate and to_mermaid
     return run_graph
 
 
@@ -218,7 +218,7 @@ def _items_for(
 ) -> Callable[[S], Iterable[T] | AsyncIterable[T]]:
     if isinstance(items, Iterable):
         if isinstance(items, Iterator):
-            allowed = "a collection such as a list, or a function of the state: the node may be entered again"
+            allowed = "a collection such as a list, or a function of the state, because the node may run again"
             raise ConfigError.refusing("items", items, allowed)
         return lambda _: items
     check_callable("items", items)

@@ -1,7 +1,7 @@
-"""A run watched step by step: `open_run` hands out each step before the next node is called.
+"""`open_run`: yields each step of a run before the next node is called.
 
-The run is in a task of its own, and between it and the block stands a relay: it holds one step, and lets the run
-go on when the next one is asked for.
+The run has a task of its own. A relay between it and the block holds one step, and lets the run continue when the
+next step is requested.
 """
 
 from collections.abc import Awaitable, Callable
@@ -20,9 +20,9 @@ S = TypeVar("S")
 
 @final
 class GraphRun(Generic[S]):
-    """A run under way: an async iterator of `GraphStep`.
+    """A running graph: an async iterator of `GraphStep`.
 
-    Made by `StateGraph.open_run` only.
+    Created only by `StateGraph.open_run`.
     """
 
     __slots__ = ("_relay",)
@@ -30,7 +30,7 @@ class GraphRun(Generic[S]):
     _relay: "_Relay[S]"
 
     def __init__(self) -> None:
-        raise TypeError("a GraphRun is made by StateGraph.open_run")
+        raise TypeError("a GraphRun is created only by StateGraph.open_run")
 
     @classmethod
     def _create(cls, relay: "_Relay[S]") -> Self:
@@ -51,23 +51,23 @@ class GraphRun(Generic[S]):
         Raises:
             ExecutionError: the run failed.
 
-        Cancellation: nothing was taken; the node goes on, and the next call returns its step.
+        Cancellation: nothing is lost; the node keeps running, and the next call returns its step.
         """
-        step = await self._relay.ask()
+        step = await self._relay.next_step()
         if step is not None:
             return step
         self._relay.errors.raise_worst()
         raise StopAsyncIteration
 
     def result(self) -> GraphResult[S]:
-        """Return what the run came to, once the iteration has ended.
+        """Return the result of the run, once the iteration has ended.
 
         Raises:
-            RuntimeError: the run has not ended, failed, or was left before its end.
+            RuntimeError: the run has not ended, it failed, or the block was left before its end.
         """
         result = self._relay.result
         if result is None:
-            why = "the run failed, or was left before its end" if self._relay.ended else "iterate to the end first"
+            why = "the run failed, or ended early" if self._relay.ended else "iterate to the end first"
             raise RuntimeError(f"there is no result: {why}")
         return result
 
@@ -77,8 +77,8 @@ class RunBlock(Block[GraphRun[S]]):
     """The block of `open_run`.
 
     Args:
-        run: runs the graph, telling the relay that it is given of each step.
-        name: what its task is called.
+        run: runs the graph, and awaits its argument with each step.
+        name: the name of the run's task.
     """
 
     def __init__(self, run: "Callable[[OnStep[S]], Awaitable[GraphResult[S]]]", name: str) -> None:
@@ -91,7 +91,7 @@ class RunBlock(Block[GraphRun[S]]):
     def _open(self, nursery: trio.Nursery) -> GraphRun[S]:
         self._scope = nursery.cancel_scope
         nursery.start_soon(self._run_graph, name=self._name)
-        return GraphRun._create(self._relay)  # noqa: SLF001 - only made here
+        return GraphRun._create(self._relay)  # noqa: SLF001 - only created here
 
     async def _leave(self, *, in_peace: bool) -> None:
         del in_peace
@@ -107,7 +107,7 @@ class RunBlock(Block[GraphRun[S]]):
         with relay.errors.collecting():
             await relay.wait_until_wanted()
             relay.result = await self._run(relay.hand_over)
-        # The block is what was cancelled, or what is around it: each of them hears of it by itself.
+        # The cancelled scope is the block's or an outer one: the block raises its own Cancelled.
         relay.errors.discard_cancelled()
         worst = relay.errors.worst()
         if worst is not None and not isinstance(worst, Exception):
@@ -122,15 +122,15 @@ OnStep = Callable[[GraphStep[S], bool], Awaitable[None]]
 
 @final
 class _Relay(Generic[S]):
-    """One step, and whether the next one is wanted.
+    """Holds one step, and whether the next one is wanted.
 
     Attributes:
         ended: whether no more steps will come.
-        errors: what the run ended with, until somebody has been told.
-        result: what the run came to.
+        errors: the error that the run ended with, until it has been raised.
+        result: the result of the run.
     """
 
-    __slots__ = ("_arrived", "_asked", "_step", "_wanted", "ended", "errors", "result")
+    __slots__ = ("_arrived", "_consumer_acted", "_step", "_wanted", "ended", "errors", "result")
 
     def __init__(self) -> None:
         self.ended = False
@@ -138,38 +138,38 @@ class _Relay(Generic[S]):
         self.result: GraphResult[S] | None = None
         self._step: GraphStep[S] | None = None
         self._wanted = False
-        self._asked = trio.lowlevel.ParkingLot()
+        self._consumer_acted = trio.lowlevel.ParkingLot()
         self._arrived = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
         return f"<Relay: {'ended' if self.ended else 'wanted' if self._wanted else 'waiting'}>"
 
-    async def ask(self) -> GraphStep[S] | None:
-        """Ask for the next step, and return it; None where the run has ended.
+    async def next_step(self) -> GraphStep[S] | None:
+        """Request the next step, and return it; None if the run has ended.
 
-        Cancellation: nothing was taken; the step that was asked for is kept for who asks next.
+        Cancellation: nothing is lost; the next call returns the requested step.
         """
         await trio.lowlevel.checkpoint()
         while self._step is None and not self.ended:
             self._wanted = True
-            self._asked.unpark_all()
+            self._consumer_acted.unpark_all()
             await self._arrived.park()
         step, self._step = self._step, None
-        self._asked.unpark_all()
+        self._consumer_acted.unpark_all()
         return step
 
     async def wait_until_wanted(self) -> None:
-        """Wait until somebody asks.
+        """Wait until a step is requested.
 
         Cancellation: passes through.
         """
         while not self._wanted:
-            await self._asked.park()
+            await self._consumer_acted.park()
 
     async def hand_over(self, step: GraphStep[S], is_last: bool) -> None:  # noqa: FBT001 - called by position
-        """Hand out `step`, and wait until the next one is wanted, or the last one was taken.
+        """Hand over `step`, and wait until the next one is requested, or until the last one has been taken.
 
-        So a run is cleaned up only when the block has what it came to.
+        A run is therefore deleted from its store only when the block has its last step.
 
         Cancellation: passes through; the step can still be taken.
         """
@@ -179,9 +179,9 @@ class _Relay(Generic[S]):
         if not is_last:
             await self.wait_until_wanted()
         while is_last and self._step is not None:
-            await self._asked.park()
+            await self._consumer_acted.park()
 
     def end(self) -> None:
-        """Tell whoever waits that no more steps will come."""
+        """Wake the waiting consumer: no more steps will come."""
         self.ended = True
         self._arrived.unpark_all()

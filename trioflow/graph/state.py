@@ -1,13 +1,12 @@
-"""States: `State`, an immutable mapping for loose data, and the copy of a state that a node is given.
+"""States: `State`, an immutable mapping for loosely typed data, and the isolation of a node's input state.
 
-A change of a `State` copies the mapping and shares the values. At the sizes that states have that costs less than
-a microsecond; `docs/design/graph.md` has the figures, beside those of persistent maps.
+A change of a `State` copies the mapping and shares the values, which at the usual sizes costs less than a
+microsecond; `docs/design/graph.md` compares it with persistent maps.
 
-A node is given a copy of what could be changed in its state, so that a call that changes it and then fails changes
-nothing. Data is copied: lists, dicts, sets, byte arrays, deques, dataclasses, msgspec structs, pydantic models,
-and `State` itself; and only where something in it could be changed. What else a state may hold, such as a client
-or a lock, is no data and stays the same object: that is why this is not `copy.deepcopy`, which copies or refuses
-those.
+A node gets a copy of what is mutable in its state, so that a node that mutates it and then fails changes nothing.
+Data is copied: lists, dicts, sets, byte arrays, deques, dataclasses, msgspec structs, pydantic models, and `State`
+itself; and only if something in it is mutable. Other objects, such as a client or a lock, are shared: therefore
+this is not `copy.deepcopy`, which copies them or raises.
 """
 
 import copy
@@ -51,10 +50,10 @@ V = TypeVar("V")
 Copier = Callable[[Any, dict[int, Any]], Any]
 
 MISSING: Any = object()
-"""What stands for a value that is not there."""
+"""Stands for a missing value."""
 
 _MOST_COPIES = 4_000
-"""Lists, dicts and the like that are copied in the event loop; some milliseconds' work."""
+"""The most containers that are copied in the event loop, which takes a few milliseconds."""
 
 _ATOMS: frozenset[type] = frozenset(
     {int, str, float, bool, type(None), bytes, complex, range, type, date, datetime, time, timedelta}
@@ -70,12 +69,12 @@ class State(Mapping[str, Any]):
         state = State(topic="trio", drafts=0)
         state.set("drafts", state["drafts"] + 1)
 
-    Two states are equal where their names and values are. What did not change is shared between the old state
-    and the new one, not copied; so values should be left as they are, and replaced.
+    Two states are equal if their names and values are. Unchanged values are shared between the old state and the
+    new one, not copied; so replace values, do not mutate them.
 
     Args:
-        mapping: names and values to begin with.
-        values: more of them; they win.
+        mapping: names and values to start with.
+        values: further ones, which take precedence.
 
     Raises:
         TypeError: a name is not a string.
@@ -85,7 +84,7 @@ class State(Mapping[str, Any]):
 
     _values: dict[str, Any]
     _plain: bool
-    """Whether it is known that no value could be changed."""
+    """Whether all values are known to be immutable."""
 
     def __init__(self, mapping: Mapping[str, Any] | None = None, /, **values: Any) -> None:
         merged = {**mapping, **values} if mapping else values
@@ -114,14 +113,14 @@ class State(Mapping[str, Any]):
             return self._values == other._values
         return self._values == dict(other) if isinstance(other, Mapping) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]  # values may be changed behind its back, and most cannot be hashed
+    __hash__ = None  # type: ignore[assignment]  # values may be mutated, and most are not hashable
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return the value of `name`, or `default` where there is none."""
+        """Return the value of `name`, or `default` if there is none."""
         return self._values.get(name, default)
 
     def set(self, name: str, value: Any) -> Self:
-        """Return a state in which `name` has `value`."""
+        """Return a state with `name` set to `value`."""
         _check_name(name)
         if self._values.get(name, MISSING) is value:
             return self
@@ -130,11 +129,11 @@ class State(Mapping[str, Any]):
         return self._of(values, plain=self._plain and _is_atom(value))
 
     def merge(self, mapping: Mapping[str, Any] | None = None, /, **values: Any) -> Self:
-        """Return a state with these names and values beside its own; they win."""
+        """Return a state with these names and values added; they take precedence over its own."""
         return self._of({**self._values, **State(mapping, **values)})
 
     def without(self, *names: str) -> Self:
-        """Return a state without `names`; those it does not have make no difference."""
+        """Return a state without `names`; missing ones are ignored."""
         gone = set(names)
         return self._of({name: value for name, value in self._values.items() if name not in gone})
 
@@ -155,11 +154,11 @@ class State(Mapping[str, Any]):
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str):
-        raise TypeError(f"the names in a State are strings, got {name!r}")
+        raise TypeError(f"the names in a State must be strings, got {name!r}")
 
 
 def fields_of(state: object) -> Mapping[str, Any]:
-    """Return what a state consists of: the values by their names."""
+    """Return the values of a state by name."""
     if isinstance(state, State):
         return state._values  # noqa: SLF001 - of this module
     if isinstance(state, Mapping):
@@ -174,7 +173,7 @@ def fields_of(state: object) -> Mapping[str, Any]:
 
 
 def field_names(state_type: type) -> tuple[str, ...] | None:
-    """Return the names that each state of this type has; None where that is not known before."""
+    """Return the field names of a state type; None for a mapping, whose names are not fixed."""
     if issubclass(state_type, msgspec.Struct):
         return state_type.__struct_fields__
     if dataclasses.is_dataclass(state_type):
@@ -194,9 +193,9 @@ def is_state_type(state_type: object) -> bool:
 
 
 def changes_between(before: object, after: object) -> dict[str, Any]:
-    """Return what is different in `after`, by name; `MISSING` for what is not there any more.
+    """Return the changed values of `after`, by name; `MISSING` for removed ones.
 
-    Values are compared by `==`; where that cannot tell, they are taken for different.
+    Values are compared by `==`; if that raises, they count as different.
     """
     old, new = fields_of(before), fields_of(after)
     removed = {name: MISSING for name in old if name not in new}
@@ -204,7 +203,7 @@ def changes_between(before: object, after: object) -> dict[str, Any]:
 
 
 def with_changes(state: S, changes: Mapping[str, Any]) -> S:
-    """Return a state like `state` with these values, and without those that are `MISSING`."""
+    """Return a copy of `state` with these values, and without those that are `MISSING`."""
     if not changes:
         return state
     if isinstance(state, State):
@@ -216,18 +215,18 @@ def with_changes(state: S, changes: Mapping[str, Any]) -> S:
         return cast("Any", state).model_copy(update={n: v for n, v in changes.items() if v is not MISSING})  # type: ignore[no-any-return]  # a state too
     twin = copy.copy(state)
     for name, value in changes.items():
-        # A frozen dataclass is changed here before anybody has seen it.
+        # Sets fields of a copy that nothing else refers to yet, even if the dataclass is frozen.
         object.__setattr__(twin, name, value)
     return twin
 
 
 def rebased(state: S, before: S, after: S) -> S:
-    """Return `state` with what was changed between `before` and `after`."""
+    """Return `state` with the changes between `before` and `after` applied."""
     return with_changes(state, changes_between(before, after))
 
 
 def differ(old: object, new: object) -> bool:
-    """Whether two values of a state are different, by `==`; where that cannot tell, they are."""
+    """Whether two values of a state differ, by `==`; if that raises, they do."""
     if old is new:
         return False
     with suppress(Exception):
@@ -236,16 +235,16 @@ def differ(old: object, new: object) -> bool:
 
 
 def state_codec(state_type: type[S]) -> Codec[S]:
-    """Return what encodes and decodes the states of a graph."""
+    """Return the codec of a graph's states."""
     if issubclass(state_type, State):
         return Codec(state_type, wrap=state_type, unwrap=attrgetter("_values"))
     return Codec(state_type)
 
 
 def isolate(value: V) -> V:
-    """Return `value`, or a copy of it that shares nothing changeable with it except what is no data.
+    """Return `value`, or a copy that shares no mutable data with it.
 
-    Data nested too deeply to be walked is shared whole.
+    Objects that are not data are shared, and so is data nested too deeply to be copied recursively.
     """
     if type(value) in _ATOMS:
         return value
@@ -257,9 +256,9 @@ def isolate(value: V) -> V:
 
 
 async def isolate_soon(value: V) -> V:
-    """Do what `isolate` does, in a thread where much is to be copied.
+    """Do what `isolate` does, in a thread if there is much to copy.
 
-    Cancellation: a checkpoint only where a thread is needed.
+    Cancellation: a checkpoint only if a thread is needed.
     """
     if type(value) in _ATOMS:
         return value
@@ -273,7 +272,7 @@ async def isolate_soon(value: V) -> V:
 
 
 class _ManyCopiesError(Exception):
-    """There is more to copy than the loop should wait for."""
+    """There is too much to copy in the event loop."""
 
 
 class _FewCopies(dict[int, Any]):
@@ -284,12 +283,12 @@ class _FewCopies(dict[int, Any]):
 
 
 def _is_atom(value: object) -> bool:
-    """Whether `value` is of a kind that cannot be changed, nor hold what can."""
+    """Whether `value` is immutable and contains no other objects."""
     return type(value) in _ATOMS
 
 
 def _isolate_all(values: dict[Any, Any], memo: dict[int, Any]) -> dict[Any, Any]:
-    """Return `values` with each value isolated: the same dict where none needs to be."""
+    """Return `values` with each value isolated; the same dict if none has to be copied."""
     changed = {}
     for name, value in values.items():
         if type(value) not in _ATOMS and (copied := _copied(value, memo)) is not value:
@@ -347,7 +346,8 @@ def _copier_of_fields(names: list[str], assign: Callable[[Any, str, Any], None],
 
 
 def _copy_model(value: Any, memo: dict[int, Any]) -> Any:
-    # Its own __copy__ makes new dicts of the fields, extra ones and private ones; what is in them is ours to copy.
+    # Its own __copy__ makes new dicts of its fields, extra fields and private attributes; their values are copied
+    # here.
     memo[id(value)] = twin = copy.copy(value)
     for held in (vars(twin), twin.__pydantic_extra__, twin.__pydantic_private__):
         if held:
@@ -393,7 +393,7 @@ def _share(value: Any, memo: dict[int, Any]) -> Any:
     return value
 
 
-# What is in a set or a key of a dict can be hashed, and is left as it is.
+# The elements of a set and the keys of a dict are hashable, and are shared.
 _known: dict[type, Copier] = {
     list: _copy_list,
     deque: _copy_list,

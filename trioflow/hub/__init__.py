@@ -1,4 +1,4 @@
-"""Agents that talk: a hub carries messages between handlers, for as long as its block lasts."""
+"""Agents that exchange messages: a hub delivers them to the agents' handlers while its block is open."""
 
 from trioflow.hub._ledger import HubMetrics
 from trioflow.hub.gather import gather_requests

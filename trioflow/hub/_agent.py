@@ -1,7 +1,7 @@
-"""One registered agent: how a message gets to it, and who waits for its answers.
+"""One registered agent: delivery of its messages, and its pending requests.
 
 A message goes to a handler or into the mailbox at once, after a wait for room, or not at all. A request is settled
-by whoever knows first: the handler, the timer, `unregister`, or the closing hub.
+by whichever comes first: the handler, the timer, `unregister`, or the closing hub.
 """
 
 from collections.abc import Callable
@@ -25,17 +25,17 @@ class Agent:
     """An agent of a hub, until it is unregistered.
 
     Args:
-        name: by which messages reach it.
-        handler: what is given them.
+        name: its address.
+        handler: handles its messages.
         config: the hub's, with the limits of this agent.
-        state: what it shares with others.
+        state: the hub's shared state.
 
     Attributes:
-        accepting: whether it takes new messages.
-        left: set when it has gone.
-        mailbox: what waits for a handler.
-        tasks: what runs it.
-        topics: what it has subscribed to.
+        accepting: whether it accepts new messages.
+        left: set when it has been unregistered.
+        mailbox: the messages that wait for a handler.
+        tasks: the tasks that run the handler.
+        topics: its subscriptions.
     """
 
     __slots__ = ("_answers", "_config", "_state", "accepting", "left", "mailbox", "name", "tasks", "topics")
@@ -52,10 +52,10 @@ class Agent:
         self._state = state
 
     def __repr__(self) -> str:
-        return f"<Agent {self.name}: {self.tasks.busy} in hand, {self.mailbox!r}>"
+        return f"<Agent {self.name}: {self.tasks.busy} running, {self.mailbox!r}>"
 
     def offer(self, message: Message) -> bool:
-        """Deliver `message` without waiting, if there is room; return whether it went."""
+        """Deliver `message` without waiting, if there is room; return whether it was delivered."""
         if not self.tasks.start(message) and not self.mailbox.put(message):
             return False
         self._state.ledger.accepted(message)
@@ -68,7 +68,7 @@ class Agent:
         return error
 
     async def send(self, message: Message) -> bool:
-        """Deliver `message`, as `overflow` says where there is no room; return whether it was delivered.
+        """Deliver `message`; if there is no room, act as `overflow` says. Return whether it was delivered.
 
         Cancellation: not delivered.
         """
@@ -105,7 +105,7 @@ class Agent:
                 self._withdrawn(message, now, answer.withdrawn)
 
     def retire(self, on_quiet: Callable[[], object]) -> None:
-        """Take no more messages, and call `on_quiet` as soon as those that are here have been handled."""
+        """Accept no more messages, and call `on_quiet` once the accepted ones have been handled."""
         self.accepting = False
         if self.tasks.busy:
             self.tasks.on_quiet = on_quiet
@@ -113,7 +113,7 @@ class Agent:
             on_quiet()
 
     def leave(self, why: Callable[[], HubError]) -> None:
-        """Take no more messages, and let go of those that are not in hand; those who wait are told why."""
+        """Accept no more messages, discard the queued ones, and reject pending requests and sends with `why()`."""
         self.accepting = False
         self.tasks.on_quiet = None
         self.tasks.dismiss()
@@ -122,15 +122,15 @@ class Agent:
         for name, answer in answers.items():
             AWAITED.pop(name, None)
             answer.reject(why())
-        # Observers are told last, for one may raise what is no `Exception`.
+        # Events come last: an observer may raise a non-Exception.
         self.mailbox.dismiss_line(why)
         for message in self.mailbox.clear():
             self._state.ledger.discarded(message)
 
     async def _line_up(self, message: Message) -> None:
-        """Let a request wait for room, where that is what `overflow` says.
+        """Queue a request for room, if `overflow` is "wait"; refuse it otherwise.
 
-        Cancellation: no checkpoint where it waits, shielded where it is refused.
+        Cancellation: not a checkpoint if it is queued; shielded if it is refused.
         """
         if self._config.overflow != "wait":
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -164,7 +164,7 @@ class Agent:
                 self._withdrawn(message, now, room.withdrawn)
 
     def _withdraw(self, message: Message) -> Place | None:
-        """Let nobody expect the answer, and no handler have the message: called when its requester gives up."""
+        """Withdraw a message and its pending answer; called when its requester gives up."""
         self._forget(message)
         return self.mailbox.withdraw(message)
 
@@ -181,7 +181,7 @@ class Agent:
         return error
 
     def _withdrawn(self, message: Message, since: float, place: Place) -> None:
-        """Count a message whose sender has given up, and that was taken out of `place`."""
+        """Count a message whose sender gave up, and that was removed from `place`."""
         if place == "line":
             self._state.ledger.not_admitted(message, None, trio.current_time() - since)
         else:
@@ -194,7 +194,7 @@ class Agent:
         return MailboxFullError(message, agent=self.name)
 
     def _forget(self, message: Message) -> None:
-        """Let nobody expect the answer to `message` any more."""
+        """Drop the pending answer to `message`."""
         self._answers.pop(message.id, None)
         AWAITED.pop(message.id, None)
 
@@ -217,5 +217,5 @@ def _answer(message: Message, result: object) -> Message:
         return message.reply(result)
     if result.type is MessageType.RESPONSE and result.reply_to == message.id:
         return result
-    # A message that another hub, or another agent, has answered with: what it says is the answer.
+    # A message from another hub or agent, returned as the answer: its data is the answer.
     return message.reply(result.data, headers=result.headers)

@@ -1,4 +1,4 @@
-"""Who is on a hub: agents by their names, and by the topics that they have subscribed to."""
+"""The agents of a hub by name, and by the topics that they have subscribed to."""
 
 from collections.abc import Iterator
 from typing import final
@@ -9,7 +9,7 @@ from trioflow.errors import AgentGoneError, ConfigError, UnknownAgentError
 from trioflow.hub._agent import Agent
 
 COMPARED = 1_000
-"""Agents among which near names are looked for: it takes about 30 µs each."""
+"""The most agents whose names are compared for near misses, at about 30 µs each."""
 
 
 @final
@@ -17,7 +17,7 @@ class Directory:
     """The agents of one hub.
 
     Args:
-        hub: its name.
+        hub: the hub's name.
     """
 
     __slots__ = ("_agents", "_hub", "_topics")
@@ -37,7 +37,7 @@ class Directory:
         return iter(self._agents.values())
 
     def check_free(self, name: str) -> None:
-        """Refuse a name that is empty or taken."""
+        """Require a name that is neither empty nor taken."""
         check_text("agent", name)
         if name in self._agents:
             raise ConfigError.refusing("agent", name, f"a name that is free on hub {quote(self._hub)}")
@@ -47,7 +47,7 @@ class Directory:
         self._agents[agent.name] = agent
 
     def remove(self, agent: Agent) -> None:
-        """Take an agent out, and tell whoever waits for it."""
+        """Remove an agent, and reject everything that waits for it."""
         del self._agents[agent.name]
         for topic in agent.topics:
             self._unlist(agent.name, topic)
@@ -55,7 +55,7 @@ class Directory:
         agent.leave(lambda: AgentGoneError(message, agent=agent.name))
 
     def find(self, name: str) -> Agent:
-        """Return the agent of this name, or say which ones there are."""
+        """Return the agent of this name, or raise an error that lists the known ones."""
         given: object = name
         agent = self._agents.get(given) if isinstance(given, str) else None
         if agent is None:
@@ -65,21 +65,21 @@ class Directory:
         return agent
 
     def find_accepting(self, name: str) -> Agent:
-        """Return the agent of this name, if it takes messages."""
+        """Return the agent of this name, if it accepts messages."""
         agent = self.find(name)
         if not agent.accepting:
             raise AgentGoneError(f"agent {quote(name)} is retiring from hub {quote(self._hub)}", agent=name)
         return agent
 
     def subscribe(self, name: str, topic: str) -> None:
-        """List the agent under `topic`."""
+        """Add the agent to the subscribers of `topic`."""
         agent = self.find(name)
         check_text("topic", topic)
         self._topics.setdefault(topic, {})[name] = agent
         agent.topics.add(topic)
 
     def unsubscribe(self, name: str, topic: str) -> None:
-        """List the agent under `topic` no more."""
+        """Remove the agent from the subscribers of `topic`."""
         agent = self.find(name)
         check_text("topic", topic)
         if topic in agent.topics:
@@ -87,7 +87,7 @@ class Directory:
             self._unlist(name, topic)
 
     def subscribers(self, topic: str) -> list[Agent]:
-        """Return the agents that are listed under `topic`."""
+        """Return the subscribers of `topic`."""
         check_text("topic", topic)
         return list(self._topics.get(topic, {}).values())
 

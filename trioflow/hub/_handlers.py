@@ -1,11 +1,10 @@
-"""The tasks that run the handler of one agent: few, used again, and none that polls.
+"""The tasks that run the handler of one agent: reused, and never polling.
 
-A message goes to a sleeping task, or to a new one, while fewer than `max_handlers` are busy. A task that has
-nothing to do sleeps until the next message is put into its hand, so an idle agent costs no time; tasks that were
-not needed for a while end.
+A message goes to a sleeping task, or to a new one, while fewer than `max_handlers` are busy. An idle task sleeps
+until it is handed the next message, so an idle agent costs no time; tasks that stay idle for a while end.
 
-No message sees what another one left behind: each is handled in a context of its own, and a task in which a
-handler left a cancel scope or a nursery open is replaced.
+Messages are isolated from each other: each is handled in its own context, and a task in which a handler left a
+cancel scope or a nursery open is replaced.
 """
 
 from collections.abc import Awaitable, Callable
@@ -27,7 +26,7 @@ from trioflow.policies import with_timeout
 Handler = Callable[[Message], Awaitable[Any]]
 
 Settle = Callable[[Message, object, BaseException | None, float], None]
-"""Is given what became of a message: the result or the error of its handler, and when that was called."""
+"""Called with a message, the result or the error of its handler, and when the handler was called."""
 
 
 @final
@@ -35,18 +34,18 @@ class HandlerTasks:
     """The tasks of one agent.
 
     Args:
-        name: the agent's.
-        handler: what they run.
+        name: the agent's name.
+        handler: the agent's handler.
         config: the agent's limits.
-        state: the hub's.
-        mailbox: where the next message comes from.
-        settle: takes what became of each.
+        state: the hub's state.
+        mailbox: the source of further messages.
+        settle: called with the outcome of each message.
 
     Attributes:
         attempts: how often the handler was called.
-        busy: tasks that have a message in hand.
-        on_quiet: called when none is busy any more.
-        watched: whether the reaper looks after them.
+        busy: tasks that are handling a message.
+        on_quiet: called when no task is busy any more.
+        watched: whether the reaper watches them.
     """
 
     __slots__ = (
@@ -85,7 +84,7 @@ class HandlerTasks:
         seconds = config.handler_timeout
         self._call = call_user(handler if seconds is None else with_timeout(handler, seconds), self)
         self._idle: dict[trio.lowlevel.Task, list[Message | None]] = {}
-        # The least idle tasks at any moment since the reaper came: those were not needed.
+        # The fewest idle tasks at any moment since the last reaping: those were not needed.
         self._spare = 0
         self._dismissed = False
         self.attempts = 0
@@ -97,7 +96,7 @@ class HandlerTasks:
         return f"<HandlerTasks of {self._name}: {self.busy} busy, {len(self._idle)} idle>"
 
     def start(self, message: Message) -> bool:
-        """Give `message` to a task, unless all are busy; return whether it went."""
+        """Hand `message` to a task, unless all are busy; return whether it was handed over."""
         if self.busy >= self._limit:
             return False
         self.busy += 1
@@ -105,7 +104,7 @@ class HandlerTasks:
         if not idle:
             self._spawn(message)
             return True
-        # The one that worked last, so that the others are seen not to be needed.
+        # The task that worked last, so that the others can be reaped.
         task, hand = idle.popitem()
         self._spare = min(self._spare, len(idle))
         task.context = self._state.context_for(message)
@@ -114,12 +113,12 @@ class HandlerTasks:
         return True
 
     def dismiss(self) -> None:
-        """Let idle tasks end, and the others when they have handled what they have in hand."""
+        """End idle tasks now, and busy ones after their current message."""
         self._dismissed = True
         self._end_idle(len(self._idle))
 
     def end_spare(self) -> bool:
-        """End the idle tasks that were not needed since the last time; return whether there are others."""
+        """End the tasks that have been idle since the last call; return whether idle ones are left."""
         self._end_idle(self._spare)
         self._spare = len(self._idle)
         return bool(self._idle)
@@ -137,11 +136,11 @@ class HandlerTasks:
         task = trio.lowlevel.current_task()
         scopes = _innermost_scope(task)
         hand: list[Message | None] = []
-        # The hub may have been cancelled before the task that watches for it has begun.
+        # The hub may have been cancelled before the task that watches for it has started.
         self._state.closed = self._state.closed or is_cancelled()
         while message is not None and not self._state.closed:
             if message.type is MessageType.REQUEST and not message.expects_answer:
-                # Its requester has given up, or the agent has gone, since it was put into this hand.
+                # Its requester has given up, or the agent has gone, since it was handed over.
                 self._state.ledger.discarded(message)
             else:
                 await self._handle(message)
@@ -155,7 +154,7 @@ class HandlerTasks:
                 message = await self._wait_for_work(task, hand)
             else:
                 task.context = self._state.context_for(message)
-                # The new context counts from the next turn on; and a handler that never waits lets others run.
+                # The new context takes effect after a checkpoint, which also lets other tasks run.
                 await trio.lowlevel.cancel_shielded_checkpoint()
         if message is not None:
             self._state.ledger.discarded(message)
@@ -175,7 +174,7 @@ class HandlerTasks:
             allowed = "an async function, or a lambda that gives an awaitable"
             error = ConfigError.refusing("handler", self._handler, allowed)
         elif isinstance(error, trio.Cancelled) and not self._state.closed:
-            # Around this task are only the hub's scopes, and when one of them is cancelled the hub is closed.
+            # Only the hub's scopes enclose this task, and when one of them is cancelled the hub is closed.
             error = foreign_cancelled(error, f"the handler of agent {quote(self._name)}")
         self._settle(message, None, error, since)
         if not isinstance(error, Exception | trio.Cancelled):
@@ -189,13 +188,13 @@ class HandlerTasks:
         if not self.watched:
             self._state.reaper.watch(self)
 
-        # A cancellation does not wake it: ten thousand tasks that end in one turn of the scheduler would hold it
-        # for a fifth of a second. The closing hub dismisses them, some at a time.
+        # Cancellation does not wake it: ten thousand tasks that end in one turn of the scheduler would block the
+        # loop for a fifth of a second. The closing hub dismisses them in batches.
         await trio.lowlevel.wait_task_rescheduled(_stay_asleep)
         return hand.pop()
 
     def _replace(self) -> None:
-        """Put another task in the place of this one, if there is something to do."""
+        """Start a task in place of this one, if there is another message."""
         message = self._mailbox.take()
         if message is None:
             self._rest()
@@ -213,8 +212,8 @@ def _stay_asleep(_: object) -> trio.lowlevel.Abort:
 
 
 def _innermost_scope(task: trio.lowlevel.Task) -> object:
-    """Return what tells whether a handler has left a scope or a nursery open in its task.
+    """Return the innermost cancel scope of a task, to detect that a handler left a scope or a nursery open.
 
-    Trio has no public name for it; anyio asks the same attribute. Where it is missing, nothing is noticed.
+    Trio has no public name for it; anyio reads the same attribute. If it is missing, nothing is detected.
     """
     return getattr(task, "_cancel_status", None)

@@ -1,7 +1,7 @@
-"""What became of every message: counted, told to observers, and added up.
+"""Counts the outcome of every message, and emits the events of messages.
 
-`sent = handled + failed + dropped + open` holds after every plain call here, so leaving the hub waits for nothing
-but `open` to become 0.
+`sent = handled + failed + dropped + open` holds after every call here, so leaving the hub only has to wait for
+`open` to become 0.
 """
 
 from collections.abc import Callable
@@ -19,20 +19,21 @@ from trioflow.hub.message import Message
 
 
 class HubMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """The messages of a hub so far: `sent = handled + failed + dropped`, and what waits or is in hand."""
+    """Counts of a hub's messages: `sent` is `handled + failed + dropped` plus those queued or running."""
 
     agents: int
-    """Agents that are registered now."""
+    """Agents registered now."""
     sent: int
-    """Messages for agents: requests and those that want no answer, one for each recipient."""
+    """Messages sent to agents, requests included, counted once per recipient."""
     handled: int
-    """Those whose handler returned."""
+    """Messages whose handler returned."""
     failed: int
-    """Those whose handler raised, or was cancelled."""
+    """Messages whose handler raised, or was cancelled."""
     dropped: int
-    """Those that no handler was given: the mailbox was full, the sender or the agent gone, or the hub closed."""
+    """Messages that reached no handler: the mailbox was full, the sender gave up, the agent left, or the hub
+    closed."""
     pending: int
-    """Requests that wait for their answer now."""
+    """Requests waiting for their answer now."""
 
 
 @final
@@ -40,15 +41,15 @@ class MessageLedger:
     """The messages of one hub.
 
     Args:
-        hub: its name.
-        observer: who is told.
-        count_agents: says how many agents there are.
+        hub: the hub's name.
+        observer: receives the events.
+        count_agents: returns the number of agents.
 
     Attributes:
         emitter: emits the hub's events.
-        live: the metrics, to be watched.
-        open: messages that were neither handled nor dropped yet.
-        pending: requests that wait for their answer.
+        live: the metrics, to wait on.
+        open: messages neither handled nor dropped yet.
+        pending: requests waiting for their answer.
     """
 
     __slots__ = (
@@ -79,7 +80,7 @@ class MessageLedger:
         return f"<MessageLedger of {self._hub}: {self.open} open of {self._sent}>"
 
     def metrics(self) -> HubMetrics:
-        """Return the counts as they stand."""
+        """Return the current counts."""
         return HubMetrics(
             agents=self._count_agents(),
             sent=self._sent,
@@ -90,7 +91,7 @@ class MessageLedger:
         )
 
     def now(self) -> float:
-        """Return the time, if somebody is told of it: looking at the clock costs as much as counting."""
+        """Return the time if an observer is active, else 0.0: reading the clock costs as much as counting."""
         return trio.current_time() if self.emitter.active else 0.0
 
     async def wait_until_quiet(self) -> None:
@@ -103,14 +104,14 @@ class MessageLedger:
             await self._quiet.wait()
 
     def announce(self, type: EventType, message: Message) -> None:
-        """Tell that `message` will be sent, or handled: in the sender's task, or in the handler's context."""
+        """Emit that `message` is about to be sent, or handled: in the sender's task, or the handler's context."""
         if self.emitter.announces:
             self.emitter.announce(type, self._describe(message), {"message": message})
 
     # The life of a message: accepted, or waiting and then admitted or not; then handled or discarded.
 
     def accepted(self, message: Message) -> None:
-        """Count a message that went to a handler or into the mailbox at once."""
+        """Count a message delivered at once, to a handler or into the mailbox."""
         self._sent += 1
         self.open += 1
         if self.emitter.active:
@@ -118,7 +119,7 @@ class MessageLedger:
         self.live.publish()
 
     def refused(self, message: Message, error: BaseException) -> None:
-        """Count a message that found no room and does not wait for it."""
+        """Count a message refused for lack of room."""
         self.waiting()
         self.not_admitted(message, error, 0.0)
 
@@ -128,24 +129,24 @@ class MessageLedger:
         self.open += 1
 
     def admitted(self, message: Message, waited: float) -> None:
-        """Take note that a message got room after `waited` seconds; it was counted when it began to wait."""
+        """Emit that a message was admitted after `waited` seconds; it was counted when it started to wait."""
         if self.emitter.active:
             self._emit(EventType.MESSAGE_SENT, message, "ok", None, waited)
         self.live.publish()
 
     def not_admitted(self, message: Message, error: BaseException | None, waited: float) -> None:
-        """Count a message that got no room; without an error, its sender gave up."""
+        """Count a message that was not admitted; without an error, its sender gave up."""
         self._dropped += 1
         status = "cancelled" if error is None else "error"
         self._close_one(EventType.MESSAGE_SENT, message, status, error, waited)
 
     def discarded(self, message: Message) -> None:
-        """Count a message that was let in, and that nobody will handle."""
+        """Count an admitted message that will not be handled."""
         self._dropped += 1
         self._close_one(EventType.MESSAGE_HANDLED, message, "cancelled", None, 0.0)
 
     def handled(self, message: Message, error: BaseException | None, since: float) -> None:
-        """Count a message whose handler, called at `since`, ended with `error` or without one."""
+        """Count a message whose handler, called at `since`, ended with `error`, or returned if that is None."""
         if error is None:
             self._handled += 1
         else:
@@ -153,11 +154,11 @@ class MessageLedger:
         self._close_one(EventType.MESSAGE_HANDLED, message, None, error, self.now() - since)
 
     def warn(self, running: int, seconds: float) -> None:
-        """Say what is lost because it was not handled within so many seconds, of which some is in hand."""
+        """Log what is dropped after the drain timeout: `running` handlers, and the queued messages."""
         from loguru import logger  # noqa: PLC0415 - loaded on first use
 
         text = "hub {} was not quiet after {:g} s (drain_timeout): {} handlers are cancelled, {} messages dropped"
-        # Where the log itself fails, the metrics still tell.
+        # If logging fails, the metrics still have the counts.
         with suppress(Exception):
             logger.warning(text, quote(self._hub), seconds, running, self.open - running)
 
@@ -172,7 +173,7 @@ class MessageLedger:
         self.open -= 1
         if not self.open and self._quiet is not None:
             self._quiet.set()
-        # An observer may raise what is no `Exception`, so it is told when everything is counted.
+        # An observer may raise a non-Exception, so the event comes after all counting.
         if self.emitter.active:
             self._emit(type, message, status or status_of(error), error, seconds)
         self.live.publish()

@@ -1,8 +1,8 @@
 """The messages that wait for an agent, and the senders that wait for room.
 
-Age raises priority, so that nothing waits for ever: a message counts as one priority higher for each `size`
-messages that were handed out since it came, up to the highest. So a mailbox that is only emptied keeps strictly to
-the priorities, and under any load at most `4 * size` messages are handed out before one that was let in.
+Age raises priority, so that no message starves: a message gains one priority for each `size` messages taken out
+since it arrived, up to the highest. So a mailbox that is only drained follows priorities strictly, and under any
+load at most `4 * size` messages are taken out before one that is in it.
 """
 
 from collections import OrderedDict
@@ -16,17 +16,17 @@ from trioflow.hub._ledger import MessageLedger
 from trioflow.hub.message import Message, Priority
 
 Place = Literal["line", "mailbox"]
-"""Where a message is before a handler has it."""
+"""Where a message waits before it is handled."""
 
 OnEnd = Callable[[HubError | None], object]
-"""Called when a sender's wait for room is over: with None where the message was let in, else with the reason."""
+"""Called when a sender's wait for room ends: with None if the message was admitted, else with the error."""
 
 
 @final
 class Mailbox:
-    """At most `size` messages, of which the first of the highest priority is taken; and a line in front of it.
+    """A bounded priority queue of messages, with a line of messages that wait for room.
 
-    The line is served in the order of coming, whatever the priority, and nobody gets in past it.
+    The line is first in, first out, whatever the priority, and cannot be bypassed.
 
     Attributes:
         depth: messages in it.
@@ -39,8 +39,8 @@ class Mailbox:
         self.size = size
         self.depth = 0
         self._ledger = ledger
-        # Each message with how many were handed out before it came. Lanes are made on demand, for most agents of a
-        # large hub never have one.
+        # Each message with the number of messages taken out before it arrived. Lanes are created on demand: most
+        # agents of a large hub never need one.
         self._lanes: dict[Priority, OrderedDict[str, tuple[int, Message]]] = {}
         self._line: OrderedDict[str, tuple[Message, OnEnd | None, float]] = OrderedDict()
         self._taken = 0
@@ -49,14 +49,14 @@ class Mailbox:
         return f"<Mailbox: {self.depth} of {self.size}, {len(self._line)} in line>"
 
     def put(self, message: Message) -> bool:
-        """Put `message` in, if there is room and no line; return whether it went."""
+        """Add `message`, if there is room and no line; return whether it was added."""
         if self.depth >= self.size or self._line:
             return False
         self._insert(message)
         return True
 
     def take(self) -> Message | None:
-        """Take the next message out, and let in who waits for the room."""
+        """Take out the next message, and admit one from the line in its place."""
         if not self.depth:
             return None
         priority = next(iter(self._lanes)) if len(self._lanes) == 1 else max(self._lanes, key=self._rank)
@@ -67,11 +67,11 @@ class Mailbox:
         return message
 
     def wait_in_line(self, message: Message, on_end: OnEnd | None) -> None:
-        """Let `message` in as soon as there is room, and call `on_end` then."""
+        """Append `message` to the line: it is admitted when there is room, and `on_end` is called then."""
         self._line[message.id] = message, on_end, trio.current_time()
 
     def admit(self) -> None:
-        """Let messages in from the line, as many as there is room for."""
+        """Admit as many messages from the line as there is room for."""
         while self._line and self.depth < self.size:
             _, (message, on_end, since) = self._line.popitem(last=False)
             self._insert(message)
@@ -80,9 +80,9 @@ class Mailbox:
             self._ledger.admitted(message, trio.current_time() - since)
 
     def withdraw(self, message: Message) -> Place | None:
-        """Take `message` out, wherever it is; return where it was.
+        """Remove `message`, wherever it is; return where it was.
 
-        Nothing else happens here, for Trio may be the caller: whoever waits for the room is let in by `admit`.
+        Does nothing else, because Trio may be the caller: `admit` then fills the room.
         """
         if self._line.pop(message.id, None) is not None:
             return "line"
@@ -93,14 +93,14 @@ class Mailbox:
         return "mailbox"
 
     def clear(self) -> list[Message]:
-        """Take out every message that was let in."""
+        """Remove and return all admitted messages."""
         lanes = [self._lanes[priority] for priority in sorted(self._lanes, reverse=True)]
         self._lanes = {}
         self.depth = 0
         return [message for lane in lanes for _, message in lane.values()]
 
     def dismiss_line(self, why: Callable[[], HubError]) -> None:
-        """Tell everybody in line that they will not be let in."""
+        """Remove all messages from the line, and end their waits with `why()`."""
         line, self._line = self._line, OrderedDict()
         now = trio.current_time()
         ends = [(message, on_end, why(), now - since) for message, on_end, since in line.values()]
@@ -118,13 +118,13 @@ class Mailbox:
         self.depth += 1
 
     def _shrink(self, priority: Priority) -> None:
-        """Take note that a message of this priority is out."""
+        """Count one message of this priority less."""
         self.depth -= 1
         if not self._lanes[priority]:
             del self._lanes[priority]
 
     def _rank(self, priority: Priority) -> tuple[int, int, int]:
-        """Return how urgent the first message of a lane is; those behind it are less, for they came later."""
+        """Return the rank of the first message of a lane; those behind it arrived later, and rank lower."""
         before, _ = next(iter(self._lanes[priority].values()))
         age = (self._taken - before) // self.size
         return min(priority + age, Priority.CRITICAL), -before, priority

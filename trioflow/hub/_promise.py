@@ -1,8 +1,8 @@
-"""One task that waits for what another one settles, once: a future without callbacks.
+"""One task that waits for a value that another one sets, once: a future without callbacks.
 
-Giving up is part of it: `withdraw` is called inside the abort function of the waiting task, in the very moment in
-which Trio decides that the task is cancelled. So a message is either withdrawn or delivered, and its sender either
-raises or returns; there is no tick between the two in which a handler could take what its sender has given up.
+Cancellation is part of it: `withdraw` is called in the abort function of the waiting task, at the moment when Trio
+cancels the wait. So a message is either withdrawn, and its sender raises, or delivered, and its sender returns; no
+tick lies between the two in which a handler could take a message whose sender has been cancelled.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,14 @@ V = TypeVar("V")
 
 @final
 class Promise(Generic[V]):
-    """Holds a task until it is settled with a value or an error; what settles it first counts.
+    """Suspends a task until it is settled with a value or an error; the first one counts.
 
     Args:
-        withdraw: takes the message out of the mailbox; it must not raise, for Trio calls it.
-        give_up: is given where the message was when the time is up, and returns the error that says so.
+        withdraw: removes the message from the mailbox; it must not raise, because Trio calls it.
+        give_up: takes the place of the message at the deadline, and returns the error to raise.
 
     Attributes:
-        done: whether it is settled, or its task gone.
+        done: whether it is settled, or its task was cancelled.
         withdrawn: where the message was when the waiting task was cancelled.
     """
 
@@ -46,14 +46,14 @@ class Promise(Generic[V]):
         return f"<Promise: {'done' if self.done else 'open'}>"
 
     def resolve(self, value: V) -> None:
-        """Let the task go on with `value`."""
+        """Resume the task with `value`."""
         if not self.done:
             self.done, self._value = True, value
             if self._task is not None:
                 trio.lowlevel.reschedule(self._task)
 
     def reject(self, error: BaseException) -> None:
-        """Let the task go on with `error`, raised in it."""
+        """Resume the task with `error`, raised in it."""
         if not self.done:
             self.done, self._errors = True, ErrorCollector()
             self._errors.add(error)
@@ -61,14 +61,14 @@ class Promise(Generic[V]):
                 trio.lowlevel.reschedule(self._task)
 
     def expire(self) -> None:
-        """Withdraw, and let the task go on with the error that says that the time is up."""
+        """Withdraw the message, and resume the task with the error of the deadline."""
         if not self.done:
             self.reject(self._give_up(self._withdraw()))
 
     async def wait(self) -> V:
         """Wait until it is settled, and return the value or raise the error.
 
-        Cancellation: withdrawn; where it is settled in the same tick, that counts and nothing is raised here.
+        Cancellation: withdrawn; if it is settled in the same tick, that takes precedence and nothing is raised.
         """
         if not self.done:
             self._task = trio.lowlevel.current_task()

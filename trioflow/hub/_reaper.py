@@ -1,4 +1,4 @@
-"""What ends the tasks that a burst left behind: those of each agent that were not needed for a while."""
+"""Ends tasks left over from a burst: each agent's tasks that have been idle for a while."""
 
 from collections import deque
 from typing import Protocol, final
@@ -8,23 +8,23 @@ import trio
 from trioflow.hub._timer import AT_ONCE, Timer
 
 IDLE_SECONDS = 5.0
-"""A task that was not needed for so long ends, after twice the time at most."""
+"""Seconds after which an idle task ends, or up to twice as many."""
 
 
 class Idle(Protocol):
-    """Who has idle tasks."""
+    """An owner of idle tasks."""
 
     watched: bool
-    """Whether the reaper looks after them."""
+    """Whether the reaper watches them."""
 
     def end_spare(self) -> bool:
-        """End those that were not needed since the last time; return whether there are others."""
+        """End the tasks that have been idle since the last call; return whether idle ones are left."""
         ...
 
 
 @final
 class IdleReaper:
-    """Ends the tasks that a burst left behind: those of each agent that were not needed for a period."""
+    """Ends each agent's tasks that have been idle for a period."""
 
     __slots__ = ("__weakref__", "_later", "_now", "_timer", "_waits")
 
@@ -38,13 +38,13 @@ class IdleReaper:
         return f"<IdleReaper of {len(self._now) + len(self._later)} agents>"
 
     def watch(self, tasks: Idle) -> None:
-        """Look after `tasks`, of which one has become idle."""
+        """Watch `tasks`, one of which has become idle."""
         tasks.watched = True
         self._later.append(tasks)
         self._wait()
 
     def expire(self) -> None:
-        """Go through some agents; those that still have idle tasks are looked at again after the next period."""
+        """Check some of the agents; those that still have idle tasks are checked again after the next period."""
         if not self._now:
             self._now, self._later = self._later, self._now
         for _ in range(min(AT_ONCE, len(self._now))):

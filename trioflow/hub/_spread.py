@@ -1,4 +1,4 @@
-"""What goes to many, without holding up the others: some at a time, and on to the last once it has begun."""
+"""Delivery to many agents without blocking the event loop: in batches, and to the last one once started."""
 
 from time import thread_time
 
@@ -10,29 +10,29 @@ from trioflow.hub._state import HubState
 from trioflow.hub.message import Message, new_id
 
 AT_ONCE = 0.004
-"""Seconds of processor time that it may take before others run; handling the messages takes as long again."""
+"""Seconds of processor time between checkpoints; handling the messages takes as long again."""
 
 SPAWNED_AT_ONCE = 80
-"""Tasks that it may start before others run; the first turn of a new task takes five times that of an old one."""
+"""Tasks started between checkpoints; the first turn of a new task takes five times as long as later ones."""
 
 
 async def spread(state: HubState, first: Message, agents: list[Agent]) -> int:
-    """Deliver to all of `agents` but the sender that have room; return how many they were.
+    """Deliver to all of `agents` that have room, except the sender; return the number delivered.
 
-    Others run in between, and agents that go then are passed by.
+    Other tasks run in between, and agents that leave meanwhile are skipped.
 
-    Cancellation: not noticed.
+    Cancellation: shielded.
     """
     delivered = 0
     rest, most = thread_time() + AT_ONCE, state.spawned + SPAWNED_AT_ONCE
     for number, agent in enumerate(agents):
-        # To ask the time costs a twentieth of a message.
+        # Reading the clock costs a twentieth of a message.
         if not number & 15 and (thread_time() > rest or state.spawned > most):
             await trio.lowlevel.cancel_shielded_checkpoint()
             rest, most = thread_time() + AT_ONCE, state.spawned + SPAWNED_AT_ONCE
         if agent.name == first.sender or not agent.accepting:
             continue
-        # A quarter of the time that making it anew takes.
+        # Takes a quarter of the time of creating a new message.
         message = replace(first, id=new_id(), recipient=agent.name, headers=first.headers.copy())
         if agent.offer(message):
             delivered += 1

@@ -1,4 +1,4 @@
-"""What the agents of one hub share, made when it opens."""
+"""The state that the agents of one hub share."""
 
 from collections.abc import Awaitable, Callable
 from contextvars import Context, ContextVar, copy_context
@@ -20,25 +20,25 @@ from trioflow.hub._timer import Timer
 from trioflow.hub.message import AWAITED, Message
 
 _deadline: ContextVar[tuple[trio.abc.Clock, float] | None] = ContextVar("trioflow_hub_deadline", default=None)
-"""Until when the request is awaited that this task works for. Another clock is that of another `trio.run`."""
+"""The clock and deadline of the request that this task handles; in another `trio.run` the clock differs."""
 
 
 @final
 class HubState:
-    """The state of one hub beside its agents.
+    """The state of one hub, except its agents.
 
     Args:
         config: the hub's.
         ledger: the hub's.
 
     Attributes:
-        closed: whether it is over: no handler is called any more.
-        errors: what ends the hub.
-        nursery: where the handlers run.
+        closed: whether the hub is closed: no handler is called any more.
+        errors: the errors that end the hub.
+        nursery: runs the handlers.
         reaper: ends idle tasks.
-        resources: what handlers have opened.
-        spawned: tasks that were started.
-        timer: ends what takes too long.
+        resources: resources that handlers have opened.
+        spawned: tasks started so far.
+        timer: enforces deadlines.
     """
 
     __slots__ = (
@@ -77,8 +77,8 @@ class HubState:
         """Start the tasks of the hub itself.
 
         Args:
-            nursery: where its tasks run.
-            dismiss: tells everybody who waits that the hub is closed, when it is.
+            nursery: runs its tasks.
+            dismiss: rejects everything that waits, when the hub is closed.
         """
         self.nursery = nursery
         self._clock = trio.lowlevel.current_clock()
@@ -86,31 +86,31 @@ class HubState:
         self.spawn(self.timer.run, name="trioflow hub: timer")
 
     def close(self) -> None:
-        """Stop everything at once: from now on no handler is called."""
+        """Close the hub at once: from now on no handler is called."""
         self.closed = True
         self.nursery.cancel_scope.cancel(reason=f"hub {quote(self.config.name)} is closed")
 
     def crash(self, error: BaseException) -> None:
-        """Stop everything; `error` is what the hub ends with."""
+        """Close the hub at once with `error`."""
         self.errors.add(error)
         self.close()
 
     def closed_error(self) -> HubClosedError:
-        """Return what whoever calls the hub now is told."""
+        """Return the error of calls to a closed hub."""
         return HubClosedError(f"hub {quote(self.config.name)} is closed: its block has been left")
 
     def spawn(self, fn: Callable[..., Awaitable[object]], *args: object, name: str) -> None:
-        """Start a task in the context of who opened the hub."""
+        """Start a task in the context in which the hub was opened."""
         self._context.run(self._spawn, fn, args, name)
 
     def spawn_for(self, message: Message, fn: Callable[[Message], Awaitable[object]], name: str) -> None:
-        """Start a task that begins with `message`."""
+        """Start a task that handles `message` first."""
         self.context_for(message).run(self._spawn, fn, (message,), name)
 
     def context_for(self, message: Message) -> Context:
-        """Return the context in which `message` is handled: as it was for who opened the hub, not for who sends.
+        """Return the context in which `message` is handled: a copy of the one in which the hub was opened.
 
-        What the handler asks others is awaited for no longer than the answer to `message` is.
+        The handler's own requests inherit the deadline of `message`.
         """
         context = self._context.copy()
         context.run(working.set, _Handling(self.ledger.emitter, message))
@@ -122,7 +122,7 @@ class HubState:
         return context
 
     def limit(self, until: float) -> float:
-        """Return when a request ends that would wait until then: not after the one that its sender works for."""
+        """Return the deadline of a request: `until`, or an earlier one of the request that its sender handles."""
         inherited = _deadline.get()
         if inherited is None or inherited[0] is not self._clock:
             return until
@@ -134,7 +134,7 @@ class HubState:
 
     @trio.lowlevel.enable_ki_protection
     async def _close_when_cancelled(self, dismiss: Callable[[], Awaitable[None]]) -> None:
-        """Close the hub in the moment in which it is cancelled, also from outside while its body is shielded."""
+        """Close the hub as soon as it is cancelled, even from outside while its body is shielded."""
 
         def abort(_: object) -> trio.lowlevel.Abort:
             self.closed = True
@@ -149,7 +149,7 @@ class HubState:
 
 @final
 class _Handling:
-    """What `current_run` knows of in a handler: the message that it has in hand."""
+    """The source of `current_run` in a handler: the message that it handles."""
 
     __slots__ = ("_message", "emitter")
 
@@ -164,7 +164,7 @@ class _Handling:
 
     @property
     def worker(self) -> None:
-        """It is no worker."""
+        """None: a hub has no workers."""
 
     def in_hand(self) -> WorkInHand:
         """Return the message, for `current_run`."""

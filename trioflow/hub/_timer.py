@@ -1,8 +1,8 @@
-"""What ends when its time comes: one sleeping task and one heap for a whole hub.
+"""Deadlines: one sleeping task and one heap for a whole hub.
 
 A cancel scope for each request would cost a quarter of the request (`benchmarks/bench_hub.py`). Most requests are
-answered long before their time, so the heap holds them weakly: what nobody waits for any more is gone, and its
-place is cleared when its time comes or when the heap has grown.
+answered long before their deadline, so the heap refers to them weakly: the entry of a finished request is removed
+at its deadline, or when the heap has grown.
 """
 
 from heapq import heapify, heappop, heappush
@@ -14,29 +14,29 @@ from weakref import ref
 import trio
 
 AT_ONCE = 100
-"""Expired entries that are ended without letting others run."""
+"""Expired entries handled between checkpoints."""
 
 KEPT = 1_000
-"""Entries that the heap may hold before it is looked through for those that are gone."""
+"""The least size of the heap at which finished entries are purged."""
 
 
 class Timed(Protocol):
-    """What a timer ends."""
+    """What a timer expires."""
 
     def expire(self) -> None:
-        """End it, if it has not ended by itself."""
+        """End it, if it is not done yet."""
 
 
 @final
 class Timer:
-    """Ends what is added to it when its time comes, while `run` runs."""
+    """Calls `expire` on its entries at their deadlines, while `run` runs."""
 
     __slots__ = ("_heap", "_limit", "_next", "_order", "_scope")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, ref[Timed]]] = []
         self._limit = KEPT
-        # Two entries of one time are compared by their order, never by themselves.
+        # Entries with equal deadlines are compared by their order, never by themselves.
         self._order = count()
         self._scope = trio.CancelScope()
         self._next = inf
@@ -45,7 +45,7 @@ class Timer:
         return f"<Timer: {len(self._heap)} entries>"
 
     def add(self, time: float, entry: Timed) -> None:
-        """Let `entry` expire at `time`, if somebody still holds it then."""
+        """Expire `entry` at `time`, unless it has been garbage-collected by then."""
         heap = self._heap
         heappush(heap, (time, next(self._order), ref(entry)))
         if time < self._next:
@@ -56,7 +56,7 @@ class Timer:
             self._limit = KEPT + 2 * len(heap)
 
     async def run(self) -> None:
-        """End what is due, until cancelled.
+        """Expire due entries until cancelled.
 
         Cancellation: passes through.
         """
@@ -65,11 +65,11 @@ class Timer:
             self._scope = trio.CancelScope(deadline=self._next)
             with self._scope:
                 await trio.sleep_forever()
-            while self._expire_some():  # noqa: ASYNC110 - it waits for nothing: others have their turn
+            while self._expire_some():  # noqa: ASYNC110 - not polling: lets other tasks run between batches
                 await trio.lowlevel.checkpoint()
 
     def _expire_some(self) -> bool:
-        """End some of what is due; return whether there may be more."""
+        """Expire a batch of due entries; return whether there may be more."""
         now = trio.current_time()
         for _ in range(AT_ONCE):
             if not self._heap or self._heap[0][0] > now:

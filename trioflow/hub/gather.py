@@ -1,4 +1,4 @@
-"""Ask several agents the same, at the same time."""
+"""Sends one request to several agents concurrently."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,7 +15,7 @@ from trioflow.outcomes import ParallelResult, TaskError
 __all__ = ("gather_requests",)
 
 AT_ONCE = 50
-"""Requests that are begun without letting others run."""
+"""Requests started between checkpoints."""
 
 
 @trio.lowlevel.enable_ki_protection
@@ -27,23 +27,23 @@ async def gather_requests(
     *,
     timeout: float | None = None,  # noqa: ASYNC109 - as that of `Hub.request`
 ) -> ParallelResult[str, Message]:
-    """Ask all of `recipients` at once, and return their answers in this order, with the failures beside them.
+    """Request an answer from all `recipients` concurrently, and return answers and errors in their order.
 
-    An agent that fails, does not answer in time or is not there costs nobody else: the result has its `HubError`
-    in `errors`, and raises nothing.
+    An agent that fails, does not answer in time or does not exist does not affect the others: its `HubError` is in
+    `errors` of the result, and is not raised.
 
     Args:
-        hub: what they are on.
-        sender: who asks.
-        recipients: who is asked; one that is named twice is asked twice.
-        data: what they are asked.
-        timeout: seconds for each answer; None is the hub's.
+        hub: the hub of the agents.
+        sender: the sender's name.
+        recipients: the agents' names; one that is named twice gets two requests.
+        data: the payload.
+        timeout: seconds to wait for each answer; None is the hub's.
 
     Raises:
-        ConfigError: an argument cannot work.
-        HubClosedError: the block of the hub has been left.
+        ConfigError: an argument is invalid.
+        HubClosedError: the hub's block has been left.
 
-    Cancellation: passes through; what was not answered is withdrawn.
+    Cancellation: passes through; unanswered requests are withdrawn.
     """
     check_in_trio()
     await trio.lowlevel.checkpoint()
@@ -70,7 +70,7 @@ async def gather_requests(
     errors.raise_worst()
     answered = [(index, end) for index, end in enumerate(ends) if isinstance(end, Message)]
     failed = [(index, end) for index, end in enumerate(ends) if isinstance(end, HubError)]
-    # The traceback of an error leads to a frame of `ask`, which holds the list.
+    # The traceback of an error refers to a frame of `ask`, which refers to the list.
     ends.clear()
     return ParallelResult(
         results=[answer for _, answer in answered],

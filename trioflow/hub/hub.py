@@ -1,4 +1,4 @@
-"""The hub: agents register with it and exchange messages, for as long as its block lasts."""
+"""The hub: agents register with it and exchange messages while its block is open."""
 
 import time
 from collections.abc import Mapping
@@ -30,39 +30,39 @@ __all__ = ("Hub", "open_hub")
 def open_hub(
     config: HubConfig | None = None, *, observer: Observer | None = None
 ) -> AbstractAsyncContextManager["Hub"]:
-    """Return a context manager that gives a `Hub`.
+    """Return a context manager that opens a `Hub`.
 
-    Leaving the block in peace lets every message be handled first, for at most `config.drain_timeout` seconds;
-    handlers may still send and request. Then, and at once where the block is left by an exception or a
-    cancellation, the handlers are cancelled. When the block has been left no handler runs any more.
+    Leaving the block normally first lets queued and running messages be handled, for at most
+    `config.drain_timeout` seconds; handlers may still send and request. Then, or at once if the block is left by
+    an exception or a cancellation, the handlers are cancelled. No handler runs after the block.
 
     Args:
-        config: the hub's name, its limits, and its observer; None is `HubConfig()`.
-        observer: is told of the messages; None takes the one that the config names.
+        config: the hub's name, its limits, and the name of its observer; None is `HubConfig()`.
+        observer: receives the messages' events; None is the one that the config names.
 
     Raises:
-        ConfigError: an argument cannot work.
-        BaseException: a `KeyboardInterrupt`, `SystemExit` or the like from a handler ends the block, bare. What
-            the body of the block raises comes out as it is.
+        ConfigError: an argument is invalid.
+        BaseException: a `KeyboardInterrupt`, `SystemExit` or other non-`Exception` from a handler ends the block,
+            bare. What the body of the block raises is raised unchanged.
 
-    Cancellation: passes through; every message has been accounted for.
+    Cancellation: passes through; every message has been counted as handled, failed or dropped.
     """
     check_instance("config", config, HubConfig, optional=True)
     config = config or HubConfig()
     given = get_observer(config.observer) if observer is None else observer
     check_observer("observer", given)
-    return _HubBlock(Hub._create(config, given))  # noqa: SLF001 - only made here
+    return _HubBlock(Hub._create(config, given))  # noqa: SLF001 - only created here
 
 
 @final
 class Hub:
-    """Where agents exchange messages; made by `open_hub`.
+    """Delivers messages between agents; created by `open_hub`.
 
     After its block every method raises `HubClosedError`. A hub belongs to one `trio.run`.
 
     Attributes:
         name: its name, which its messages carry.
-        live_metrics: what `metrics` returns, as a value to watch; it can be read after the block too.
+        live_metrics: the metrics as a value to wait on; it can still be read after the block.
     """
 
     __slots__ = ("_directory", "_ledger", "_state", "live_metrics", "name")
@@ -74,7 +74,7 @@ class Hub:
     _state: HubState
 
     def __init__(self) -> None:
-        raise TypeError("a Hub is made by open_hub")
+        raise TypeError("a Hub is created only by open_hub")
 
     @classmethod
     def _create(cls, config: HubConfig, observer: Observer) -> Self:
@@ -90,7 +90,7 @@ class Hub:
         state = "closed" if self._state.closed else repr(self._ledger)
         return f"<Hub {self.name}: {len(self._directory)} agents, {state}>"
 
-    # Who is there.
+    # Agents and topics.
 
     def register(
         self,
@@ -101,20 +101,20 @@ class Hub:
         buffer: int | None = None,
         handler_timeout: float | None = None,
     ) -> None:
-        """Let `handler` be called with each message for agent `name`.
+        """Register an agent: `handler` is called with each message to `name`.
 
-        What it returns answers a request: data, or a `Message` made by `Message.reply`. What it raises, the
-        requester gets as a `HandlerError`; the hub goes on.
+        Its return value answers a request: data, or a `Message` created by `Message.reply`. An exception reaches
+        the requester as a `HandlerError`; the hub keeps running.
 
         Args:
-            name: what messages for it are addressed to.
-            handler: an async function.
-            max_handlers: messages that it handles at once; None is the hub's, as for the others.
+            name: the agent's address.
+            handler: an async function of the message.
+            max_handlers: messages that it handles concurrently; None, here and below, is the hub's setting.
             buffer: messages that its mailbox holds.
             handler_timeout: seconds for one call, after which it fails with `trio.TooSlowError`.
 
         Raises:
-            ConfigError: the name is empty or taken, the handler is no async function, or a limit cannot work.
+            ConfigError: the name is empty or taken, the handler is not async, or a limit is invalid.
             HubClosedError: the block has been left.
         """
         self._check_open()
@@ -128,9 +128,9 @@ class Hub:
 
     @trio.lowlevel.enable_ki_protection
     def unregister(self, name: str) -> None:
-        """Forget an agent and what is in its mailbox; messages that its handler has in hand are finished.
+        """Remove an agent and discard its mailbox; running handlers finish.
 
-        Those who wait for an answer of it, or for room, get `AgentGoneError` at once.
+        Pending requests to it, and senders that wait for room, raise `AgentGoneError` at once.
 
         Raises:
             UnknownAgentError: there is no such agent.
@@ -141,16 +141,16 @@ class Hub:
 
     @trio.lowlevel.enable_ki_protection
     async def retire(self, name: str) -> None:
-        """Let an agent handle what it has, and forget it then: the gentle way to `unregister` it.
+        """Remove an agent once it has handled its accepted messages: a graceful `unregister`.
 
-        It takes no new messages: senders get `AgentGoneError`, and what is broadcast or published passes it by. A
-        handler must not wait for its own agent to retire.
+        It accepts no new messages: `send` and `request` raise `AgentGoneError`, `broadcast` and `publish` skip it.
+        A handler must not wait for its own agent to retire.
 
         Raises:
             UnknownAgentError: there is no such agent.
-            HubClosedError: the block has been left, now or while this waited.
+            HubClosedError: the block has been left, before or during this call.
 
-        Cancellation: the agent goes all the same when it has handled everything.
+        Cancellation: the agent still retires when it has handled everything.
         """
         check_in_trio()
         await trio.lowlevel.checkpoint()
@@ -165,7 +165,7 @@ class Hub:
         self._ledger.live.publish()
 
     def agents(self) -> dict[str, int]:
-        """Return how many messages there are in the mailbox of each agent.
+        """Return the number of messages in the mailbox of each agent.
 
         Raises:
             HubClosedError: the block has been left.
@@ -174,16 +174,16 @@ class Hub:
         return {agent.name: agent.mailbox.depth for agent in self._directory}
 
     def metrics(self) -> HubMetrics:
-        """Return the counts as they stand.
+        """Return the current counts.
 
         Raises:
-            HubClosedError: the block has been left; `live_metrics.value` still tells.
+            HubClosedError: the block has been left; `live_metrics.value` can still be read.
         """
         self._check_open()
         return self._ledger.metrics()
 
     def subscribe(self, agent: str, topic: str) -> None:
-        """Let `agent` have what is published under `topic`; once is enough.
+        """Subscribe `agent` to `topic`; idempotent.
 
         Raises:
             UnknownAgentError: there is no such agent.
@@ -194,7 +194,7 @@ class Hub:
         self._directory.subscribe(agent, topic)
 
     def unsubscribe(self, agent: str, topic: str) -> None:
-        """Let `agent` have no more of what is published under `topic`, if it had.
+        """Unsubscribe `agent` from `topic`, if it is subscribed.
 
         Raises:
             UnknownAgentError: there is no such agent.
@@ -204,7 +204,7 @@ class Hub:
         self._check_open()
         self._directory.unsubscribe(agent, topic)
 
-    # What they say.
+    # Messages.
 
     @trio.lowlevel.enable_ki_protection
     async def send(
@@ -216,16 +216,16 @@ class Hub:
         priority: Priority = Priority.NORMAL,
         headers: Mapping[str, str] | None = None,
     ) -> bool:
-        """Put a message into the mailbox of `recipient`, and return whether it went there.
+        """Deliver a message to the mailbox of `recipient`, and return whether it was delivered.
 
-        `config.overflow` says what a full mailbox means: "wait" waits for room, for `config.timeout` seconds;
+        If the mailbox is full, `config.overflow` decides: "wait" waits for room, for `config.timeout` seconds;
         "drop" drops the message and returns False; "error" raises.
 
         Raises:
             UnknownAgentError: there is no such agent.
-            MailboxFullError: the mailbox was full, or did not get room in time.
-            AgentGoneError: the agent retires, or was unregistered while this waited for room.
-            ConfigError: an argument cannot work.
+            MailboxFullError: the mailbox was full, or had no room in time.
+            AgentGoneError: the agent is retiring, or was unregistered while this waited for room.
+            ConfigError: an argument is invalid.
             HubClosedError: the block has been left.
 
         Cancellation: nothing was delivered.
@@ -245,31 +245,32 @@ class Hub:
         recipient: str,
         data: Any = None,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - a request has one, and says when it is over
+        timeout: float | None = None,  # noqa: ASYNC109 - the recipient learns of it as the deadline
         priority: Priority = Priority.NORMAL,
         headers: Mapping[str, str] | None = None,
     ) -> Message:
-        """Ask `recipient`, and return its answer.
+        """Send a request to `recipient`, and return its answer.
 
         Args:
-            sender: who asks.
-            recipient: who is asked.
-            data: what is asked.
-            timeout: seconds for the answer, waiting for room included; None is `config.timeout`. A handler that
-                is asked itself waits no longer than its requester does (`message.deadline`).
-            priority: whether it is handled before others.
-            headers: what is said beside the data.
+            sender: the sender's name.
+            recipient: the agent's name.
+            data: the payload.
+            timeout: seconds to wait for the answer, waiting for room included; None is `config.timeout`. A request
+                made by a handler waits no longer than its own requester does (`message.deadline`).
+            priority: the priority in the mailbox.
+            headers: metadata beside the payload.
 
         Raises:
             HandlerError: the handler failed (from what it raised).
-            RequestTimeoutError: there was no answer in time; as under a cancellation.
+            RequestTimeoutError: no answer arrived in time; the message is withdrawn as by a cancellation.
             UnknownAgentError: there is no such agent.
             MailboxFullError: the mailbox is full, and `config.overflow` is not "wait".
-            AgentGoneError: the agent was unregistered, or retires.
-            ConfigError: an argument cannot work.
-            HubClosedError: the block has been left, now or while this waited.
+            AgentGoneError: the agent was unregistered, or is retiring.
+            ConfigError: an argument is invalid.
+            HubClosedError: the block has been left, before or during this call.
 
-        Cancellation: the message is withdrawn; a handler that has it is not cancelled, and its answer dropped.
+        Cancellation: the message is withdrawn; a handler already running is not cancelled, and its answer is
+        dropped.
         """
         check_in_trio()
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -283,7 +284,7 @@ class Hub:
             now = trio.current_time()
             until = self._state.limit(now + timeout)
             if until <= now:
-                late = f"{quote(recipient)} was not asked: the request that this is for is not awaited any more"
+                late = f"no request to {quote(recipient)} was made: the one that this handler answers has expired"
                 raise RequestTimeoutError(late, agent=recipient)
             deadline = time.time() + until - now
             message = self._compose(
@@ -303,13 +304,13 @@ class Hub:
         priority: Priority = Priority.NORMAL,
         headers: Mapping[str, str] | None = None,
     ) -> int:
-        """Send to every agent but the sender, and return to how many; a full mailbox is passed over, and counted.
+        """Send to all agents except the sender, and return the number delivered; full mailboxes count as dropped.
 
         Raises:
-            ConfigError: an argument cannot work.
+            ConfigError: an argument is invalid.
             HubClosedError: the block has been left.
 
-        Cancellation: nothing was delivered; once it has begun it goes on to the last.
+        Cancellation: nothing was delivered; a delivery that has started is completed.
         """
         check_in_trio()
         await trio.lowlevel.checkpoint()
@@ -327,13 +328,13 @@ class Hub:
         priority: Priority = Priority.NORMAL,
         headers: Mapping[str, str] | None = None,
     ) -> int:
-        """Send to every subscriber of `topic` but the sender, and return to how many; see `broadcast`.
+        """Send to all subscribers of `topic` except the sender, and return the number delivered; see `broadcast`.
 
         Raises:
-            ConfigError: an argument cannot work.
+            ConfigError: an argument is invalid.
             HubClosedError: the block has been left.
 
-        Cancellation: nothing was delivered; once it has begun it goes on to the last.
+        Cancellation: nothing was delivered; a delivery that has started is completed.
         """
         check_in_trio()
         await trio.lowlevel.checkpoint()
@@ -382,7 +383,7 @@ class Hub:
 
 @final
 class _HubBlock(Block[Hub]):
-    """The block of a hub: left in peace or at once."""
+    """The block of a hub, which drains it or closes it at once."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
@@ -395,16 +396,16 @@ class _HubBlock(Block[Hub]):
         return self._hub
 
     async def _leave(self, *, in_peace: bool) -> None:
-        """Let the messages be handled, or patience end; then stop the handlers.
+        """Drain the messages, up to the drain timeout; then cancel the handlers.
 
-        Cancellation: passes through; the handlers are stopped.
+        Cancellation: passes through; the handlers are cancelled.
         """
         state = self._state
         try:
             if in_peace:
                 with trio.move_on_after(state.config.drain_timeout) as patience:
                     await state.ledger.wait_until_quiet()
-                    # While idle tasks end, others may send.
+                    # While idle tasks end, other tasks may send.
                     await self._end_idle_tasks()
                     await state.ledger.wait_until_quiet()
                 if patience.cancelled_caught:
@@ -414,11 +415,11 @@ class _HubBlock(Block[Hub]):
             state.close()
 
     async def _dismiss(self) -> None:
-        """Let go of what waits, and tell those who wait for it that the hub is closed.
+        """Discard queued messages, and reject everything that waits with `HubClosedError`.
 
         Cancellation: the caller shields it.
         """
-        # First what cannot fail: an observer that is told of a lost message may raise what is no `Exception`.
+        # First what cannot raise: an observer of a dropped message may raise a non-Exception.
         await self._end_idle_tasks()
         for number, agent in enumerate(list(self._directory)):
             with self._errors.collecting():

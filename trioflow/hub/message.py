@@ -1,4 +1,4 @@
-"""Messages: what agents say to each other, and by which name each one is known."""
+"""Messages between agents, and their ids."""
 
 import os
 import time
@@ -16,24 +16,24 @@ __all__ = ("AWAITED", "Message", "MessageType", "Priority", "check_headers", "ne
 
 
 AWAITED: dict[str, float] = {}
-"""The requests of this process that wait for their answers: until when, by the clock of their `trio.run`."""
+"""The deadlines of this process's pending requests by message id, on the clock of their `trio.run`."""
 
 
 class MessageType(StrEnum):
-    """What a message is."""
+    """The kinds of messages."""
 
     REQUEST = "request"
-    """It wants an answer."""
+    """Expects an answer."""
     RESPONSE = "response"
-    """It is one."""
+    """Answers a request."""
     NOTIFICATION = "notification"
-    """It was sent to one agent, or published to those who subscribed to its topic."""
+    """Sent to one agent, or published to the subscribers of a topic."""
     BROADCAST = "broadcast"
-    """It was sent to everybody."""
+    """Sent to all agents."""
 
 
 class Priority(IntEnum):
-    """Which messages of a mailbox are handled first; those of one priority in the order of their arrival."""
+    """The priority of a message in a mailbox; messages of equal priority are handled in order of arrival."""
 
     LOW = 0
     NORMAL = 1
@@ -42,10 +42,10 @@ class Priority(IntEnum):
 
 
 class _Ids:
-    """Where ids come from: what those of this millisecond begin with, and a counter for the rest.
+    """Generates ids: a prefix for the current millisecond, and a counter for the rest.
 
-    The random bits are drawn once a millisecond and counted up in it: RFC 9562, section 6.2, method 2. Threads
-    share the counter, which is atomic, so the order of creation holds between them too.
+    The random bits are drawn once per millisecond and incremented within it: RFC 9562, section 6.2, method 2.
+    Threads share the counter, which is atomic, so ids are ordered across them too.
     """
 
     current = (0, "", count())
@@ -53,19 +53,19 @@ class _Ids:
 
     @classmethod
     def renew(cls, now: int) -> None:
-        """Begin a millisecond, unless another thread has."""
+        """Start a new millisecond, unless another thread has."""
         with cls.lock:
             if now > cls.current[0]:
                 random = int.from_bytes(os.urandom(10))
                 digits = f"{now:012x}7{random >> 68:03x}"
-                # The highest of the 62 bits stays free for the counting.
+                # The highest of the 62 bits is left zero, as room for the counter.
                 counter = count(1 << 63 | random & (1 << 61) - 1)
-                # One tuple, so that no thread sees the one without the other.
+                # One tuple, so that no thread sees a prefix with another millisecond's counter.
                 cls.current = (now, f"{digits[:8]}-{digits[8:12]}-{digits[12:]}-", counter)
 
     @classmethod
     def forget(cls) -> None:
-        """Begin anew: a forked process must not go on with the ids of its parent."""
+        """Start over: a forked process must not continue the ids of its parent."""
         cls.lock = RLock()
         cls.current = (0, "", count())
 
@@ -86,40 +86,40 @@ def new_id() -> str:
 
 @final
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What one agent says to another; it encodes to JSON and MessagePack by msgspec, if its data does."""
+    """A message to an agent; msgspec encodes it to JSON and MessagePack, if it can encode the data."""
 
     id: str = msgspec.field(default_factory=new_id)
     """A UUID of version 7."""
     hub: str = ""
-    """The name of the hub that carries it."""
+    """The name of its hub."""
     sender: str
-    """Who says it: an agent, or anybody else."""
+    """The sender's name; it need not be an agent."""
     recipient: str
-    """The agent that it is for."""
+    """The name of the agent that receives it."""
     type: MessageType = MessageType.NOTIFICATION
-    """What it is."""
+    """Its kind."""
     data: Any = None
-    """What it says."""
+    """Its payload."""
     reply_to: str | None = None
     """The id of the request that it answers."""
     topic: str | None = None
-    """What it was published under."""
+    """The topic that it was published to."""
     timestamp: float = msgspec.field(default_factory=time.time)
-    """When it was made, in seconds since the epoch."""
+    """When it was created, in seconds since the epoch."""
     priority: Priority = Priority.NORMAL
-    """Whether it is handled before others."""
+    """Its priority in the mailbox."""
     headers: dict[str, str] = msgspec.field(default_factory=dict)
-    """What is said beside the data, such as a trace's id."""
+    """Metadata beside the payload, such as a trace context."""
     deadline: float | None = None
-    """Until when the sender waits for the answer, in seconds since the epoch; None where it does not wait."""
+    """When the sender stops waiting for the answer, in seconds since the epoch; None if it does not wait."""
 
     @property
     def expects_answer(self) -> bool:
-        """Whether somebody in this process still waits for the answer: long work may look before it goes on."""
+        """Whether a task in this process still waits for the answer; a long-running handler may check it."""
         return self.id in AWAITED
 
     def reply(self, data: Any = None, *, headers: dict[str, str] | None = None) -> Self:
-        """Return the answer to this message, as its recipient gives it."""
+        """Return an answer to this message, from its recipient to its sender."""
         return type(self)(
             hub=self.hub,
             sender=self.recipient,
@@ -133,7 +133,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_headers(headers: object) -> None:
-    """Refuse what is not a mapping of strings to strings."""
+    """Require a mapping of strings to strings."""
     if not isinstance(headers, Mapping) or not all(
         isinstance(text, str) for pair in headers.items() for text in pair
     ):

@@ -1,4 +1,4 @@
-"""What receives events: the observers that ship, and the registry that gives them names."""
+"""The observers that ship, and the registry of observers by name."""
 
 from trioflow.observers.logging import LoggingObserver
 from trioflow.observers.loguru import LoguruObserver

@@ -1,8 +1,7 @@
-"""A JSON array that grows in its file: what a trace is written to.
+"""A JSON array that grows in its file, for traces.
 
-The closing bracket is written where the file has to be valid, and what comes after it overwrites it. A piece
-goes out whole, so what a crash leaves lacks no more than the bracket. What is not written yet is bounded, by
-its number and by its age.
+The closing bracket is written when the file has to be valid, and later entries overwrite it. Entries are written
+whole, so a crash leaves a file that lacks at most the bracket. Buffered entries are limited in number and in age.
 """
 
 from contextlib import suppress
@@ -16,14 +15,14 @@ _LONGEST_UNWRITTEN = 1.0
 
 @final
 class GrowingArray:
-    """The array, complete after `finish` and `close`.
+    """The array; valid JSON after `finish` and `close`.
 
     Args:
-        path: the file; it is opened, and what it had is lost, when something is written.
+        path: the file; the first write opens and truncates it.
 
     Attributes:
-        broken: whether writing has failed; nothing should be added then.
-        encode: gives the JSON of an entry.
+        broken: whether writing has failed; add nothing then.
+        encode: returns the JSON of an entry.
     """
 
     def __init__(self, path: str) -> None:
@@ -34,34 +33,34 @@ class GrowingArray:
         self._unwritten: list[bytes] = []
         self._count = 0
         self._flushed = 0.0
-        self._end = 0  # where the next piece goes: behind it is at most a closing bracket
+        self._end = 0  # where the next entry goes; at most a closing bracket follows
 
     def __repr__(self) -> str:
         return f"<GrowingArray of {self._end} bytes{', broken' if self.broken else ''}>"
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Put `entry` at the end."""
+        """Append `entry`."""
         self._unwritten.append(self.encode(entry))
         self._count += 1
 
     def add_text(self, entries: str, count: int) -> None:
-        """Put so many entries at the end that are JSON already, joined as those of the file are."""
+        """Append `count` entries that are encoded already, joined as in the file."""
         self._unwritten.append(entries.encode())
         self._count += count
 
     def flush_old(self, now: float) -> None:
-        """Write what is there, if that is much or some of it old."""
+        """Write the buffer, if it has many entries or an old one."""
         if self._count >= _MOST_UNWRITTEN or abs(now - self._flushed) >= _LONGEST_UNWRITTEN:
             self._flushed = now
             self._write(b"")
 
     def finish(self, now: float) -> None:
-        """Write what is there, and make the file valid JSON."""
+        """Write the buffer, and make the file valid JSON."""
         self._flushed = now
         self._write(b"\n]\n")
 
     def close(self) -> None:
-        """Write what is there, unless that has failed before, and let go of the file."""
+        """Write the buffer, unless writing has failed before, and close the file."""
         try:
             if not self.broken:
                 self._write(b"\n]\n" if self._end or self._unwritten else b"]\n")
@@ -91,7 +90,7 @@ class GrowingArray:
             left = left[file.write(left) :]
 
     def _mend(self) -> None:
-        """Cut off a piece that was written in part, which leaves room for the bracket on a disk that is full."""
+        """Truncate a partly written entry, which leaves room for the bracket on a full disk."""
         if self._file is not None:
             with suppress(OSError):
                 self._file.truncate(self._end)

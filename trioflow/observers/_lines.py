@@ -1,9 +1,9 @@
-"""What a log says of a run, whatever the log: which lines, at which level, of which place in the user's code.
+"""The log lines of a run, for any logger: their text, level, and place in the user's code.
 
-A run's start and end are INFO, failures WARNING, the rest TRACE. A hundred thousand items can fail of one
-thing: of the failures with one message the first ten are lines as they come, and where there were more, one
-line before the run's last one says how many. Messages are counted apart up to a limit; the rest share one count.
-What is kept of a run goes with its last event.
+A run's start and end are INFO, errors WARNING, the rest TRACE. A hundred thousand items can fail for one reason:
+the first ten errors with one message are logged as they come, and if there are more, a line before the run's last
+one has their count. Up to a limit, each message has its own count; the rest share one. The state of a run is
+dropped with its last event.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,29 +20,29 @@ WARNING: Final = "WARNING"
 TRACE: Final = "TRACE"
 
 LINES_A_MESSAGE = 10
-"""Failures of one message that are lines as they come."""
+"""Errors with one message that are logged as they come."""
 MESSAGES_A_RUN = 50
-"""Messages of one run that are counted apart."""
+"""Messages of one run that are counted separately."""
 RUNS = 10_000
-"""Runs of which something is kept; an observer that does not see the ends of runs forgets the oldest."""
+"""Runs whose state is stored; for an observer that misses the ends of runs, the oldest are dropped."""
 
 _STARTS = frozenset({EventType.PARALLEL_START, EventType.CHAIN_START, EventType.GRAPH_START})
 _ENDS = frozenset({EventType.PARALLEL_COMPLETE, EventType.CHAIN_COMPLETE, EventType.GRAPH_COMPLETE})
 BOUNDARIES = _STARTS | _ENDS
-"""The starts and ends of runs, which INFO lines show."""
+"""The starts and ends of runs, which are logged at INFO."""
 _COLLAPSED = frozenset({"parallel", "chain", "graph"})
-"""Sources whose runs have a last event; failures of others are all lines, since nothing could show their count."""
+"""Sources whose runs have a last event; the errors of others are all logged, for lack of a place for a count."""
 _HIDDEN = frozenset({"error", "status", "items_unfinished"})
 
 
 @final
 class Line:
-    """One line: its level, its place, and its text, which is put together only where a log takes it.
+    """One log line; its text is formatted only when a logger needs it.
 
     Attributes:
         level: `INFO`, `WARNING` or `TRACE`.
-        place: where in the user's code the run was started; None where that is not known.
-        taken: whether the text was asked for.
+        place: where in the user's code the run was started; None if unknown.
+        taken: whether the text was formatted.
     """
 
     __slots__ = ("_text", "level", "place", "taken")
@@ -63,7 +63,7 @@ class Line:
 
 @final
 class Lines:
-    """Turns the events of runs into lines, and keeps what that takes: counts of failures, and places."""
+    """Turns the events of runs into lines; stores counts of errors, and places."""
 
     def __init__(self) -> None:
         self._tallies: dict[tuple[str, str], _Tally] = {}
@@ -73,7 +73,7 @@ class Lines:
         return f"<Lines of {len(self._tallies)} runs with failures>"
 
     def of(self, event: Event) -> Iterable[Line]:
-        """Return the lines that `event` gives, none, one or several."""
+        """Return the lines of `event`: none, one or several."""
         if event.type in BOUNDARIES:
             return self._boundary(event)
         level = WARNING if event.data.get("error") else TRACE
@@ -82,7 +82,7 @@ class Lines:
         return (Line(level, event, self._place(event)),)
 
     def _boundary(self, event: Event) -> Iterator[Line]:
-        """Give the line of a run's start or end; what there is to add to the failures comes before the end."""
+        """Yield the line of a run's start or end; before the end, the counts of errors not shown."""
         if event.type in _STARTS:
             if event.place is not None:
                 _keep(self._places, event.run_id, event.place)
@@ -97,7 +97,7 @@ class Lines:
         yield Line(INFO, event, place)
 
     def _is_early(self, event: Event) -> bool:
-        """Count a failure, and return whether it is one of the first of its message."""
+        """Count an error, and return whether it is one of the first with its message."""
         run = (event.source, event.run_id)
         tally = self._tallies.get(run)
         if tally is None:
@@ -105,7 +105,7 @@ class Lines:
         return tally.count(str(event.data.get("error_message"))[:LINE_LIMIT]) <= LINES_A_MESSAGE
 
     def _place(self, event: Event) -> Place | None:
-        """Return where the user's code started the run, or the run that it is a part of."""
+        """Return where the user's code started the run, or its parent."""
         if event.place is not None:
             return event.place
         return self._places.get(event.run_id) or self._places.get(event.parent or "")
@@ -113,7 +113,7 @@ class Lines:
 
 @final
 class _Tally:
-    """How often one run failed of which message."""
+    """Counts the errors of one run by message."""
 
     __slots__ = ("_counts", "_others")
 
@@ -122,7 +122,7 @@ class _Tally:
         self._others = 0
 
     def count(self, message: str) -> int:
-        """Count one more failure of `message`, and return how many that makes."""
+        """Count an error with `message`, and return the new count."""
         if message not in self._counts and len(self._counts) == MESSAGES_A_RUN:
             self._others += 1
             return self._others
@@ -130,7 +130,7 @@ class _Tally:
         return self._counts[message]
 
     def sums(self) -> Iterator[str]:
-        """Give what is to be said of each message that had more failures than lines."""
+        """Yield a summary of each message that had more errors than lines."""
         for message, count in self._counts.items():
             if count > LINES_A_MESSAGE:
                 yield f"{_hidden(count)}: {one_line(message)}"

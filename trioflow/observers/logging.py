@@ -1,6 +1,6 @@
-"""The lines of the default observer, for programs that log with the standard library.
+"""The lines of the default observer, for programs that use the standard library's `logging`.
 
-`logging` knows no TRACE: it is level 5 here, and the name is given to that level unless it has one.
+`logging` has no TRACE: it is level 5 here, and gets that name unless it already has one.
 """
 
 import logging
@@ -13,23 +13,23 @@ from trioflow.observers._lines import BOUNDARIES, INFO, TRACE, WARNING, Lines
 __all__ = ("LoggingObserver",)
 
 _LEVELS = {INFO: logging.INFO, WARNING: logging.WARNING, TRACE: 5}
-# What `logging` itself says where it cannot find the caller.
+# What `logging` itself reports if it cannot find the caller.
 _UNKNOWN = ("(unknown file)", 0, "(unknown function)")
 
 
 @final
 class LoggingObserver:
-    """Writes events to `logging`: a run's start and end at INFO, failures at WARNING, the rest at level 5, TRACE.
+    """Writes events to `logging`: a run's start and end at INFO, errors at WARNING, the rest at level 5, TRACE.
 
-    Of the failures of a run with one message ten are shown as they come, and their number before the run's end. A
-    line names the place in the user's code that started the run.
+    The first ten errors of a run with one message are logged as they come; if there are more, their count is
+    logged before the run's end. The location in a record is the line of the user's code that started the run.
 
     Args:
         logger: the name of the logger.
         include_data: whether TRACE lines show items and results.
 
     Raises:
-        ConfigError: `logger` is empty or no string.
+        ConfigError: `logger` is empty or not a string.
     """
 
     def __init__(self, logger: str = "trioflow", *, include_data: bool = False) -> None:
@@ -45,11 +45,11 @@ class LoggingObserver:
         return f"LoggingObserver({self._logger.name!r}, include_data={self.include_data})"
 
     def wants(self, type: EventType) -> bool:
-        """Return whether the logger takes the line of such an event, where it reports no failure."""
+        """Return whether the logger is enabled for the level of such an event, if it reports no error."""
         return type in BOUNDARIES or self._logger.isEnabledFor(_LEVELS[TRACE])
 
     def on_event(self, event: Event) -> None:
-        """Write what `event` gives, a line as a rule."""
+        """Log `event`, usually as one line."""
         for line in self._lines.of(event):
             level = _LEVELS[line.level]
             if not self._logger.isEnabledFor(level):

@@ -1,9 +1,9 @@
-"""The default observer: a run's lines, written to loguru.
+"""The default observer: writes a run's lines to loguru.
 
-Loguru drops what goes to TRACE unless a sink asks for it. While no sink does, a run may leave out most of it;
-each sixteenth line is tried, and the first that is taken brings back all, so that a sink that is added in the
-middle of a run is served soon. loguru is imported when the first event comes, because that costs a fifth to a
-quarter of what Trio does (`benchmarks/bench_import.py`).
+Loguru drops TRACE lines unless a sink has that level. While none has, a run may skip most TRACE events: every
+sixteenth is tried, and the first that a sink takes brings back all, so that a sink added during a run soon gets
+them. loguru is imported at the first event, because the import takes a fifth to a quarter as long as Trio's
+(`benchmarks/bench_import.py`).
 """
 
 import os
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 __all__ = ("LoguruObserver",)
 
 _TRIED = 16
-"""One of so many events is asked for while no sink takes TRACE lines."""
+"""While no sink takes TRACE lines, one event in this many is tried."""
 
 
 @final
 class LoguruObserver:
-    """Writes events to loguru: a run's start and end at INFO, failures at WARNING, the rest at TRACE.
+    """Writes events to loguru: a run's start and end at INFO, errors at WARNING, the rest at TRACE.
 
-    Of the failures of a run with one message ten are shown as they come, and their number before the run's end. A
-    line names the place in the user's code that started the run.
+    The first ten errors of a run with one message are logged as they come; if there are more, their count is
+    logged before the run's end. The location in a record is the line of the user's code that started the run.
 
     Args:
         include_data: whether TRACE lines show items and results.
@@ -45,7 +45,7 @@ class LoguruObserver:
         return f"LoguruObserver(include_data={self.include_data})"
 
     def wants(self, type: EventType) -> bool:
-        """Return whether a sink takes the line of such an event, as far as the last one that was tried shows."""
+        """Return whether a sink takes lines of the level of such an event, as of the last one tried."""
         if self._traced or type in BOUNDARIES:
             return True
         if self._untried:
@@ -55,24 +55,24 @@ class LoguruObserver:
         return True
 
     def on_event(self, event: Event) -> None:
-        """Write what `event` gives, a line as a rule."""
+        """Log `event`, usually as one line."""
         logger = self._logger
         if logger is None:
             from loguru import logger as root  # noqa: PLC0415 - on first use: see the module's docstring
 
             logger = self._logger = root.patch(_locate)
         for line in self._lines.of(event):
-            # As an argument it becomes text only where a sink takes it, and the patcher finds it.
+            # As an argument the line is formatted only if a sink takes it, and the patcher can find it.
             logger.log(line.level, "{trioflow_line}", trioflow_line=line)
             if line.level == TRACE:
                 self._traced = line.taken
             elif line.level == INFO:
-                # A run that begins has a sink that takes TRACE lines served from its first item.
+                # A new run tries again, so that a TRACE sink gets it from its first item.
                 self._untried = 0
 
 
 def _locate(record: "Record") -> None:
-    """Let the record name the place in the user's code instead of ours."""
+    """Set the record's location to the place in the user's code instead of ours."""
     line: Line = record["extra"].pop("trioflow_line")
     place = line.place
     if place is None:

@@ -1,7 +1,7 @@
-"""Numbers of what runs do: how many events, how their calls ended, and how long those took.
+"""Metrics of runs: counts of events, outcomes of calls, and percentiles of their durations.
 
-Durations go into buckets that are two percent wide, so that a percentile is right within one percent, memory does
-not grow with the number of calls, and no sample has to be drawn: the same durations give the same numbers.
+Durations go into buckets two percent wide, so that a percentile is accurate to one percent, memory does not grow
+with the number of calls, and no sampling is needed: equal durations give equal numbers.
 """
 
 import math
@@ -24,7 +24,7 @@ _CALLS = frozenset(
         EventType.MESSAGE_HANDLED,
     }
 )
-"""What ends one call of the user's code."""
+"""The events at the end of a call of the user's code."""
 
 _WIDTH = math.log(1.02)
 """The logarithm of the ratio of a bucket's bounds."""
@@ -34,28 +34,28 @@ _LONGEST = 3e10
 
 
 class SourceMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """What one pattern did; its calls are items, steps, nodes, handlers of a route, or handled messages."""
+    """The metrics of one pattern; its calls are items, steps, nodes, handlers of a route, or handled messages."""
 
     events: dict[str, int]
-    """How many events of each type there were."""
+    """The number of events of each type."""
     succeeded: int = 0
     """Calls that returned."""
     failed: int = 0
     """Calls that failed."""
     cancelled: int = 0
-    """Calls that were cancelled, or never made."""
+    """Calls that were cancelled, or never started."""
     p50: float | None = None
-    """Half of the calls that returned or failed took at most these seconds; None where there were none."""
+    """Seconds within which half of the calls that returned or failed ended; None if there were none."""
     p95: float | None = None
-    """95 percent of them took at most these seconds."""
+    """Seconds within which 95 percent of them ended."""
     p99: float | None = None
-    """99 percent of them took at most these seconds."""
+    """Seconds within which 99 percent of them ended."""
     longest: float | None = None
     """The longest of them, in seconds."""
 
 
 class MetricsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """Metrics as they stood at one instant."""
+    """The metrics at one moment."""
 
     sources: dict[str, SourceMetrics]
     """By event source: `parallel`, `chain`, `conditional`, `graph` or `hub`."""
@@ -63,9 +63,9 @@ class MetricsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 @final
 class MetricsObserver:
-    """Counts events and calls, and gives percentiles of how long calls took, right within one percent.
+    """Counts events and calls, and computes percentiles of the calls' durations, accurate to one percent.
 
-    It sums over all the runs that it is given, until `clear`. It serves one thread.
+    Aggregates all runs that it observes, until `clear`. Not thread-safe.
     """
 
     def __init__(self) -> None:
@@ -82,15 +82,15 @@ class MetricsObserver:
             source.count(event.data["status"], event.data["duration"])
 
     def on_items(self, event: Event) -> None:
-        """Count items that succeeded, as if each had had its two events."""
+        """Count successful items, as if each had had its two events."""
         self._source(event).count_items([duration for _, _, _, duration in event.data["items"]])
 
     def snapshot(self) -> MetricsSnapshot:
-        """Return the numbers as they stand; later events do not change them."""
+        """Return the current metrics; later events do not change the snapshot."""
         return MetricsSnapshot(sources={name: source.read() for name, source in self._sources.items()})
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Reset all metrics."""
         self._sources.clear()
 
     def _source(self, event: Event) -> "_Source":
@@ -102,7 +102,7 @@ class MetricsObserver:
 
 @final
 class _Source:
-    """The numbers of one source."""
+    """The metrics of one source."""
 
     __slots__ = ("events", "longest", "statuses", "timed")
 
@@ -149,7 +149,7 @@ class _Source:
         return [self._percentile(buckets, math.ceil(share * total)) for share in shares]
 
     def _percentile(self, buckets: Iterable[tuple[int, int]], rank: int) -> float | None:
-        """Return the middle of the bucket that has the duration of `rank` in it."""
+        """Return the middle of the bucket that contains the duration of `rank`."""
         for bucket, count in buckets:
             rank -= count
             if rank <= 0:

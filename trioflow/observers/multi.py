@@ -1,4 +1,4 @@
-"""One observer made of several, none of which can silence the others."""
+"""An observer that passes events to several others, even if one of them fails."""
 
 from typing import final
 
@@ -10,9 +10,10 @@ __all__ = ("MultiObserver",)
 
 @final
 class MultiObserver:
-    """Passes each event to every one of `observers`, in their order.
+    """Passes each event to all `observers`, in their order.
 
-    A run sees through it: each observer gets data only if it asks itself, and its failures count as its own.
+    A run treats them individually: each gets items and results only if its own `include_data` is true, and its
+    errors count as its own.
 
     Raises:
         ConfigError: one of `observers` is not an observer.
@@ -27,7 +28,7 @@ class MultiObserver:
         return f"MultiObserver({', '.join(map(repr, self.observers))})"
 
     def on_event(self, event: Event) -> None:
-        """Pass `event` to all; raise an `ExceptionGroup` of what they raised, after the last of them."""
+        """Pass `event` to all, then raise an `ExceptionGroup` of what they raised, if anything."""
         failures: list[Exception] = []
         for observer in self.observers:
             try:

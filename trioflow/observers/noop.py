@@ -1,4 +1,4 @@
-"""The observer that takes no events: with it a run builds no events at all."""
+"""The observer that ignores all events: with it a run builds none."""
 
 from typing import final
 
@@ -9,7 +9,7 @@ __all__ = ("NoopObserver",)
 
 @final
 class NoopObserver:
-    """Ignores every event. Runs recognise it and stay silent, so it costs nothing."""
+    """Ignores every event. Runs recognise it and build no events, so it costs nothing."""
 
     def __repr__(self) -> str:
         return "NoopObserver()"

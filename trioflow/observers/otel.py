@@ -1,12 +1,13 @@
-"""Runs beside the rest of a system: OpenTelemetry's spans and metrics.
+"""OpenTelemetry spans and metrics of runs.
 
-A run is a span, and what it calls are spans in it. Events come in the task in which the user's code is called, so
-the span of a call is made the current one there, and what that code or an instrumented client opens is a child of
-it. At the end of the call the context is taken back, unless the task has another one by then. What has no event at
-its start, such as a handler, is known by `on_begin`. A message carries its sender's context in its headers.
+A run is a span, and its calls are child spans. Events are emitted in the task in which the user's code is called,
+so the span of a call becomes the current one there, and spans that the code or an instrumented client opens are
+its children. At the end of the call the context is detached, unless the task has another one by then. Operations
+without a start event, such as a handler, are reported by `on_begin`. A message carries its sender's context in its
+headers.
 
-Names are those of OpenTelemetry's conventions where it has some, for messages, workflows of agents, errors and
-code; all others begin with `trioflow.`.
+Names follow OpenTelemetry's semantic conventions where they exist, for messages, agent workflows, errors and code;
+all others start with `trioflow.`.
 """
 
 import typing
@@ -28,7 +29,7 @@ __all__ = ("OtelObserver",)
 
 _SCOPE = "trioflow"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250)
-"""The buckets of durations: a call may be one of a function, or one of a model that thinks."""
+"""The buckets of durations, from a function call to a slow model."""
 
 _NAMES: Mapping[str, str] = {
     "item_count": "trioflow.item.count",
@@ -69,7 +70,7 @@ _NAMES: Mapping[str, str] = {
     "message_type": "trioflow.message.type",
     "topic": "trioflow.topic",
 }
-"""What the data of an event are called as attributes; what is not here is left out."""
+"""The attribute names of event data; other data are left out."""
 
 _AT_THE_START = frozenset({"graph", "hub", "item_index", "iteration", "message_id", "message_type", "node"})
 _AT_THE_END = {
@@ -77,33 +78,33 @@ _AT_THE_END = {
     for key, name in _NAMES.items()
     if key not in _AT_THE_START | {"sender", "step_index", "topic", "worker_id"}
 }
-"""Those that the span of something has not had since its start."""
+"""The attributes that are set at the end of a span."""
 
 _MOST = 2**63
-"""Where integers end."""
+"""The limit of OpenTelemetry's 64-bit integers."""
 
 
 @final
 class OtelObserver:
-    """Gives runs to OpenTelemetry, as spans and metrics; it needs the extra `otel`, and an SDK to send them.
+    """Reports runs to OpenTelemetry as spans and metrics; needs the extra `otel`, and an SDK to export them.
 
     ::
 
         observer = OtelObserver()
-        await process_parallel(questions, ask, observer=observer)  # what `ask` opens is a child of its item's span
+        await process_parallel(questions, ask, observer=observer)  # spans in `ask` are children of the item's
 
-    A run is a child of the span that is current where it is started. The items of a fan-out, steps, nodes and the
-    handler of a route are spans in it; retries, transitions and custom events are events of these. A handler of a
-    hub's message continues the trace of the sender, by W3C headers in `message.headers`; those that are given
-    stay. It puts no item, result, state or message into a span. It serves one thread.
+    A run's span is a child of the span that is current where the run is started. Items, steps, nodes and the
+    handler of a route are child spans; retries, transitions and custom events are span events. The handler of a
+    message continues the sender's trace, by W3C headers in `message.headers`; given headers are not overwritten.
+    Items, results, states and messages are never recorded. Not thread-safe.
 
     Args:
-        tracer_provider: where spans go; None is the global one.
-        meter_provider: where metrics go; None is the global one.
+        tracer_provider: provides the tracer; None is the global provider.
+        meter_provider: provides the meter; None is the global provider.
 
     Raises:
         ImportError: the extra `otel` is not installed.
-        ConfigError: a provider is none.
+        ConfigError: an argument is not a provider.
     """
 
     include_data = True
@@ -140,23 +141,23 @@ class OtelObserver:
         return f"<OtelObserver: {self.open_spans} spans open>"
 
     def wants(self, type: EventType) -> bool:
-        """Return whether there is any use for items: where the runs have found no SDK, there is none."""
+        """Return whether events of items are needed; without an SDK they are not."""
         return not (self._silent and type is EventType.WORKER_START)
 
     @property
     def open_spans(self) -> int:
-        """How many spans have begun and not ended."""
+        """The number of spans started and not ended."""
         runs = [run for same in self._runs.values() for run in same]
         return len(runs) + sum(len(run.calls) for run in runs) + len(self._messages)
 
     def on_begin(self, event: Event) -> None:
-        """Begin the span of what has an event at its end only."""
+        """Start the span of an operation that has an event only at its end."""
         begin = self._beginners.get(event.type)
         if begin is not None:
             begin(event)
 
     def on_event(self, event: Event) -> None:
-        """Begin or end a span, or add an event to one."""
+        """Start or end a span, or add an event to one."""
         take = self._takers.get(event.type)
         if take is not None:
             take(event)
@@ -229,7 +230,7 @@ class OtelObserver:
             span.add_event(one_line(event.data["name"]), data)
 
     def _runs_of(self, event: Event) -> "Iterator[_Run]":
-        """Yield the runs that `event` may belong to, the likeliest first: one id may be given to several."""
+        """Yield the runs that `event` may belong to, the likeliest first: several may share an id."""
         return reversed(self._runs.get((event.source, event.run_id), ()))
 
     # Calls: items, steps, nodes, the handler of a route.
@@ -243,7 +244,7 @@ class OtelObserver:
             name = f"node {one_line(data['node'])}"
         worker = data.get("worker_id")
         if worker in run.calls:
-            # Of another run of this id: which of them ends first is not known.
+            # It belongs to another run of this id: which of them ends first is unknown.
             run.calls.pop(worker).span.end()
         span = self._tracer.start_span(name, run.context, attributes=_attributes(data))
         run.calls[worker] = _Call(span, self._attach(self._trace.set_span_in_context(span)))
@@ -256,7 +257,7 @@ class OtelObserver:
             if call is not None:
                 break
         if call is not None:
-            # Before anything that may raise: what the task does next is not inside.
+            # Before anything that may raise: the task's next work is outside the span.
             _detach(call.token)
             self._end(call.span, event)
         self._meters.call_ended(event)
@@ -269,7 +270,7 @@ class OtelObserver:
                 call.span.add_event(event.type.value, _attributes(event.data))
                 return
 
-    # Routing: a run whose parts have no event at their start.
+    # Routing: a run whose parts have no start event.
 
     def _begin_routing(self, event: Event) -> None:
         self._begin_run(event)
@@ -307,7 +308,7 @@ class OtelObserver:
         self._meters.sent(event)
         span = self._messages.pop((EventType.MESSAGE_SENT, event.data.get("message_id", "")), None)
         if span is None:
-            # One of those that were broadcast or published, all with the headers of the first.
+            # One message of a broadcast or publish; all have the headers of the first.
             span = self._spread(event)
         if span is not None:
             self._end(span, event)
@@ -330,13 +331,13 @@ class OtelObserver:
         name = f"process {one_line(message.recipient)}"
         span = self._tracer.start_span(name, context=context, kind=self._kind("CONSUMER"), attributes=attributes)
         self._messages[EventType.MESSAGE_HANDLED, message.id] = span
-        # It is the context of this message alone, so nothing need be taken back.
+        # The context belongs to this message alone, so it need not be detached.
         self._attach(self._trace.set_span_in_context(span, context))
 
     def _end_handling(self, event: Event) -> None:
         span = self._messages.pop((EventType.MESSAGE_HANDLED, event.data.get("message_id", "")), None)
         if span is None:
-            # It was discarded before a handler had it.
+            # It was discarded before a handler received it.
             return
         self._meters.handled(event)
         self._end(span, event)
@@ -366,20 +367,20 @@ _CALLS: Mapping[EventType, str] = {
 
 @final
 class _Run:
-    """A run under way, and the calls in hand, by worker."""
+    """A running run, and its current calls by worker."""
 
     __slots__ = ("calls", "context", "silent", "span")
 
     def __init__(self, span: "Span", context: "Context") -> None:
         self.span = span
         self.context = context
-        # Without an SDK, and with no trace from elsewhere that could be passed on, its calls need no spans.
+        # Without an SDK, and without a remote trace to propagate, its calls need no spans.
         self.silent = not span.is_recording() and not span.get_span_context().is_valid
         self.calls: dict[int | None, _Call] = {}
 
 
 class _Call(typing.NamedTuple):
-    """A call in hand."""
+    """A running call."""
 
     span: "Span"
     token: "Token[Context]"
@@ -407,7 +408,7 @@ class _Meters:
 
     @property
     def used(self) -> bool:
-        """Whether there may be somebody who reads them: an SDK."""
+        """Whether an SDK may record them."""
         provider = self._api.get_meter_provider() if self._provider is None else self._provider
         return type(provider).__module__.split(".")[:2] != ["opentelemetry", "metrics"]
 
@@ -453,7 +454,7 @@ def _of_message(event: Event, operation: str) -> dict[str, Any]:
 
 
 def _attributes(data: Mapping[str, Any], names: Mapping[str, str] = _NAMES) -> dict[str, Any]:
-    """Return the data of an event under their names as attributes; the user's own data have none."""
+    """Return the data of an event under their attribute names; the user's own data have none."""
     return {
         names[key]: value if type(value) is int and value < _MOST else _value(value)
         for key, value in data.items()
@@ -470,11 +471,11 @@ def _value(value: object) -> str | bool | int | float:
 
 
 def _detach(token: "Token[Context]") -> None:
-    """Take the context back, if that is still the one of this task; OpenTelemetry's own logs an error if not."""
+    """Detach the context, if it is still current in this task; OpenTelemetry's `detach` logs an error if not."""
     with suppress(ValueError):
         token.var.reset(token)
 
 
 def _check_provider(field: str, provider: object, method: str) -> None:
     if provider is not None and not callable(getattr(provider, method, None)):
-        raise ConfigError.refusing(field, provider, f"a provider of OpenTelemetry, which has a method {method}")
+        raise ConfigError.refusing(field, provider, f"an OpenTelemetry provider, with a method {method}")

@@ -1,7 +1,7 @@
-"""How far runs are: bars where there is a terminal, a plain line now and then where there is none.
+"""Progress of runs: bars on a terminal, occasional plain lines elsewhere.
 
-Events draw: there is no thread, and what comes sooner after the last picture than an interval changes only the
-numbers. Items that succeed are taken many at a time, and only their number counts; failures come one by one.
+Events trigger drawing, so there is no thread; an event less than an interval after the last drawing only updates
+the counts. Successful items come in batches and are only counted; errors come one by one.
 """
 
 import re
@@ -24,37 +24,37 @@ if TYPE_CHECKING:
 __all__ = ("ProgressObserver",)
 
 _ROWS = 12
-"""Runs that are shown at once; of more, their number."""
+"""Runs shown at once; of the rest, only the number is shown."""
 _NAME = 40
-"""Characters of a name."""
+"""The most characters of a name."""
 
 _SHORTEST_WAIT = 0.5
-"""Seconds of a wait that is shown."""
+"""The shortest wait that is shown, in seconds."""
 
 _MADE_UP = re.compile(r"[0-9a-f]{32}")
 
 
 @final
 class ProgressObserver:
-    """Shows how far runs are; it needs the extra `progress`.
+    """Shows the progress of runs; needs the extra `progress`.
 
     ::
 
         await process_parallel(urls, fetch, observer=ProgressObserver())
 
-    A run has a line: how many are done, of how many where that is known, failures, retries and what is waited for
-    after one, the rate, and how long it takes from here. Runs in runs are below it while they last, a graph tells
-    the node that it is in. Without a terminal there is at most one line each `line_interval`, and one at the end
-    of each outer run. Between events nothing moves; `refresh` draws in between. It serves one thread.
+    Each run has a line with the number of items done and in total, errors, retries and waits, the rate, and the
+    estimated time left. Running child runs are below it; a graph shows its current node. Without a terminal there
+    is at most one line per `line_interval`, and one at the end of each outer run. Nothing is drawn between events;
+    call `refresh` to draw. Not thread-safe.
 
     Args:
-        console: where to draw; None is standard error.
-        interval: seconds between two pictures.
-        line_interval: seconds between two lines, where there is no terminal.
+        console: the console; None is standard error.
+        interval: seconds between two drawings.
+        line_interval: seconds between two lines, without a terminal.
 
     Raises:
         ImportError: the extra `progress` is not installed.
-        ConfigError: an argument cannot work.
+        ConfigError: an argument is invalid.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ProgressObserver:
             message = "ProgressObserver needs the extra 'progress': pip install 'trioflow[progress]'"
             raise ImportError(message) from error
         if console is not None and not isinstance(console, rich.console.Console):
-            raise ConfigError.refusing("console", console, "a Console of rich, or None (standard error)")
+            raise ConfigError.refusing("console", console, "a rich.console.Console, or None (standard error)")
         check_seconds("interval", interval, optional=False)
         check_seconds("line_interval", line_interval, optional=False)
         self._rich = rich
@@ -105,18 +105,18 @@ class ProgressObserver:
 
     @property
     def runs(self) -> int:
-        """How many runs are under way."""
+        """The number of running runs."""
         return sum(map(len, self._open.values()))
 
     def on_begin(self, event: Event) -> None:
-        """Take note of what is about to wait for the rate of its run."""
+        """Record that an attempt waits for the rate limit of its run."""
         if event.type is EventType.CUSTOM and event.data["name"] == RATE_WAIT:
             same = self._open.get((event.source, event.run_id))
             if not self._closed and same:
                 same[-1].waits_for_rate(event.timestamp, event.data["data"]["delay"])
 
     def on_items(self, event: Event) -> None:
-        """Count items that succeeded, and draw if it is time."""
+        """Count successful items, and draw if it is time."""
         same = self._open.get((event.source, event.run_id))
         if self._closed or not same:
             return
@@ -125,7 +125,7 @@ class ProgressObserver:
             self._show(event.timestamp)
 
     def on_event(self, event: Event) -> None:
-        """Take note of `event`, and draw if it is time; nothing is taken after `close`, or if drawing failed."""
+        """Record `event`, and draw if it is time; does nothing after `close`, or after drawing has failed."""
         if self._closed:
             return
         key = event.source, event.run_id
@@ -140,17 +140,17 @@ class ProgressObserver:
             take(same[-1], event)
             if event.type in _QUIET:
                 return
-        # Either way: the clock may be set.
+        # In both directions: the clock may be adjusted.
         if abs(event.timestamp - self._shown) >= self._interval:
             self._show(event.timestamp)
 
     def refresh(self) -> None:
-        """Draw now: for a program that has clocks go on while nothing happens."""
+        """Draw now, to update the times between events."""
         if not self._closed and self._open:
             self._show(time.time())
 
     def close(self) -> None:
-        """Give the terminal back; nothing is drawn after it, and it may be called again."""
+        """Restore the terminal; nothing is drawn afterwards. Idempotent."""
         self._closed = True
         self._open.clear()
         self._stop()
@@ -179,12 +179,12 @@ class ProgressObserver:
                 self._write(run, event.timestamp)
         if not self._open:
             if self._live is not None:
-                # Stopping draws it.
+                # Stopping draws it once more.
                 self._live.update(self._picture(event.timestamp))
             self._ended.clear()
             self._stop()
 
-    # Drawing. A console that fails is not tried again: the emitter warns of it once.
+    # Drawing. A console that has failed is not used again; the emitter logs one warning.
 
     def _show(self, now: float) -> None:
         self._shown = now
@@ -208,7 +208,7 @@ class ProgressObserver:
 
     def _write(self, run: "_Run", now: float) -> None:
         try:
-            self._console.print(self._rich.text.Text(f"{run.name}: {run.tell(now)}"), soft_wrap=True)
+            self._console.print(self._rich.text.Text(f"{run.name}: {run.describe(now)}"), soft_wrap=True)
         except Exception:
             self._closed = True
             raise
@@ -226,7 +226,7 @@ class ProgressObserver:
         runs = [*self._ended, *_below(self._open.values())]
         for run in runs[:_ROWS]:
             done = bar(run.total or 1, run.done if run.total else float(bool(run.status)), width=20)
-            table.add_row(text("  " * min(run.depth, 5) + run.name), done, text(run.tell(now)))
+            table.add_row(text("  " * min(run.depth, 5) + run.name), done, text(run.describe(now)))
         if len(runs) > _ROWS:
             table.add_row(text(f"and {len(runs) - _ROWS} more runs"))
         return table
@@ -235,12 +235,12 @@ class ProgressObserver:
 _STARTS = frozenset({EventType.PARALLEL_START, EventType.CHAIN_START, EventType.GRAPH_START})
 _ENDS = frozenset({EventType.PARALLEL_COMPLETE, EventType.CHAIN_COMPLETE, EventType.GRAPH_COMPLETE})
 _QUIET = frozenset({EventType.STEP_START})
-"""What shows by its end."""
+"""The events that end a unit of progress."""
 
 
 @final
 class _Run:
-    """The numbers of one run."""
+    """The progress of one run."""
 
     __slots__ = (
         "_before",
@@ -317,8 +317,8 @@ class _Run:
         self.node = ""
         self._seconds = max(0.0, event.timestamp - self.started)
 
-    def tell(self, now: float) -> str:
-        """Return the numbers in words."""
+    def describe(self, now: float) -> str:
+        """Return the progress as text."""
         return ", ".join(word for word in self._words(now) if word)
 
     def _words(self, now: float) -> Iterator[str]:
@@ -344,7 +344,7 @@ class _Run:
 
 
 def _below(groups: Iterable[list[_Run]]) -> Iterator[_Run]:
-    """Give the runs, each with those in it below it."""
+    """Yield the runs, each followed by its child runs."""
     inside: dict[str | None, list[_Run]] = {}
     for run in (run for group in groups for run in group):
         inside.setdefault(run.parent if run.depth else None, []).append(run)
@@ -379,5 +379,5 @@ def _clock(seconds: float) -> str:
 
 
 def _is_terminal(stream: Any) -> bool:
-    """Whether what is printed there has to be kept out of the bars; what goes elsewhere stays where it goes."""
+    """Whether `stream` is a terminal, so that printing to it has to be kept apart from the bars."""
     return stream is not None and stream.isatty()

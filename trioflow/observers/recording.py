@@ -1,4 +1,4 @@
-"""The observer that remembers: for tests, and for looking at the end of a run."""
+"""The observer that records events, for tests and debugging."""
 
 from collections import deque
 from typing import final
@@ -11,10 +11,10 @@ __all__ = ("RecordingObserver",)
 
 @final
 class RecordingObserver:
-    """Keeps the latest `limit` events.
+    """Records the latest `limit` events.
 
     Args:
-        limit: how many events to keep; older ones go and are counted in `dropped`.
+        limit: the most events to keep; older ones are dropped and counted in `dropped`.
         include_data: whether events carry items, results, states and messages.
 
     Raises:
@@ -38,11 +38,11 @@ class RecordingObserver:
         return list(self._events)
 
     def on_event(self, event: Event) -> None:
-        """Keep `event`."""
+        """Record `event`."""
         self.dropped += len(self._events) == self.limit
         self._events.append(event)
 
     def clear(self) -> None:
-        """Forget what was kept."""
+        """Drop all recorded events."""
         self._events.clear()
         self.dropped = 0

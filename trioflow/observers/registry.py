@@ -1,6 +1,6 @@
-"""Observers by name: what a config's `observer` field refers to.
+"""Observers by name, for the `observer` field of a config.
 
-A name stands for a factory that runs on first use; the observers that ship import their libraries no sooner.
+A name stands for a factory that runs on first use; the observers that ship import their libraries only then.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def get_observer(name: str) -> Observer:
     """Return the observer registered under `name`.
 
     Raises:
-        ConfigError: there is none; the message lists the names there are.
+        ConfigError: there is none; the message lists the known names.
     """
     check_choice("observer", name, sorted({*_factories, *_observers}))
     if name not in _observers:
@@ -28,10 +28,10 @@ def get_observer(name: str) -> Observer:
 
 
 def register_observer(name: str, observer: Observer) -> None:
-    """Make `observer` known as `name`, in place of what had that name before.
+    """Register `observer` under `name`, replacing an earlier one of that name.
 
     Raises:
-        ConfigError: `name` is empty, or `observer` has no `on_event` to call.
+        ConfigError: `name` is empty, or `observer` has no plain method `on_event`.
     """
     check_text("name", name)
     check_observer("observer", observer)
@@ -39,7 +39,7 @@ def register_observer(name: str, observer: Observer) -> None:
 
 
 def check_observer(field: str, observer: object) -> None:
-    """Refuse what is not an observer."""
+    """Require an observer."""
     on_event = getattr(observer, "on_event", None)
     if isinstance(observer, type) or not callable(on_event):
         raise ConfigError.refusing(field, observer, "an observer: an object with a method on_event(event)")

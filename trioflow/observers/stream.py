@@ -1,7 +1,7 @@
-"""Events for a reader of their own: an observer that is an async iterator.
+"""An observer that is an async iterator of events.
 
-`on_event` is called in the run's own task and must not wait, and who reads events, a web page say, may be slow. So
-the stream keeps the latest events up to a limit, and the oldest go where nobody reads. One reader, one `trio.run`.
+`on_event` is called in the run's own task and must not block, while the reader, such as a web page, may be slow.
+So the stream buffers events up to a limit, and drops the oldest beyond it. One reader, one `trio.run`.
 """
 
 from collections import deque
@@ -17,7 +17,7 @@ __all__ = ("EventStream",)
 
 @final
 class EventStream:
-    """Hands events out to one reader, in their order.
+    """Yields events to one reader, in order.
 
     ::
 
@@ -27,10 +27,10 @@ class EventStream:
             await process_parallel(urls, fetch, observer=stream)
             stream.close()
 
-    Leaving the loop ends nothing: another one goes on with what is kept.
+    Leaving the loop does not close the stream: another loop continues with the buffered events.
 
     Args:
-        limit: how many events to keep for the reader; older ones go and are counted in `dropped`.
+        limit: the most events to buffer; older ones are dropped and counted in `dropped`.
         include_data: whether events carry items, results, states and messages.
 
     Raises:
@@ -55,7 +55,7 @@ class EventStream:
 
     @trio.lowlevel.enable_ki_protection
     def on_event(self, event: Event) -> None:
-        """Keep `event` for the reader; nothing is kept after `close`.
+        """Buffer `event` for the reader; does nothing after `close`.
 
         Raises:
             RuntimeError: the reader waits in another `trio.run`.
@@ -68,7 +68,7 @@ class EventStream:
 
     @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
-        """End the iteration after what is kept; never blocks, and may be called again.
+        """End the iteration after the buffered events; never blocks. Idempotent.
 
         Raises:
             RuntimeError: the reader waits in another `trio.run`.
@@ -81,16 +81,16 @@ class EventStream:
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> Event:
-        """Return the oldest event that is kept, or wait for one.
+        """Return the oldest buffered event, or wait for one.
 
         Raises:
             trio.BusyResourceError: another task is waiting for an event.
 
-        Cancellation: nothing was taken.
+        Cancellation: no event is lost.
         """
         check_in_trio()
         if self._reader is not None:
-            raise trio.BusyResourceError("another task reads this EventStream")
+            raise trio.BusyResourceError("another task is reading this EventStream")
         self._reader = trio.lowlevel.current_task()
         self._token = trio.lowlevel.current_trio_token()
         try:
@@ -105,7 +105,7 @@ class EventStream:
             self._reader = None
 
     def _wake(self) -> None:
-        """Wake the reader, if it waits, before anything changes: another thread must not touch its run."""
+        """Wake the reader, if it waits; raises before any change if it waits in another thread's run."""
         if not self._arrivals:
             return
         if not trio.lowlevel.in_trio_run() or trio.lowlevel.current_trio_token() is not self._token:

@@ -1,12 +1,12 @@
-"""A picture of where the time went: Chrome's Trace Event JSON, which Perfetto opens.
+"""Timelines of runs in Chrome's Trace Event JSON, which Perfetto opens.
 
-A run is a process in the picture and a worker a lane in it; items, steps, nodes and attempts are slices, and a
-retry is an arrow to the attempt that follows. A run inside a run is a slice in the lane of the call that started
-it, and an arrow to its own process. Messages of hubs and routings overlap, so they are async slices.
+A run is a process in the trace, and a worker is a thread of it, called a lane here; items, steps, nodes and
+attempts are slices, and a retry is an arrow to the next attempt. A child run is a slice in the lane of the call
+that started it, with an arrow to its own process. Messages of hubs and routings overlap, so they are async slices.
 
-The file is an array that grows: its closing bracket, which the format lets be missing, is written at the end of
-each run and is overwritten by what comes after it. So the file is valid JSON after every run, and loads after a
-crash. What is not written yet is bounded, by its number and by its age.
+The file is an array that grows: its closing bracket, which the format allows to be missing, is written at the end
+of each run and overwritten by later entries. So the file is valid JSON after every run, and loads after a crash.
+Buffered entries are limited in number and in age.
 """
 
 import math
@@ -33,9 +33,9 @@ _OVERLAPPING = frozenset({"hub", "conditional"})
 _HOSTS = ("parallel", "chain", "graph")
 
 _RUN_LANE = -1
-"""Where others have the number of a worker: the lane of what no worker does."""
+"""The lane of what no worker does, in place of a worker's number."""
 _CLOCKS_DIFFER = 0.001
-"""Seconds by which the wall's clock may be away from Trio's for a duration to be told by its slice."""
+"""Seconds by which wall time may deviate from Trio's clock before a slice also records its duration."""
 
 
 @final
@@ -47,21 +47,21 @@ class TraceObserver:
         with TraceObserver("run.json") as trace:
             await process_parallel(urls, fetch, observer=trace)
 
-    A file that is there is overwritten, when the first event comes. Where it cannot be written, the warning of an
-    observer that failed says so once, and nothing more is traced; no run fails of it. It serves one thread.
+    The first event overwrites an existing file. If the file cannot be written, the usual warning of a failed
+    observer is logged once, and nothing more is traced; no run fails. Not thread-safe.
 
     Args:
-        path: the file.
+        path: the file to write.
 
     Raises:
-        ConfigError: `path` is no path.
+        ConfigError: `path` is not a path.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, str):
             check_instance("path", path, os.PathLike)
         if not os.fspath(path):
-            raise ConfigError.refusing("path", path, "a path of a file")
+            raise ConfigError.refusing("path", path, "the path of a file")
         self._path = os.fspath(path)
         self._file = GrowingArray(self._path)
         self._runs: dict[tuple[str, str], _Run] = {}
@@ -89,7 +89,7 @@ class TraceObserver:
         self.close()
 
     def on_event(self, event: Event) -> None:
-        """Take `event` into the picture; nothing is taken after `close`.
+        """Add `event` to the trace; does nothing after `close`.
 
         Raises:
             OSError: the file cannot be written; from then on nothing is written.
@@ -104,7 +104,7 @@ class TraceObserver:
         self._file.flush_old(event.timestamp)
 
     def on_items(self, event: Event) -> None:
-        """Take items that succeeded into the picture.
+        """Add successful items to the trace.
 
         Raises:
             OSError: the file cannot be written; from then on nothing is written.
@@ -117,7 +117,7 @@ class TraceObserver:
         self._file.flush_old(event.timestamp)
 
     def close(self) -> None:
-        """Write what is not written yet; never fails, and may be called again."""
+        """Write the buffer and close the file; never fails. Idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -160,13 +160,13 @@ class TraceObserver:
     # Runs inside runs.
 
     def _enter_host(self, run: "_Run", event: Event) -> None:
-        """Lead an arrow from the lane of the call that starts `run`, and take the lane for it, if it is free."""
+        """Draw an arrow from the lane of the call that starts `run`, and reserve the lane if it is free."""
         hosts = (self._runs.get((source, event.parent or "")) for source in _HOSTS)
         host = next((each for each in hosts if each is not None and each is not run), None)
         if host is None:
             return
         lane = host.lane(event.parent_worker, event.timestamp)
-        # The call and its attempt began before, whatever the clocks say.
+        # The call and its attempt started before, whatever the clocks say.
         lane.attempted = min(lane.attempted, event.timestamp)
         lane.first_inside = min(lane.first_inside, event.timestamp)
         self._flows += 1
@@ -177,7 +177,7 @@ class TraceObserver:
             lane.run, run.inside, run.began = run, (host, lane), event.timestamp
 
     def _leave_host(self, run: "_Run", event: Event) -> None:
-        """Write the slice of `run` into the lane of the call that started it, if that goes on."""
+        """Write the slice of `run` into the lane of the call that started it, if that is still running."""
         if run.inside is None:
             return
         host, lane = run.inside
@@ -191,13 +191,13 @@ class TraceObserver:
 
     def _begin_call(self, run: "_Run", event: Event) -> None:
         lane = run.lane(event.data.get("worker_id"), event.timestamp)
-        # The start of an item may be told when it is over, as of a time that two clocks gave.
+        # The start event of an item may come after its end, with a timestamp computed from two clocks.
         lane.begin(min(max(lane.free_at, event.timestamp), lane.first_inside))
 
     def _items(self, run: "_Run", items: Sequence[tuple[int, int, float, float]]) -> list[str]:
-        """Return the slices of items that succeeded at once, in order.
+        """Return the slices of items that succeeded at their first attempt, in order.
 
-        In one loop and without what a general encoder costs: there are only numbers in them.
+        Formats them in one loop, which is faster than a general encoder: they contain only numbers.
         """
         texts: list[str] = []
         lanes, origin, most = run.lanes, self._began, _CLOCKS_DIFFER
@@ -242,7 +242,7 @@ class TraceObserver:
         lane.attempted = event.timestamp + event.data.get("delay", 0.0)
 
     def _end_attempt(self, run: "_Run", lane: "_Lane", event: Event) -> None:
-        # Waits are given in Trio's time, which a test may make jump: no attempt begins after its end.
+        # Delays are in Trio's time, which may jump in a test: no attempt may start after its end.
         lane.attempted = min(lane.attempted, event.timestamp)
         lane.attempts += 1
         name, arguments = f"attempt {lane.attempts}", _arguments(event)
@@ -267,7 +267,7 @@ class TraceObserver:
         self._write(event, run, "e", **shared)
 
     def _at(self, timestamp: float) -> int:
-        """Return the nanoseconds since the trace began: seconds since the epoch are too coarse to add up."""
+        """Return the nanoseconds since the start of the trace: floats of epoch seconds are too coarse to add."""
         return max(0, round((timestamp - self._began) * 1e9))
 
     def _write(
@@ -287,10 +287,10 @@ class TraceObserver:
 
 @final
 class _Run:
-    """One process in the picture.
+    """One process in the trace.
 
-    Perfetto wants the number of a lane to be that of no other in the file, and takes the one that has the number
-    of its process for the main one: here that of the run.
+    Perfetto wants the number of a lane to be unique in the file, and takes the lane with the number of its process
+    for the main thread: here that of the run.
     """
 
     __slots__ = ("_file", "_numbers", "began", "depth", "inside", "lanes", "name", "process")
@@ -301,7 +301,7 @@ class _Run:
         self.depth = 0
         self.lanes: dict[int, _Lane] = {}
         self.inside: tuple[_Run, _Lane] | None = None
-        """The lane of another run that it is a slice of, from `began` on."""
+        """The lane of the parent run that contains its slice, from `began` on."""
         self.began = 0.0
         self._file = file
         self._numbers = numbers
@@ -310,7 +310,7 @@ class _Run:
         self.label("thread_name", self.process, name="run")
 
     def lane(self, worker: int | None, now: float) -> "_Lane":
-        """Return the lane of a worker, or, for None, that of the run."""
+        """Return the lane of a worker, or that of the run for None."""
         key = _RUN_LANE if worker is None else worker
         lane = self.lanes.get(key)
         if lane is None:
@@ -322,31 +322,31 @@ class _Run:
         return lane
 
     def label(self, kind: str, lane: int, **what: str | int) -> None:
-        """Name the process or one of its lanes, or say where it stands."""
+        """Set the name or the sort order of the process or one of its lanes."""
         self._file.add({"ph": "M", "pid": self.process, "tid": lane, "name": kind, "args": what})
 
 
 @final
 class _Lane:
-    """What goes on in one lane: the call in hand, its attempts, and the run that it has started."""
+    """The state of one lane: the current call, its attempts, and the run that it has started."""
 
     __slots__ = ("attempted", "attempts", "first_inside", "flow", "free_at", "head", "number", "run", "started")
 
     def __init__(self, process: int, number: int, started: float) -> None:
         self.number = number
         self.head = f'{{"ph":"X","pid":{process},"tid":{number},"ts":'
-        """How the text of a slice in it begins."""
+        """The beginning of the text of its slices."""
         self.started = self.attempted = started
         self.free_at = -math.inf
         """When the last call ended."""
         self.first_inside = math.inf
-        """When the first run was started in the call in hand."""
+        """When the first run was started in the current call."""
         self.run: _Run | None = None
-        """The run that is the slice within the call in hand."""
+        """The run whose slice is within the current call."""
         self.attempts = 0
-        """Attempts that have ended and were followed by another."""
+        """Attempts that were followed by another."""
         self.flow = 0
-        """The arrow that leads to the attempt under way; 0 is none."""
+        """The id of the arrow to the current attempt; 0 is none."""
 
     def begin(self, at: float) -> None:
         self.started = self.attempted = at
@@ -360,7 +360,7 @@ class _Lane:
 
 
 def _process_key(event: Event) -> tuple[str, str]:
-    """Return what has one process in the picture: a run, a hub, or all routings, which have no last event."""
+    """Return the key of a process in the trace: a run, a hub, or all routings, which have no last event."""
     if event.source == "hub":
         return "hub", str(event.data.get("hub"))
     return event.source, "" if event.source == "conditional" else event.run_id
@@ -382,7 +382,7 @@ def _name(event: Event) -> str:
 
 
 def _arguments(event: Event) -> dict[str, Any]:
-    """Return the data of `event`, with its text bounded and encodable."""
+    """Return the data of `event`, with text clipped and encodable."""
     return {name: _argument(value) for name, value in event.data.items() if value is not None}
 
 

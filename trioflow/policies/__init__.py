@@ -1,4 +1,4 @@
-"""One call made safer: wrappers that bound its time, repeat it, pace it, and count what it costs."""
+"""Wrappers around one call: timeout, retry, rate limit, concurrency limit, budget."""
 
 from trioflow.policies.budget import Budget, BudgetState, with_budget
 from trioflow.policies.concurrency import with_concurrency_limit

@@ -1,8 +1,8 @@
-"""What calls may spend, in units that the user names: tokens, money, calls.
+"""Budgets: limits on what calls spend, in units that the user names, such as tokens, money or calls.
 
-A call reserves what it is thought to cost before it begins, and says what it did cost when it ends. A reservation
-is one plain step, over a budget and those that it is part of, so that no two calls are let in for the same money,
-whatever the scheduler does. What a call spent is then off by what its estimate was off, and by nothing else.
+A call reserves its estimated cost before it starts, and settles the actual cost when it ends. A reservation is
+made in one synchronous step, in a budget and all its ancestors, so that two calls cannot reserve the same money in
+any order of scheduling. Spending therefore exceeds a limit only by what running calls had underestimated.
 """
 
 import math
@@ -28,35 +28,35 @@ R = TypeVar("R")
 Amounts = Mapping[str, float]
 
 TOLERANCE = 1e-9
-"""The part of a limit that does not count: sums of floats are off by less."""
+"""Relative tolerance of a limit: larger than the rounding errors of sums of floats."""
 
 
 class BudgetState(msgspec.Struct, frozen=True):
-    """How a budget stands, by unit."""
+    """The state of a budget; each mapping is by unit."""
 
     spent: Mapping[str, float]
-    """What was spent."""
+    """Amounts spent."""
     reserved: Mapping[str, float]
-    """What calls in hand have reserved."""
+    """Amounts reserved by running calls."""
     remaining: Mapping[str, float]
-    """What may still be reserved: the limit less both; below 0 where calls cost more than they had reserved."""
+    """Amounts left to reserve: limit - spent - reserved; negative if calls cost more than they had reserved."""
 
 
 @final
 class Budget:
-    """What may be spent, by unit; shared by whatever is given the same object.
+    """Limits on what may be spent, by unit; share one by passing the same object.
 
-    A budget that has a `parent` is a part of it: each reservation must fit into both. Each counts the units that
-    it limits, and no others. Use one from the thread of its `trio.run`.
+    A budget with a `parent` is a part of it: each reservation must fit into both. A budget counts only the units
+    that it limits. Not thread-safe: use it only in the thread of its `trio.run`.
 
     Args:
-        limits: what may be spent of each unit.
+        limits: the limit of each unit.
         parent: the budget that this one is a part of.
-        spent: what was spent before, such as before a restart; it counts here, not in the parent.
+        spent: amounts already spent, such as before a restart; they count here, not in the parent.
 
     Raises:
-        ConfigError: an amount is negative or no number, a name is no text, `parent` is no budget or this one, or
-            `spent` names a unit that is not in `limits`.
+        ConfigError: an amount is negative or not a number, a unit is not a string, `parent` is not a budget or has
+            this one as its ancestor, or `spent` names a unit that is not in `limits`.
     """
 
     __slots__ = ("_account",)
@@ -70,11 +70,11 @@ class Budget:
         spent: Mapping[str, float] | None = None,
     ) -> None:
         check_instance("parent", parent, Budget, optional=True)
-        # Only an object that is initialised again can be its own ancestor.
+        # An object can be its own ancestor only if `__init__` is called on it again.
         own: _Account | None = getattr(self, "_account", None)
         ancestors = () if parent is None else parent._account.chain  # noqa: SLF001 - of the same class
         if own is not None and own in ancestors:
-            raise ConfigError.refusing("parent", parent, "a budget that this one is no ancestor of")
+            raise ConfigError.refusing("parent", parent, "a budget of which this one is not an ancestor")
         _check_amounts("limits", limits)
         account: _Account = _Account(limits, ancestors)
         if spent is not None:
@@ -92,22 +92,22 @@ class Budget:
 
     @property
     def spent(self) -> Mapping[str, float]:
-        """What was spent, by unit; a copy."""
+        """Amounts spent, by unit; a copy."""
         return dict(self._account.spent)
 
     @property
     def reserved(self) -> Mapping[str, float]:
-        """What calls in hand have reserved, by unit; a copy."""
+        """Amounts reserved by running calls, by unit; a copy."""
         return dict(self._account.reserved)
 
     @property
     def remaining(self) -> Mapping[str, float]:
-        """What may still be reserved of each unit that this budget limits: the limit less both; a copy."""
+        """Amounts left to reserve, by unit: limit - spent - reserved; a copy."""
         return self._account.remaining()
 
     @property
     def live(self) -> LiveValue[BudgetState]:
-        """How the budget stands, to wait for; the iteration over its values does not end by itself."""
+        """The state of the budget, to wait on; iterating over its values never ends by itself."""
         account = self._account
         if account.live is None:
             account.live = Live(account.state)
@@ -116,11 +116,12 @@ class Budget:
     def reserve(self, /, **amounts: float) -> "Reservation":
         """Return a context manager that reserves `amounts` while its block runs; see `Reservation`.
 
-        Entering it raises `BudgetExceededError`, and reserves nothing, where an amount is more than this budget
-        or one that it is a part of has left.
+        Entering it raises `BudgetExceededError`, and reserves nothing, if an amount exceeds what this budget or an
+        ancestor has left.
 
         Raises:
-            ConfigError: an amount is negative or no number, or no budget of the chain limits its unit.
+            ConfigError: an amount is negative or not a number, or neither this budget nor an ancestor limits its
+                unit.
         """
         self._account.check("amounts", amounts)
         return Reservation(self._account, amounts)
@@ -128,9 +129,9 @@ class Budget:
 
 @final
 class Reservation:
-    """What one call has reserved: a context manager, to be entered once.
+    """The reservation of one call: a context manager that can be entered once.
 
-    When its block ends, however it does, what was reserved counts as spent, unless `settle` said otherwise.
+    However its block ends, the reserved amounts then count as spent, unless `settle` gave other ones.
     """
 
     __slots__ = ("_account", "_actual", "_amounts", "_state")
@@ -147,7 +148,7 @@ class Reservation:
     @trio.lowlevel.enable_ki_protection
     def __enter__(self) -> Self:
         if self._state != "not entered":
-            raise RuntimeError("a reservation is for one block: call reserve again")
+            raise RuntimeError("a reservation can be entered only once: call reserve again")
         self._account.take(self._amounts)
         self._state = "held"
         return self
@@ -161,16 +162,17 @@ class Reservation:
         self._account.settle(amounts, amounts if self._actual is None else {**amounts, **self._actual})
 
     def settle(self, /, **actual: float) -> None:
-        """Say what the call did cost; it is counted when the block ends. The last call wins.
+        """Set the actual cost of the call; it counts when the block ends. The last call wins.
 
-        A reserved unit that is not named counts as it was reserved, one that was not reserved is added.
+        A reserved unit that is not named counts as reserved; one that was not reserved is added.
 
         Raises:
-            ConfigError: an amount is negative or no number, or no budget of the chain limits its unit.
-            RuntimeError: the block has not begun, or has ended.
+            ConfigError: an amount is negative or not a number, or neither the budget nor an ancestor limits its
+                unit.
+            RuntimeError: called outside the block.
         """
         if self._state != "held":
-            raise RuntimeError(f"a reservation is settled in its block, and this one is {self._state}")
+            raise RuntimeError(f"settle must be called inside the reservation's block; this one is {self._state}")
         self._account.check("actual", actual)
         self._actual = actual
 
@@ -182,23 +184,23 @@ def with_budget(
     estimate: Mapping[str, float] | Callable[..., Mapping[str, float]],
     actual: Callable[[R], Mapping[str, float]] | None = None,
 ) -> Callable[P, Awaitable[R]]:
-    """Return `fn` that reserves its cost before each call, and fails where there is not enough left.
+    """Wrap `fn` so that each call first reserves its estimated cost, and fails if too little is left.
 
-    A call that fails or is cancelled counts as it was reserved.
+    The estimate of a call that fails or is cancelled counts as spent.
 
     Args:
         fn: an async function.
-        budget: what pays; give several functions or runs the same object to share it.
-        estimate: what a call is thought to cost, or a plain function of the call's arguments that says it.
-        actual: a plain function of what `fn` returned that says what it did cost; None, or a unit that it leaves
+        budget: the budget that is charged; pass the same object to several functions or runs to share it.
+        estimate: the estimated cost of a call, or a plain function of the call's arguments that returns it.
+        actual: a plain function of the result of `fn` that returns the actual cost; None, or a unit that it leaves
             out, is the estimate.
 
     Raises:
-        ConfigError: `fn` is not async, or an argument is of the wrong kind; by the returned function where
-            `estimate` or `actual` gives what is no amounts.
-        BudgetExceededError: by the returned function, before it calls `fn`.
+        ConfigError: `fn` is not async, or an argument is of the wrong kind; from the wrapper, if `estimate` or
+            `actual` returns something other than amounts.
+        BudgetExceededError: from the wrapper, before it calls `fn`.
 
-    Cancellation: passes through; what was reserved counts as spent.
+    Cancellation: passes through; the estimate counts as spent.
     """
     check_async("fn", fn)
     check_instance("budget", budget, Budget)
@@ -215,7 +217,7 @@ def with_budget(
 
     @wraps(fn)
     async def budgeted(*args: P.args, **kwargs: P.kwargs) -> R:
-        # What a Reservation does, without the object: this is paid by each call.
+        # Does what a Reservation does, without the object: each call pays for this.
         amounts: Amounts = fixed
         if expected is not None:
             amounts = expected(*args, **kwargs)
@@ -238,7 +240,7 @@ def with_budget(
 
 @final
 class _Account:
-    """The numbers of one budget, and the two steps that change them, over it and its ancestors."""
+    """The amounts of one budget, and the two operations that change them, in it and its ancestors."""
 
     __slots__ = ("ceilings", "chain", "held", "limits", "live", "reserved", "spent")
 
@@ -258,12 +260,12 @@ class _Account:
         return BudgetState(dict(self.spent), dict(self.reserved), self.remaining())
 
     def check(self, field: str, amounts: object) -> None:
-        """Refuse what is no mapping of units that the chain limits to amounts."""
+        """Require a mapping of units that the chain limits to amounts."""
         _check_amounts(field, amounts, self.chain)
 
     @trio.lowlevel.enable_ki_protection
     def take(self, amounts: Amounts) -> None:
-        """Reserve `amounts`, all of them in the whole chain or nothing."""
+        """Reserve all `amounts` in the whole chain, or nothing."""
         for account in self.chain:
             ceilings, spent, reserved = account.ceilings, account.spent, account.reserved
             for unit, asked in amounts.items():
@@ -280,7 +282,7 @@ class _Account:
 
     @trio.lowlevel.enable_ki_protection
     def settle(self, amounts: Amounts, actual: Amounts) -> None:
-        """Spend `actual` for what was reserved as `amounts`, in the whole chain."""
+        """Replace the reservation of `amounts` by spending `actual`, in the whole chain."""
         for account in self.chain:
             account.release(amounts)
             spent = account.spent
@@ -291,7 +293,7 @@ class _Account:
                 account.live.publish()
 
     def release(self, amounts: Amounts) -> None:
-        """Take `amounts` out of what is reserved here."""
+        """Subtract `amounts` from what is reserved here."""
         reserved = self.reserved
         self.held -= 1
         if self.held:
@@ -299,14 +301,14 @@ class _Account:
                 if unit in reserved:
                     reserved[unit] -= asked
         else:
-            # Differences of floats leave dust, which the last one out sweeps up.
+            # Nothing is reserved any more: reset the rounding errors of floats.
             for unit in reserved:
                 reserved[unit] = 0.0
 
 
 def _check_amounts(field: str, amounts: Any, chain: "tuple[_Account, ...] | None" = None) -> None:
-    """Refuse what is no mapping of units, known ones where there is a `chain`, to finite amounts of 0 or more."""
-    # The usual answers come first: this is asked at each call.
+    """Require a mapping of units, with a `chain` of units that it limits, to finite amounts of 0 or more."""
+    # The common cases come first: this runs at each call.
     if type(amounts) is not dict and not isinstance(amounts, Mapping):
         raise ConfigError.refusing(field, amounts, "a mapping of units to amounts")
     for unit, amount in amounts.items():

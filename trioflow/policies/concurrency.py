@@ -1,7 +1,7 @@
-"""At most so many calls at once, where several runs share what they call.
+"""A limit on concurrent calls that several runs can share.
 
-Trio's `CapacityLimiter` does the work. Who borrows is the call, not its task: so a call that is limited may make
-another one under the same limiter, which a task that borrows for itself is refused.
+Trio's `CapacityLimiter` does the work. The borrower is the call, not its task, so a limited call may make another
+one under the same limiter; Trio does not let a task borrow twice.
 """
 
 from collections.abc import Awaitable, Callable
@@ -18,28 +18,28 @@ __all__ = ("with_concurrency_limit",)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_ALLOWED = "a trio.CapacityLimiter, or a plain function of the call's arguments that gives one"
+_ALLOWED = "a trio.CapacityLimiter, or a plain function of the call's arguments that returns one"
 
 
 def with_concurrency_limit(
     fn: Callable[P, Awaitable[R]],
     limiter: trio.CapacityLimiter | Callable[..., trio.CapacityLimiter],
 ) -> Callable[P, Awaitable[R]]:
-    """Return `fn` of which at most as many calls run at once as `limiter` has tokens.
+    """Wrap `fn` so that at most as many calls run concurrently as `limiter` has tokens.
 
     First come, first served. A limited call that makes another one under the same limiter holds a token for each:
-    with too few of them, such calls wait for each other for ever.
+    with too few tokens, such calls deadlock.
 
     Args:
         fn: an async function.
-        limiter: what bounds it; give several functions or runs the same object to share the bound. Or a plain
-            function of the call's arguments that gives one, such as one limiter a host.
+        limiter: the limiter; pass the same object to several functions or runs to share it. Or a plain function of
+            the call's arguments that returns one, such as one limiter per host.
 
     Raises:
-        ConfigError: `fn` is not async, or `limiter` is none of Trio's; by the returned function where the
-            function gives something else.
+        ConfigError: `fn` is not async, or `limiter` is of the wrong kind; from the wrapper, if the function
+            returns something other than a limiter.
 
-    Cancellation: passes through; a call that waits has nothing, and the token goes back when a call ends.
+    Cancellation: passes through; a waiting call holds no token, and a running one releases its token.
     """
     check_async("fn", fn)
     find = _finder(limiter)
@@ -50,7 +50,7 @@ def with_concurrency_limit(
         chosen = find(*args, **kwargs)
         borrower = _Borrower()
         try:
-            # A free token costs no turn of the scheduler; nobody who waits is overtaken.
+            # A free token costs no task switch; waiting calls are not overtaken.
             chosen.acquire_on_behalf_of_nowait(borrower)
         except trio.WouldBlock:
             await chosen.acquire_on_behalf_of(borrower)
@@ -64,7 +64,7 @@ def with_concurrency_limit(
 
 @final
 class _Borrower:
-    """One call, to the limiter's books."""
+    """One call, as the limiter's borrower."""
 
     __slots__ = ("__weakref__",)
 

@@ -1,15 +1,14 @@
-"""Calls paced to a rate that several runs can share.
+"""A rate limit that several runs can share.
 
-`RateLimiter` is a token bucket kept as one instant instead of a token count: the time at which the bucket was,
-or will be, empty. Tokens held are then a subtraction, debt is an instant in the future, and a waiter knows the
-exact time to sleep until. (The view is that of the generic cell rate algorithm, ITU-T I.371.)
+`RateLimiter` is a token bucket that stores one instant instead of a token count: the time at which the bucket was,
+or will be, empty. The tokens it holds are then a subtraction, debt is an instant in the future, and a waiter knows
+the exact time to sleep until. (This is the generic cell rate algorithm, ITU-T I.371.)
 
-Timers wake late: by a millisecond where the system counts in those, by more where the machine is busy. A bucket
-that holds little overflows meanwhile, and a rate of 600 a second becomes 450. So a grant counts as of the time
-at which it was due, not of that at which its timer woke; and how late it was is remembered, so that the task
-that comes back late from it is not taken for one that had nothing to ask for. By the times at which grants were
-due, no stretch of time has more than rate × time + burst. By the clock, they may be nearer to each other, by
-`MAX_LATENESS` at most, but since the first of them there are never more.
+Timers fire late: by a millisecond with a coarse system timer, by more on a busy machine. A small bucket overflows
+meanwhile, and a rate of 600 per second drops to 450. So a grant counts from the time at which it was due, not from
+the time at which its timer fired; and its lateness is remembered, so that the task that it delayed is not mistaken
+for one that had been idle. By their due times, the grants in any interval are at most rate × time + burst. By the
+clock, they may be closer together, by at most `MAX_LATENESS`, but since the first of them there are never more.
 """
 
 import math
@@ -27,8 +26,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 MAX_LATENESS = 0.5
-"""Seconds of lateness that are made up for. What is later was no timer but a loop that stood still, and a service
-that counts would not like all of it at once."""
+"""Seconds of lateness that are made up for. A longer delay comes from a blocked event loop, and making up for it
+would send a burst that the rate-limited service may refuse."""
 
 
 @final
@@ -36,12 +35,13 @@ class RateLimiter:
     """Lets `rate` units start per `per` seconds, and up to `burst` at once after a pause.
 
     First come, first served. The bucket starts full. A cost above `burst` waits for a full bucket and leaves it
-    in debt, which later callers wait out. Runs that are given the same object share the rate. In another
-    `trio.run` it begins anew, with a full bucket, because Trio's clock does; two at a time cannot share it.
+    in debt, which later callers wait out. Pass the same object to several runs to share the rate. In another
+    `trio.run` the limiter starts over with a full bucket, because Trio's clock does; concurrent `trio.run` calls
+    in different threads cannot share it.
 
     Args:
         rate: units per `per` seconds.
-        per: seconds that `rate` speaks of.
+        per: the period of `rate`, in seconds.
         burst: units that may start at once.
 
     Raises:
@@ -56,7 +56,7 @@ class RateLimiter:
         self._token: trio.lowlevel.TrioToken | None = None
         self._empty_at = -math.inf
         self._paused_until = -math.inf
-        # When the last grant was due, how late it came, and when the next one is due while somebody waits for it.
+        # When the last grant was due, how late it was, and when the next one is due while a task waits for it.
         self._granted_at = -math.inf
         self._lateness = 0.0
         self._due: float | None = None
@@ -70,7 +70,7 @@ class RateLimiter:
 
     @property
     def expected_wait(self) -> float:
-        """How many seconds a caller who asks for one unit now would wait, if those before it ask for one each."""
+        """Seconds that `acquire()` would wait if called now, if each caller already waiting acquires one unit."""
         if trio.lowlevel.current_trio_token() is not self._token:
             return 0.0
         waiting = self._queue.statistics().tasks_waiting + self._queue.locked()
@@ -82,7 +82,7 @@ class RateLimiter:
         """Wait until `cost` units may start, and take them.
 
         Raises:
-            ConfigError: `cost` is negative or no number.
+            ConfigError: `cost` is negative or not a number.
 
         Cancellation: a cancelled call has taken nothing.
         """
@@ -99,10 +99,10 @@ class RateLimiter:
             self._empty_at = self._emptied_at(self._granted_at) + cost * self._seconds_per_unit
 
     def adjust(self, delta: float) -> None:
-        """Correct an earlier cost: a positive `delta` charges more, a negative one pays back.
+        """Correct an earlier cost by `delta` units: positive charges more, negative pays back.
 
         Raises:
-            ConfigError: `delta` is no number.
+            ConfigError: `delta` is not a finite number.
         """
         check_number("delta", delta, allowed="a finite number", least="any")
         self._follow_the_clock()
@@ -113,10 +113,10 @@ class RateLimiter:
         self._changed.set()
 
     def pause(self, seconds: float) -> None:
-        """Let nobody start for `seconds`; of several pauses the one that ends last counts.
+        """Grant nothing for `seconds`; of several pauses the one that ends last counts.
 
         Raises:
-            ConfigError: `seconds` is negative or no number.
+            ConfigError: `seconds` is negative or not a number.
         """
         check_number("seconds", seconds, allowed="0 or more seconds", least="zero")
         self._follow_the_clock()
@@ -135,22 +135,22 @@ class RateLimiter:
         return max(filled_at, self._paused_until)
 
     def _emptied_at(self, now: float) -> float:
-        """Return when the bucket was or will be empty, as it stands at `now`: it holds no more than the burst."""
+        """Return when the bucket was or will be empty, as of `now`: it holds at most `burst` units."""
         return max(self._empty_at, now - self._burst * self._seconds_per_unit)
 
     def _now(self) -> float:
-        """Return the time as it would be if no timer had woken late."""
+        """Return the current time, corrected for timers that fired late."""
         now = trio.current_time()
         if self._due is not None:
             return max(min(now, self._due), now - MAX_LATENESS)
         then = now - self._lateness
-        # A bucket that was full by then had nobody to serve: what follows is not the last grant's lateness.
+        # If the bucket was full by then, the limiter was idle: the lateness of the last grant no longer matters.
         return then if then <= self._empty_at + self._burst * self._seconds_per_unit else now
 
     async def _wait_until(self, ready_at: float) -> float:
-        """Wait until `ready_at`, or a change before it, and return which it was, by the time of `_now`.
+        """Wait until `ready_at`, or until an earlier change, and return the time by `_now`.
 
-        Cancellation: nothing has been taken, and nobody is due any more.
+        Cancellation: nothing has been taken, and no grant is due.
         """
         self._changed = trio.Event()
         self._due = ready_at
@@ -167,17 +167,18 @@ def with_rate_limit(
     limiter: RateLimiter,
     cost: float | Callable[..., float] | None = None,
 ) -> Callable[P, Awaitable[R]]:
-    """Return `fn` that waits for `limiter` before each call.
+    """Wrap `fn` so that each call first waits for `limiter`.
 
     Args:
         fn: an async function.
-        limiter: what paces it; give several functions or runs the same object to share the rate.
-        cost: units of one call, or a plain function of the call's arguments that says them; None is 1.
+        limiter: the limiter; pass the same object to several functions or runs to share the rate.
+        cost: units of one call, or a plain function of the call's arguments that returns them; None is 1.
 
     Raises:
-        ConfigError: `fn` is not async, or another argument is of the wrong kind.
+        ConfigError: `fn` is not async, or another argument is of the wrong kind; from the wrapper, if `cost`
+            returns something other than a number of 0 or more.
 
-    Cancellation: passes through; while it waits, nothing has been taken.
+    Cancellation: passes through; a waiting call has taken nothing.
     """
     check_async("fn", fn)
     check_instance("limiter", limiter, RateLimiter)

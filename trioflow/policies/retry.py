@@ -1,11 +1,11 @@
-"""A failed call repeated, with growing delays; tenacity runs the loop.
+"""Retries of a failed call with exponential back-off; tenacity runs the loop.
 
-The first attempt runs without tenacity: its loop costs more than the rest of an item, and most calls succeed.
-The loop then begins with the error that the first attempt had. Nothing of it outlives the call: an error holds
-the frames that it came through, so whatever those frames can reach lets go of the error in the end.
+The first attempt runs without tenacity, whose loop costs more than the rest of an item, and most calls succeed.
+If it fails, the loop starts by raising its error. No reference cycle outlives the call: an error's traceback
+refers to the frames that it passed through, so whatever those frames can reach drops the error at the end.
 
-A `Cancelled` that cuts the wait between two attempts has the failure before it as its `__cause__`: whoever turns
-it into a `TooSlowError` can so say what was being retried.
+A `Cancelled` that interrupts the delay between two attempts has the previous error as its `__cause__`, so that a
+`TooSlowError` made from it can report what was being retried.
 """
 
 import inspect
@@ -45,7 +45,7 @@ OnRetry = Callable[[int, float, Exception], None]
 """Called with the number of the attempt that failed, the seconds until the next one, and the error."""
 
 RetryOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], object]
-"""What is retried: errors of these types, or those for which a plain function gives something true."""
+"""What is retried: errors of these types, or those for which a plain function returns something true."""
 
 _plans: WeakKeyDictionary[Callable[..., Any], "RetryPlan"] = WeakKeyDictionary()
 
@@ -56,21 +56,22 @@ def with_retry(
     on: RetryOn = Exception,
     delay: Callable[[Exception], float | None] | None = None,
 ) -> Callable[P, Awaitable[R]]:
-    """Return `fn` repeated until it succeeds, fails with something else than `on`, or has had its attempts.
+    """Wrap `fn` so that failed calls are retried: those that raise `on`, while attempts are left.
 
-    The last error comes out as it is. Where a run's processor was made by this function, each of its attempts
-    counts as one of the item, and each retry is a `task.retry` event.
+    The last error is raised unchanged. If the wrapper is a run's processor, its attempts count as the item's, and
+    each retry emits a `task.retry` event.
 
     Args:
         fn: an async function.
         config: how many attempts, for how long, and how the delays grow.
-        on: the exception type or types to retry, or a plain function of the error that says whether to.
-        delay: a function of the error that says how many seconds to wait, such as a server's `Retry-After`;
-            it replaces the back-off, without the cap. None, or its None, leaves the back-off; below 0 is 0.
+        on: the exception type or types to retry, or a predicate of the error.
+        delay: a plain function of the error that returns the seconds to wait, such as a server's `Retry-After`,
+            in place of the back-off and without its cap; a negative number is 0. Without one, or if it returns
+            None, the back-off applies.
 
     Raises:
-        ConfigError: `fn` is not async, or an argument is of the wrong kind; by the returned function, from the
-            error in question, where `delay` or `on` gives what it must not.
+        ConfigError: `fn` is not async, or an argument is of the wrong kind; from the wrapper, raised
+            from the call's error, if `delay` or `on` returns something that it must not.
 
     Cancellation: passes through; `trio.Cancelled` is never retried.
     """
@@ -97,9 +98,9 @@ class RetryPlan(msgspec.Struct, frozen=True):
     delay: Callable[[Exception], float | None] | None = None
 
     async def run(self, attempt: Callable[[], Awaitable[R]], on_retry: OnRetry | None) -> R:
-        """Call `attempt` by this plan, and call `on_retry` before each retry.
+        """Call `attempt`, retry it by this plan, and call `on_retry` before each retry.
 
-        Cancellation: passes through; where it cuts a wait, its cause is the last failure.
+        Cancellation: passes through; if it interrupts a delay, its cause is the last error.
         """
         limit = self.config.total_timeout
         deadline = None if limit is None else trio.current_time() + limit
@@ -109,7 +110,7 @@ class RetryPlan(msgspec.Struct, frozen=True):
             if self.config.max_attempts == 1 or not self.retries(error):
                 raise
             repeats = _Repeats(self, attempt, on_retry, error, deadline)
-        import tenacity  # noqa: PLC0415 - only those who retry pay for it
+        import tenacity  # noqa: PLC0415 - only a retry needs it
 
         loop = tenacity.AsyncRetrying(
             sleep=repeats.sleep,
@@ -124,34 +125,34 @@ class RetryPlan(msgspec.Struct, frozen=True):
             return await loop(repeats.next)
         finally:
             repeats.end()
-            # The actions that tenacity keeps for its next step hold the loop that holds them.
+            # The actions that tenacity stores for its next step refer to the loop: break the cycle.
             loop.iter_state.reset()
 
     def retries(self, error: BaseException) -> bool:
-        """Whether `error` is one to retry.
+        """Whether `error` is to be retried.
 
         Raises:
-            ConfigError: the predicate gives an awaitable; from `error`, as is what it raises.
+            ConfigError: the predicate returns an awaitable. Like what the predicate raises, from `error`.
         """
         if isinstance(self.on, type | tuple):
             return isinstance(error, self.on)
         if not isinstance(error, Exception):
             return False
-        answer = _asked(self.on, error)
+        answer = _call_with(error, self.on)
         if isinstance(answer, Awaitable):
-            raise _refusal("on", answer, "a plain function, one that gives no awaitable") from error
+            raise _refusal("on", answer, "a plain function, one that returns no awaitable") from error
         return bool(answer)
 
     def seconds_before(self, attempt: int, error: Exception) -> float:
-        """Return how long to wait after `error` of the attempt number `attempt`, from 1.
+        """Return the seconds to wait after attempt number `attempt`, from 1, failed with `error`.
 
         Raises:
-            ConfigError: `delay` gives what is no number of seconds; from `error`, as is what it raises.
+            ConfigError: `delay` returns something other than seconds. Like what `delay` raises, from `error`.
         """
         config = self.config
-        wanted = None if self.delay is None else _asked(self.delay, error)
+        wanted = None if self.delay is None else _call_with(error, self.delay)
         if wanted is not None:
-            allowed = "a function that gives a finite number of seconds or None (the back-off)"
+            allowed = "a function that returns a finite number of seconds or None (the back-off)"
             try:
                 check_number("delay", wanted, allowed=allowed, least="any")
             except ConfigError as refused:
@@ -167,7 +168,7 @@ class RetryPlan(msgspec.Struct, frozen=True):
 
 @final
 class _Repeats(Generic[R]):
-    """The attempts of one call after its first failure: what tenacity asks and calls."""
+    """The attempts of one call after the first has failed: the callbacks of tenacity's loop."""
 
     __slots__ = ("_attempt", "_deadline", "_last", "_late", "_on_retry", "_plan", "_replay", "_state")
 
@@ -196,20 +197,20 @@ class _Repeats(Generic[R]):
             self._replay = False
             raise self._last
         if self._passed(0.0) and self._last is not None:
-            # The timer woke late: the last failure stands.
+            # The timer fired after the deadline: the last error stands.
             self._late = True
             raise self._last
         return await self._attempt()
 
     def retries(self, error: BaseException) -> bool:
-        # The first failure was decided on before the loop began.
+        # Whether to retry the first error was decided before the loop started.
         return not self._late and (error is self._last or self._plan.retries(error))
 
     def stop(self, state: "RetryCallState") -> bool:
         return state.attempt_number >= self._plan.config.max_attempts or self._passed(state.upcoming_sleep)
 
     def _passed(self, seconds: float) -> bool:
-        """Whether an attempt after `seconds` would begin when the time for all of them is up."""
+        """Whether an attempt that starts in `seconds` would start after the deadline."""
         return self._deadline < math.inf and trio.current_time() + seconds >= self._deadline
 
     def wait(self, state: "RetryCallState") -> float:
@@ -232,7 +233,7 @@ class _Repeats(Generic[R]):
         raise _error_of(state)
 
     def end(self) -> None:
-        """Let go of the errors: the frames that their tracebacks hold lead here."""
+        """Drop the errors: the frames in their tracebacks refer to this object."""
         self._last = None
         if self._state is not None:
             self._state.outcome = None
@@ -240,7 +241,7 @@ class _Repeats(Generic[R]):
 
 
 def retry_of(fn: Callable[..., Any]) -> tuple[Callable[..., Awaitable[Any]], RetryPlan] | None:
-    """Return what `with_retry` made `fn` of, if it did: so a run can count and report the attempts."""
+    """Return what `with_retry` wrapped as `fn`, and its plan, so that a run can count the attempts."""
     plan = _plans.get(fn) if isinstance(fn, FunctionType) else None
     return None if plan is None else (vars(fn)["__wrapped__"], plan)
 
@@ -248,12 +249,12 @@ def retry_of(fn: Callable[..., Any]) -> tuple[Callable[..., Awaitable[Any]], Ret
 def _error_of(state: "RetryCallState") -> Exception:
     error = state.outcome.exception() if state.outcome is not None else None
     if not isinstance(error, Exception):
-        raise TypeError(f"tenacity waits after an attempt that did not fail: {state}")
+        raise TypeError(f"tenacity retries an attempt that did not fail: {state}")
     return error
 
 
-def _asked(fn: Callable[[Exception], Any], error: Exception) -> Any:
-    """Ask the user's `fn` about `error`; what it raises is reported from that."""
+def _call_with(error: Exception, fn: Callable[[Exception], Any]) -> Any:
+    """Call the user's `fn` with `error`; what it raises is raised from `error`."""
     try:
         return fn(error)
     except Exception as raised:
@@ -261,7 +262,7 @@ def _asked(fn: Callable[[Exception], Any], error: Exception) -> Any:
             raise
         raise raised from error
     finally:
-        # What was raised holds this frame.
+        # The traceback of what was raised refers to this frame.
         del error
 
 

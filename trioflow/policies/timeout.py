@@ -1,7 +1,7 @@
-"""A limit on the time of one call.
+"""A time limit for one call.
 
-Trio ends a scope that was left with an inner one still open by a `RuntimeError`, after it has put the task back
-where it was. A result that the call had returned by then is worth more than that complaint, so it is kept.
+Trio raises a `RuntimeError` when a cancel scope exits while an inner one is still open, after restoring the task's
+scope. If the call has already returned a result, the result takes precedence over that error.
 """
 
 from collections.abc import Awaitable, Callable
@@ -19,10 +19,10 @@ R = TypeVar("R")
 
 
 def with_timeout(fn: Callable[P, Awaitable[R]], seconds: float) -> Callable[P, Awaitable[R]]:
-    """Return `fn` with at most `seconds` for each call.
+    """Wrap `fn` so that each call takes at most `seconds`.
 
-    A call that returns is never too slow: what it returned counts, even past the limit, and also where the call
-    left a cancel scope open, which Trio otherwise makes a `RuntimeError` of.
+    A call that returns is never too slow: its result counts, even past the limit, and even if the call left a
+    cancel scope open, for which Trio raises a `RuntimeError`.
 
     Args:
         fn: an async function.
@@ -30,8 +30,8 @@ def with_timeout(fn: Callable[P, Awaitable[R]], seconds: float) -> Callable[P, A
 
     Raises:
         ConfigError: `fn` is not async, or `seconds` is not positive.
-        trio.TooSlowError: by the returned function, when the time is up; from the last failure, where `fn` is one
-            of `with_retry` that waited for another attempt.
+        trio.TooSlowError: from the wrapper, when the time is up; from the last failure, where `fn` is one of
+            `with_retry` that waited for another attempt.
 
     Cancellation: passes through to `fn`.
     """
@@ -51,7 +51,7 @@ def with_timeout(fn: Callable[P, Awaitable[R]], seconds: float) -> Callable[P, A
                     cause = cancelled.__cause__  # the failure after which it waited for another attempt
                     raise
         except RuntimeError:
-            # After the return only the scope can raise: about scopes that `fn` left open, which it abandons.
+            # Once `fn` has returned, only the scope can raise, about inner scopes that `fn` left open.
             if not returned:
                 raise
         if returned:

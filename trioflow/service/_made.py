@@ -82,7 +82,7 @@ class MadeRun:
     def drain(self) -> None:
         """Let the step in hand end, and no other begin; a wait ends now."""
         self.is_draining = True
-        self.parking.let_go()
+        self.parking.release()
 
     async def on_step(self, step: GraphStep[Any], is_last: bool) -> None:  # noqa: FBT001 - called by position
         """End the run between two steps, where it is to be let go of.

@@ -1,7 +1,7 @@
-"""What tests of programs that use trioflow can use: scripted processors, faulty stores, events, and assertions.
+"""Helpers for tests of programs that use trioflow: scripted processors, faulty stores, events, and assertions.
 
-It needs nothing beside trioflow, and any test runner serves. For stores of one's own there is a conformance suite,
-which runners that collect classes of test methods, such as pytest, run.
+Needs nothing beside trioflow, and works with any test runner. For custom stores there is a conformance suite, for
+runners that collect classes of test methods, such as pytest.
 """
 
 from trioflow.observers.recording import RecordingObserver

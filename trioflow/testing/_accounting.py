@@ -1,4 +1,4 @@
-"""The promise of every fan-out, as one assertion: each item is ok, failed or unfinished, never two of them."""
+"""The invariant of every fan-out as one assertion: each item is exactly one of ok, failed or unfinished."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,19 +13,19 @@ __all__ = ("assert_accounted",)
 def assert_accounted(
     result: ParallelResult[Any, Any] | ParallelError, items: Sequence[Any] | None = None
 ) -> None:
-    """Assert that the account of a run is exact.
+    """Assert that each item of a run is exactly one of ok, failed or unfinished.
 
     Args:
-        result: the result, or the error that has it.
-        items: the input, in order; None does not look which item an index stands for.
+        result: the result, or the error that contains it.
+        items: the input, in order; None does not compare items.
 
     Raises:
-        AssertionError: an index is missing, is there twice or is out of order, or stands for another item.
+        AssertionError: an index is missing, duplicate or out of order, or an error has another item.
     """
     if isinstance(result, ParallelError):
         _check(
             {failure.index for failure in result.errors} <= {failure.index for failure in result.result.errors},
-            "the error names failures that its result does not",
+            "the errors of the exception and of its result differ",
         )
         result = result.result
     failed = [failure.index for failure in result.errors]
@@ -44,10 +44,10 @@ def assert_accounted(
         for failure in result.errors:
             item = items[failure.index]
             same = failure.item is None or failure.item is item or failure.item == item
-            _check(bool(same), f"the failure at {failure.index} has another item")
+            _check(bool(same), f"the error at {failure.index} has another item")
 
 
 def _check(holds: bool, what: str) -> None:  # noqa: FBT001 - an assertion
-    # Not the statement: it must hold under `python -O`, too.
+    # Not an assert statement: it must work under `python -O` too.
     if not holds:
-        raise AssertionError(f"the account is wrong: {what}")
+        raise AssertionError(f"the result is inconsistent: {what}")

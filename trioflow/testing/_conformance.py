@@ -1,4 +1,4 @@
-"""What every `CheckpointStore` must do, as test cases: subclass, say how a store is opened, and run them.
+"""Conformance tests for every `CheckpointStore`: subclass, override `open_store`, and run them.
 
 ::
 
@@ -8,11 +8,10 @@
             async with MyStore(...) as store:
                 yield store
 
-Where a second `open_store()` gives a store on the same storage, as one on a file or a server does, what two of
-them do to each other is tried, too, and what is left after closing; `durable = True` in the class says that it
-must.
+If a second `open_store()` opens the same storage, as for a file or a server, the interaction of two stores is
+tested too, and what persists after closing; `durable = True` in the class requires that.
 
-The cases are the test methods of the classes in `_cases`, one class for each thing that a store does.
+The cases are the test methods of the classes in `_cases`, one class for each capability of a store.
 """
 
 from trioflow.testing._cases import (
@@ -29,15 +28,15 @@ from trioflow.testing._cases import (
 class CheckpointStoreConformance(
     FencingCases, StepCases, RunCases, ItemCases, EndingCases, SharingCases
 ):
-    """Test cases for a store: its epochs, its checkpoints, its items, and what it does with odd values.
+    """Test cases for a store: its epochs, checkpoints and items, and unusual values.
 
-    Subclass it under a name that the test runner collects, and override `open_store`; set `durable = True` where
-    what a store saves outlives it.
+    Subclass it under a name that the test runner collects, and override `open_store`; set `durable = True` if
+    saved data outlives the store object.
     """
 
 
 class ServiceStoreConformance(ServiceCases):
-    """Test cases for what a store does for a service: its queue, leases, signals and timers.
+    """Test cases for a `ServiceStore`: its queue, leases, signals and timers.
 
-    Beside `CheckpointStoreConformance`, for a store that is a `ServiceStore`; subclass it in the same way.
+    Use it in addition to `CheckpointStoreConformance`; subclass it in the same way.
     """

@@ -1,4 +1,4 @@
-"""A store that fails when a test says so: what a program does then is what it is worth."""
+"""A store with injected faults, to test how a program handles them."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -18,37 +18,37 @@ V = TypeVar("V")
 
 _METHODS = ("aclose", "claim", "delete", "history", "list_runs", "load", "load_items", "save", "save_items")
 _LOSABLE = ("aclose", "delete", "save", "save_items")
-"""What returns nothing, so that nobody can see that it was not done."""
+"""The methods that return nothing, so that a lost call goes unnoticed."""
 
 Calls = Mapping[str, int | Collection[int]]
-"""Which calls of which methods, counted from 1."""
+"""Call numbers by method, counted from 1."""
 
 
 @final
 class FaultyStore:
-    """A `CheckpointStore` around another one, with faults at chosen calls.
+    """A `CheckpointStore` that wraps another one, and injects faults at chosen calls.
 
     ::
 
         store = FaultyStore(MemoryStore(), fail={"save_items": 2}, hang={"load": (1, 3)})
 
     Args:
-        store: what does the work; it stays the caller's.
+        store: the wrapped store; the caller closes it.
         fail: these calls do nothing and raise `error`.
-        hang: these calls do nothing for `patience` seconds, by Trio's clock, and raise then.
-        lose: these calls return as if they had been done, and were not: `save`, `save_items`, `delete`, `aclose`.
-        error: what a call that fails raises; None is a `CheckpointStoreError` that names the call.
-        patience: how long a call hangs.
+        hang: these calls do nothing for `patience` seconds, by Trio's clock, and then raise.
+        lose: these calls do nothing and return normally; only `save`, `save_items`, `delete` and `aclose`.
+        error: what a failing call raises; None is a `CheckpointStoreError` that names the call.
+        patience: how long a call hangs, in seconds.
 
     Attributes:
         calls: the names of the methods called, in order.
 
     Raises:
-        ConfigError: an argument cannot work.
+        ConfigError: an argument is invalid.
     """
 
     bounds_waiting: ClassVar[bool] = True
-    """What hangs is not watched by the wall's clock: a test's clock jumps."""
+    """A hanging call is not timed out by wall time, because a test's clock may jump."""
 
     def __init__(
         self,
@@ -77,63 +77,63 @@ class FaultyStore:
     async def claim(self, run_id: str, *, parent: tuple[str, int] | None = None) -> int:
         """See `CheckpointStore.claim`.
 
-        Cancellation: as of the store.
+        Cancellation: as for the wrapped store.
         """
         return await self._do("claim", lambda: self._store.claim(run_id, parent=parent))
 
     async def save(self, checkpoint: Checkpoint, epoch: int) -> None:
         """See `CheckpointStore.save`.
 
-        Cancellation: as of the store.
+        Cancellation: as for the wrapped store.
         """
         await self._do("save", lambda: self._store.save(checkpoint, epoch))
 
     async def load(self, run_id: str, step: int | None = None) -> Checkpoint:
         """See `CheckpointStore.load`.
 
-        Cancellation: as of the store.
+        Cancellation: as for the wrapped store.
         """
         return await self._do("load", lambda: self._store.load(run_id, step))
 
     async def history(self, run_id: str) -> Sequence[CheckpointInfo]:
         """See `CheckpointStore.history`.
 
-        Cancellation: as of the store.
+        Cancellation: as for the wrapped store.
         """
         return await self._do("history", lambda: self._store.history(run_id))
 
     async def list_runs(self, *, after: str | None = None, limit: int | None = None) -> Sequence[RunInfo]:
         """See `CheckpointStore.list_runs`.
 
-        Cancellation: as of the store.
+        Cancellation: as for the wrapped store.
         """
         return await self._do("list_runs", lambda: self._store.list_runs(after=after, limit=limit))
 
     async def delete(self, run_id: str, epoch: int | None = None) -> None:
         """See `CheckpointStore.delete`.
 
-        Cancellation: as of the store.
+        Cancellation: as for the wrapped store.
         """
         await self._do("delete", lambda: self._store.delete(run_id, epoch))
 
     async def save_items(self, run_id: str, epoch: int, batch: Sequence[tuple[str, bytes]]) -> None:
         """See `CheckpointStore.save_items`.
 
-        Cancellation: as of the store.
+        Cancellation: as for the wrapped store.
         """
         await self._do("save_items", lambda: self._store.save_items(run_id, epoch, batch))
 
     async def load_items(self, run_id: str) -> Mapping[str, bytes]:
         """See `CheckpointStore.load_items`.
 
-        Cancellation: as of the store.
+        Cancellation: as for the wrapped store.
         """
         return await self._do("load_items", lambda: self._store.load_items(run_id))
 
     async def aclose(self) -> None:
         """See `CheckpointStore.aclose`.
 
-        Cancellation: as of the store.
+        Cancellation: as for the wrapped store.
         """
         await self._do("aclose", self._store.aclose)
 
@@ -143,11 +143,11 @@ class FaultyStore:
         number = self._counts[method]
         if number in self._hang.get(method, ()):
             await trio.sleep(self._patience)
-            message = f"call {number} of {method} hung for {self._patience:g} s, as the test said"
+            message = f"call {number} of {method} hung for {self._patience:g} s, as scripted"
             raise CheckpointStoreError(message)
         if number in self._fail.get(method, ()):
             await trio.lowlevel.checkpoint()
-            raise self._error or CheckpointStoreError(f"call {number} of {method} failed, as the test said")
+            raise self._error or CheckpointStoreError(f"call {number} of {method} failed, as scripted")
         if number in self._lose.get(method, ()):
             await trio.lowlevel.checkpoint()
             lost: Any = None

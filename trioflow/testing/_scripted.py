@@ -1,7 +1,7 @@
-"""A processor that does what a test says, item by item and attempt by attempt, and remembers how it was called.
+"""A processor that is scripted, item by item and attempt by attempt, and records its calls.
 
-It is an async function of one argument, so it serves as a processor, a node, a handler of a hub or a route. Time
-is Trio's: under a `MockClock` that jumps, a delay of an hour takes no time.
+It is an async function of one argument, so it can be a processor, a node, a handler of a hub or of a route. Time
+is Trio's: under a `MockClock` with autojump, a delay of an hour takes no time.
 """
 
 from collections import Counter
@@ -18,27 +18,27 @@ __all__ = ("Answer", "ScriptedCall", "ScriptedProcessor")
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a call comes to, where that is more than a result or an error."""
+    """The scripted outcome of a call with a delay."""
 
     result: Any = None
-    """What is returned, where there is no error."""
+    """The return value, if there is no error."""
     error: Exception | type[Exception] | None = None
-    """What is raised; None returns."""
+    """The exception to raise; None returns."""
     delay: float = 0.0
-    """Seconds before that, by Trio's clock."""
+    """Seconds before the outcome, by Trio's clock."""
 
 
 class ScriptedCall(msgspec.Struct, frozen=False, kw_only=True):
     """One call of a `ScriptedProcessor`."""
 
     item: Any
-    """What it was called with."""
+    """The argument of the call."""
     attempt: int
-    """Which call with this item it was, from 1."""
+    """The number of the call with this item, from 1."""
     started: float
-    """When it began, by Trio's clock."""
+    """When it started, by Trio's clock."""
     ended: float | None = None
-    """When it ended; None while it runs."""
+    """When it ended; None while it is running."""
     status: Literal["running", "ok", "error", "cancelled"] = "running"
     """How it ended."""
 
@@ -55,21 +55,21 @@ class ScriptedProcessor:
             "c": Answer("late", delay=60),
         })
 
-    An answer is a result to return, an exception or a type of one to raise, or an `Answer` that has a delay. What
-    the script does not name is returned as it came.
+    An answer is a result to return, an exception or exception type to raise, or an `Answer` with a delay. An item
+    that is not in the script is returned unchanged.
 
     Args:
-        script: the answers by item, a list being the answers of the attempts in turn, the last for all that
-            follow; or a plain function of item and attempt that gives the answer.
-        delay: seconds that each call takes before its own delay.
+        script: the answers by item, where a list has the answers of successive attempts, the last one for all
+            further ones; or a plain function of the item and the attempt that returns the answer.
+        delay: seconds that each call takes in addition to the delay of its answer.
 
     Attributes:
-        calls: the calls, in the order in which they began.
-        running: how many are under way.
-        most_at_once: how many were under way at the same time, at most.
+        calls: the calls, in the order in which they started.
+        running: the number of running calls.
+        most_at_once: the highest number of concurrent calls.
 
     Raises:
-        ConfigError: an argument cannot work.
+        ConfigError: an argument is invalid.
     """
 
     def __init__(
@@ -89,24 +89,24 @@ class ScriptedProcessor:
         self.most_at_once: int = 0
 
     def __repr__(self) -> str:
-        return f"<ScriptedProcessor: {len(self.calls)} calls, {self.running} under way>"
+        return f"<ScriptedProcessor: {len(self.calls)} calls, {self.running} running>"
 
     @property
     def items(self) -> list[Any]:
-        """What it was called with, in the order in which the calls began."""
+        """The arguments of the calls, in the order in which they started."""
         return [call.item for call in self.calls]
 
     async def __call__(self, item: Any) -> Any:
-        """Answer as the script says.
+        """Return or raise the scripted answer.
 
-        Cancellation: a checkpoint; the call is remembered as cancelled.
+        Cancellation: a checkpoint; the call is recorded as cancelled.
         """
         call = self._begin(item)
         try:
             answer = self._answer(item, call.attempt)
             await trio.sleep(self._delay + answer.delay)
             if answer.error is not None:
-                raise answer.error  # noqa: TRY301 - what was scripted, noted like what is not
+                raise answer.error  # noqa: TRY301 - recorded below like any other error
         except trio.Cancelled:
             call.status = "cancelled"
             raise
@@ -145,7 +145,7 @@ class ScriptedProcessor:
 
 
 def _key(item: object) -> object:
-    # The calls keep their items, so an identity is never another item's.
+    # The calls refer to their items, so an id is never reused.
     return item if _is_hashable(item) else id(item)
 
 

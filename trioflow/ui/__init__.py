@@ -1,8 +1,7 @@
-"""The page of runs: what a store keeps, seen in a browser, while it changes.
+"""The web page of runs: the contents of a store in a browser, live.
 
-`trioflow ui --store sqlite:///runs.db` serves it, on this machine only unless there is a token. Looking never
-writes, and what runs were given and returned is not shown unless that is asked for; nor is anything changed. It
-needs the extra `ui` (starlette and hypercorn), imported when it is used.
+`trioflow ui --store sqlite:///runs.db` serves it, on this machine only unless there is a token. By default it is
+read-only, and hides states and results. Needs the extra `ui` (starlette and hypercorn), which is imported on use.
 """
 
 from collections.abc import Iterable
@@ -26,36 +25,35 @@ async def serve_page(  # noqa: ASYNC114, ASYNC128 - what serves calls `started`
     token: str | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve the page of the runs in a store, until it is cancelled.
+    """Serve the page of the runs in a store, until cancelled.
 
     Args:
         store: the store's URL.
-        host: the address to serve it at; one that others can reach needs a `token`.
-        port: where; 0 is any that is free.
-        graphs: the graphs whose runs are drawn with the ways that they have not taken, too, and whose pauses can
-            be answered. To be answered, they must keep their runs in this store.
-        show_data: show states, results, what pauses ask for and what errors say.
-        write: let pauses be answered and runs be cancelled. A run that is answered goes on in this process.
-        token: what everybody must show who opens the page: its address ends with `?token=` and this at the first
-            visit.
-        task_status: is told the page's address once it is served.
+        host: the address to listen on; one that other machines can reach needs a `token`.
+        port: the port; 0 picks a free one.
+        graphs: the graphs whose runs are drawn with the edges that they have not taken, and whose pauses can be
+            answered. For answers, their runs must be in this store.
+        show_data: whether to show states, results, payloads of pauses and error messages.
+        write: whether to allow answering pauses and cancelling runs. An answered run continues in this process.
+        token: the token that opens the page, given as `?token=` in its address at the first visit.
+        task_status: receives the page's address once it is served.
 
     Raises:
-        ConfigError: `store` is no URL of a store, `port` is no port, or `host` needs a token.
+        ConfigError: `store` is not the URL of a store, `port` is invalid, or `host` needs a token.
         CheckpointError: the store cannot be read.
-        OSError: the address cannot be had.
+        OSError: the address is not available.
         ImportError: the extra `ui` is not installed.
 
-    Cancellation: the page is served no more; runs that were answered from it are cancelled, and can be resumed.
+    Cancellation: the page is no longer served; runs that were answered from it are cancelled, and can be resumed.
     """
     try:
-        from trioflow.ui._serving import Asked, serve  # noqa: PLC0415 - the extra
+        from trioflow.ui._serving import Serving, serve  # noqa: PLC0415 - the extra
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in {"starlette", "hypercorn"}:
             raise
         message = "the page of runs needs the extra `ui`: pip install 'trioflow[ui]'"
         raise ImportError(message) from error
-    asked = Asked(
+    serving = Serving(
         url=store,
         host=host,
         port=port,
@@ -64,4 +62,4 @@ async def serve_page(  # noqa: ASYNC114, ASYNC128 - what serves calls `started`
         write=write,
         token=token,
     )
-    await serve(asked, task_status.started)
+    await serve(serving, task_status.started)

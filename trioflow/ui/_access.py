@@ -1,8 +1,8 @@
-"""Who may look, and who may change something.
+"""Access control: who may read, and who may write.
 
-Off this machine the page asks for a token: the address of the first visit carries it, and a cookie that no script
-can read stands for it from then on. A change must come from the page itself: it carries a secret that only the
-page's own script can have read, and the browser must not say that another site's page asks.
+Beyond this machine the page requires a token: the address of the first visit carries it, and a cookie that scripts
+cannot read replaces it from then on. A change must come from the page itself: it carries a secret that only the
+page's own script can read, and the browser must not report a cross-site request.
 """
 
 import secrets
@@ -29,7 +29,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""What every answer carries: the browser runs the page's own script, and nothing else."""
+"""Headers of every response: the browser runs only the page's own script."""
 
 CHANGE_HEADER = "X-Trioflow-Page"
 """Carries the page's secret with a change. A form cannot send it, and another site's script may not."""
@@ -37,12 +37,12 @@ CHANGE_HEADER = "X-Trioflow-Page"
 
 @final
 class HostGate:
-    """Lets nobody through to `app` who asks by another name than these.
+    """Rejects requests whose `Host` is not one of these names, against DNS rebinding.
 
-    Else a page of another site could have a name of its own point here, and the browser would let it read.
+    Otherwise another site could resolve its own name to this address, and read the page as same-origin.
 
     Args:
-        app: what is behind it.
+        app: the application behind it.
         names: the host's names and addresses.
     """
 
@@ -54,7 +54,7 @@ class HostGate:
         return f"<HostGate {', '.join(sorted(self._names))}>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as ASGI wants it.
+        """Handle an ASGI request.
 
         Cancellation: passes through.
         """
@@ -75,26 +75,26 @@ def _named(host: str) -> str | None:
 
 @final
 class TokenGate:
-    """Lets nobody through to `app` who has not shown `token`, in the address or by the cookie of a visit before.
+    """Rejects requests without `token` in the address, or the cookie of an earlier visit.
 
     Args:
-        app: what is behind it.
+        app: the application behind it.
         token: the token.
-        name: the cookie's name: one for each port, since browsers do not tell ports apart.
+        name: the cookie's name: one for each port, because browsers share cookies between ports.
     """
 
     def __init__(self, app: ASGIApp, token: str, name: str) -> None:
         self._app = app
         self._token = _digest(token)
         self._name = name
-        # The cookie is not the token: who sees one cannot tell the other.
+        # The cookie does not reveal the token.
         self._cookie = _digest(f"the cookie of {token}")
 
     def __repr__(self) -> str:
         return f"<TokenGate {self._name}>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as ASGI wants it.
+        """Handle an ASGI request.
 
         Cancellation: passes through.
         """
@@ -129,7 +129,7 @@ class TokenGate:
 
 
 def is_from_page(request: Request, secret: str) -> bool:
-    """Whether the page's own script asks, and not that of another site."""
+    """Whether the request comes from the page's own script, and not from another site."""
     origin = request.headers.get("origin")
     here = request.headers.get("host", "")
     own = origin is None or urlsplit(origin).netloc == here
@@ -138,7 +138,7 @@ def is_from_page(request: Request, secret: str) -> bool:
 
 
 def _digest(text: str) -> str:
-    """Return what stands for `text` in a comparison, which then shows not even how long it is."""
+    """Return a digest of `text` for a comparison, which then does not reveal even its length."""
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -1,7 +1,7 @@
-"""The page as an ASGI application: three files, questions answered with JSON, once or live, and two changes.
+"""The page as an ASGI application: three files, queries answered with JSON, once or live, and two changes.
 
-Without `changes` it can do nothing but read. On loopback it answers to this machine's own names alone, so that no
-other site's page can ask through a name that it makes point here; elsewhere it asks for a token.
+Without `changes` it is read-only. On loopback it accepts only this machine's own names, against DNS rebinding;
+elsewhere it requires a token.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -31,23 +31,23 @@ _FILES = {
 }
 _LONGEST_TEXT = 1_000
 _LARGEST_CHANGE = 1 << 20
-"""Bytes of a change that are read at most."""
+"""The most bytes of a change."""
 
 OWN_NAMES = ("127.0.0.1", "localhost", "::1")
-"""By which only this machine is asked."""
+"""The host names of this machine only."""
 
 Answer = Callable[[Mapping[str, str]], Awaitable[dict[str, Any]]]
 
 
 class _Change(msgspec.Struct, forbid_unknown_fields=True):
-    """What the page asks to be changed."""
+    """A change requested by the page."""
 
     id: str
     """The run."""
     step: int = -1
-    """The step after which it was seen paused."""
+    """The step after which the page showed it paused."""
     update: dict[str, Any] | None = None
-    """Values of its state."""
+    """Values of its state by name."""
 
 
 def make_app(
@@ -59,15 +59,15 @@ def make_app(
     port: int = 0,
     names: Collection[str] | None = OWN_NAMES,
 ) -> Starlette:
-    """Return the application that shows what `views` answers.
+    """Return the application that shows `views`.
 
     Args:
-        views: what is shown.
-        store: the store's name, as it is shown.
-        changes: what can be changed; None lets nothing be.
-        token: what everybody must show; None asks for none.
-        port: where it is served.
-        names: by which names it may be asked; None is any.
+        views: answers queries.
+        store: the store's displayed name.
+        changes: performs changes; None is read-only.
+        token: the required token; None requires none.
+        port: the port that it is served on.
+        names: the accepted host names; None accepts any.
     """
     answers = _answers(views, one_line(store), changes)
     routes = [Route(path, _file(*named)) for path, named in _FILES.items()]
@@ -130,7 +130,7 @@ def _live(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
 def _changing(changes: Changes | None, what: str) -> Callable[[Request], Awaitable[Response]]:
     async def responding(request: Request) -> Response:
         if changes is None:
-            return _said(403, error="the page was started to look only: start it with --write to change runs")
+            return _said(403, error="the page is read-only: start it with --write to change runs")
         if not is_from_page(request, changes.secret):
             return _said(403, error="only the page itself may change runs: reload it")
         try:
@@ -138,7 +138,7 @@ def _changing(changes: Changes | None, what: str) -> Callable[[Request], Awaitab
             done = await (changes.cancel(change.id) if what == "cancel" else _answer(changes, change))
             return _said(200, done=done)
         except msgspec.MsgspecError as error:
-            return _said(422, error=f"this is no change: {one_line(describe_error(error))}")
+            return _said(422, error=f"this is not a valid change: {one_line(describe_error(error))}")
         except TrioflowError as error:
             status, found = described(error)
             return _said(status, **found)
@@ -150,9 +150,9 @@ async def _answer(changes: Changes, change: _Change) -> str:
     """Answer a pause.
 
     Raises:
-        TrioflowError: it cannot be answered so.
+        TrioflowError: it cannot be answered like this.
 
-    Cancellation: as of `Changes.answer`.
+    Cancellation: as for `Changes.answer`.
     """
     if change.update is None:
         raise ConfigError("an answer is a JSON object: the values of the state by their names")
@@ -160,7 +160,7 @@ async def _answer(changes: Changes, change: _Change) -> str:
 
 
 async def _body(request: Request) -> bytes:
-    """Return what was sent, if it is not too large.
+    """Return the request's body, if it is not too large.
 
     Raises:
         ConfigError: it is.
@@ -176,7 +176,7 @@ async def _body(request: Request) -> bytes:
             raise ConfigError(f"a change has {_LARGEST_CHANGE} bytes at most")
         message = await request.receive()
         body += message.get("body", b"")
-        # Who goes away before the end has sent no change.
+        # A client that disconnects early has sent no change.
         more = message.get("more_body", False)
     return body
 

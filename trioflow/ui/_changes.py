@@ -1,8 +1,8 @@
-"""What may be changed from the page where it was started for that: a pause is answered, a run is cancelled.
+"""Changes from the page, if it was started with `write`: answering a pause, and cancelling a run.
 
-Both look first whether the run still stands as the page showed it. An answer goes on with the run in the page's
-own nursery, by the graph that the page was given. A cancellation claims the run, so whoever is at work on it can
-save nothing more of it, and writes that it is cancelled; it can be resumed.
+Both first check that the run is still as the page showed it. An answer resumes the run in the page's own nursery,
+with the graph that the page was given. A cancellation claims the run, so that a process that executes it can save
+nothing more, and writes that it is cancelled; it can be resumed.
 """
 
 import secrets
@@ -36,7 +36,7 @@ V = TypeVar("V")
 _ENDED = frozenset({"completed", "failed", "cancelled", "corrupt"})
 
 _MOST_NOTES = 1_000
-"""Runs of which is known what the page did with them last."""
+"""The most runs for which the last change from the page is remembered."""
 
 
 @final
@@ -44,13 +44,13 @@ class Changes:
     """Changes runs in the store at `url`.
 
     Args:
-        url: the store.
+        url: the store's URL.
         graphs: the graphs whose pauses can be answered.
-        nursery: runs that are answered go on in it.
-        show_data: whether what an error says may be shown; it may have an item or a state in it.
+        nursery: executes the answered runs.
+        show_data: whether to show error messages, which may contain an item or a state.
 
     Attributes:
-        secret: what a change must carry.
+        secret: the secret that a change must carry.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Changes:
         return f"<Changes of {len(self._going)} runs>"
 
     def allowed(self, run: RunInfo) -> dict[str, Any]:
-        """Return what can be done with `run`, why not where a person might expect it, and what was done last."""
+        """Return what can be done with `run`, an explanation if it cannot be answered, and the last change."""
         why = ""
         if run.status == "paused" and run.kind == "graph":
             if run.parent is not None:
@@ -83,36 +83,36 @@ class Changes:
         }
 
     async def answer(self, run_id: str, step: int, update: Mapping[str, Any]) -> str:
-        """Go on with a paused run, with `update` merged into its state, and return what was done.
+        """Resume a paused run, with `update` merged into its state, and return a description.
 
         Args:
-            run_id: the run.
-            step: the step after which it was seen paused.
-            update: values of the state by their names.
+            run_id: the run's id.
+            step: the step after which the page showed it paused.
+            update: values of the state by name.
 
         Raises:
-            CheckpointError: the run cannot go on, or not any more.
-            ConfigError: `update` does not fit the state, or the graph is not known.
+            CheckpointError: the run cannot be resumed, or no longer.
+            ConfigError: `update` does not fit the state, or the graph is unknown.
 
-        Cancellation: the run goes on all the same, once it has begun to.
+        Cancellation: a run that has been resumed keeps running.
         """
         checkpoint = await self._with_store(lambda store: load_verified(store, run_id))
         if run_id in self._going or checkpoint.status != "paused" or checkpoint.step != step:
-            raise _gone_on(run_id)
+            raise _resumed_already(run_id)
         graph = self._graphs.get(checkpoint.graph)
         if graph is None:
             raise ConfigError(f"the page does not know the graph {quote(checkpoint.graph)}: start it with --graph")
         going = self._going[run_id] = _Going()
-        self._nursery.start_soon(self._go_on, graph, run_id, update, going, name=f"the page goes on with {run_id}")
+        self._nursery.start_soon(self._resume, graph, run_id, update, going, name=f"the page resumes {run_id}")
         await going.begun.wait()
         if going.refusal is not None:
             raise going.refusal
-        return "answered: the run goes on, in the page's process"
+        return "answered: the run continues, in the page's process"
 
-    async def _go_on(
+    async def _resume(
         self, graph: StateGraph[Any], run_id: str, update: Mapping[str, Any], going: "_Going"
     ) -> None:
-        """Resume the run, and note how that ended.
+        """Resume the run, and record how it ended.
 
         Cancellation: passes through; the run can be resumed again.
         """
@@ -123,18 +123,18 @@ class Changes:
             going.begun.set()
             return merged
 
-        note = "The page answered, and was ended before the run was."
+        note = "The page answered, and was ended before the run."
         try:
             with going.scope:
                 result = await graph.resume(run_id, update=updated)
                 if not going.is_updated:
-                    # It was completed meanwhile, and a completed run is not changed.
-                    going.refusal = _gone_on(run_id)
-                note = f"The page answered, and went on with the run: {result.status}."
-        except Exception as error:  # noqa: BLE001 - whatever a run raises is its own end, not the page's
+                    # The run completed meanwhile, and a completed run is not changed.
+                    going.refusal = _resumed_already(run_id)
+                note = f"The page answered and resumed the run: {result.status}."
+        except Exception as error:  # noqa: BLE001 - an error of the run must not end the page
             if not going.is_updated:
                 going.refusal = self._refusal(error, run_id)
-            note = f"The page answered, and went on with the run: {self._describe(error)}."
+            note = f"The page answered and resumed the run: {self._describe(error)}."
         finally:
             if going.is_updated:
                 self._note(run_id, note)
@@ -149,13 +149,13 @@ class Changes:
         return f"{category}: {one_line(describe_error(cause))}" if self._show_data else category
 
     def _refusal(self, error: Exception, run_id: str) -> TrioflowError:
-        """Return `error` as what is said to who answered."""
+        """Return the error to report to the user who answered, for `error` of the run."""
         if isinstance(error, CheckpointNotFoundError):
             message = f"the graph must keep its runs in the store that the page shows: {error}"
             return CheckpointNotFoundError(message, run_id=run_id)
         if isinstance(error, TrioflowError):
             return error
-        refusal = CheckpointStoreError(f"the run did not go on: {self._describe(error)}")
+        refusal = CheckpointStoreError(f"the run did not continue: {self._describe(error)}")
         refusal.__cause__ = error
         return refusal
 
@@ -166,23 +166,23 @@ class Changes:
             self._notes.popitem(last=False)
 
     async def cancel(self, run_id: str) -> str:
-        """Take a run from whoever has it, write that it is cancelled, and return what was done.
+        """Claim a run from its holder, write that it is cancelled, and return a description.
 
         Raises:
-            CheckpointError: it has ended, is inside another, or the store cannot.
+            CheckpointError: the run has ended or has a parent, or the store failed.
 
-        Cancellation: the run may have been claimed and still be written as it was.
+        Cancellation: the run may have been claimed without its status having changed.
         """
         going = self._going.get(run_id)
         if going is not None:
             going.scope.cancel(reason="cancelled from the page")
             await going.ended.wait()
         await self._with_store(lambda store: _cancel(store, run_id, was_ours=going is not None))
-        self._note(run_id, "Cancelled from the page: whoever was at work on it can save no more.")
-        return "cancelled: whoever was at work on it can save no more"
+        self._note(run_id, "Cancelled from the page: its former holder can save no more.")
+        return "cancelled: its former holder can save no more"
 
     async def _with_store(self, work: Callable[[CheckpointStore], Awaitable[V]]) -> V:
-        """Do `work` with the store.
+        """Run `work` with the open store.
 
         Cancellation: passes through; the store is closed.
         """
@@ -196,7 +196,7 @@ class Changes:
 
 @final
 class _Going:
-    """A run that goes on in the page's nursery."""
+    """A run in the page's nursery."""
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
@@ -207,7 +207,7 @@ class _Going:
 
 
 async def _cancel(store: CheckpointStore, run_id: str, *, was_ours: bool) -> None:
-    """Claim the run, and those inside it that have not ended, and write that they are cancelled.
+    """Claim the run, and its child runs that have not ended, and write that they are cancelled.
 
     Cancellation: some of them may have been cancelled.
     """
@@ -218,11 +218,11 @@ async def _cancel(store: CheckpointStore, run_id: str, *, was_ours: bool) -> Non
     if root.parent is not None:
         message = f"run {quote(run_id)} is inside {quote(root.parent)}: cancel that one"
         raise CheckpointConflictError(message, run_id=run_id)
-    # Of a run of ours that its own cancellation reached, this has been written already.
+    # If the run is ours and its cancellation has reached it, this has been written already.
     if root.status in _ENDED and not (was_ours and root.status == "cancelled"):
         raise CheckpointConflictError(f"run {quote(run_id)} has ended: it is {root.status}", run_id=run_id)
     if not root.kind:
-        message = f"of run {quote(run_id)} only items are kept, and nothing that says how it stands"
+        message = f"only items of run {quote(run_id)} are stored, and no status"
         raise CheckpointConflictError(message, run_id=run_id)
     sessions = {run_id: await Session.claim(store, run_id)}
     await _write_cancelled(store, sessions[run_id])
@@ -235,9 +235,9 @@ async def _cancel(store: CheckpointStore, run_id: str, *, was_ours: bool) -> Non
 
 
 async def _write_cancelled(store: CheckpointStore, session: Session) -> None:
-    """Write that a run is cancelled after its last step, whatever was saved before it was claimed.
+    """Write that a run is cancelled after its last step, including one saved just before the claim.
 
-    Cancellation: it is written, or not.
+    Cancellation: it may have been written.
     """
     latest: Checkpoint = await load_verified(store, session.run_id)
     if latest.status not in _ENDED:
@@ -248,7 +248,7 @@ async def _write_cancelled(store: CheckpointStore, session: Session) -> None:
 
 
 def _merged(state: Any, update: Mapping[str, Any]) -> Any:
-    """Return the state with these values, which become what its type says.
+    """Return the state with these values, converted to their types.
 
     Raises:
         ConfigError: they do not fit.
@@ -270,6 +270,6 @@ def _merged(state: Any, update: Mapping[str, Any]) -> Any:
         raise ConfigError(f"the answer does not fit the state: {one_line(describe_error(error))}") from error
 
 
-def _gone_on(run_id: str) -> CheckpointConflictError:
-    message = f"run {quote(run_id)} has gone on meanwhile, or somebody else has answered: nothing was changed"
+def _resumed_already(run_id: str) -> CheckpointConflictError:
+    message = f"run {quote(run_id)} has continued meanwhile, or was answered already: nothing was changed"
     return CheckpointConflictError(message, run_id=run_id)

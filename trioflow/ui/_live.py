@@ -1,7 +1,6 @@
-"""Answers that stay open: server-sent events, one whenever what is asked for has changed.
+"""Streaming answers: server-sent events, one whenever the answer to a query has changed.
 
-The browser opens such an answer again by itself where it was cut off. What cannot be answered is an event too,
-said once, so a store that comes back is seen again.
+The browser reconnects by itself. An error is an event too, sent once, so the page recovers with the store.
 """
 
 import json
@@ -20,17 +19,17 @@ from trioflow.ui._access import HEADERS
 __all__ = ("Events", "Question", "answered", "as_json_text", "described", "stay_open")
 
 Question = Callable[[], Awaitable[dict[str, Any]]]
-Ask = Callable[[], Awaitable[tuple[int, str]]]
+Query = Callable[[], Awaitable[tuple[int, str]]]
 
 PERIOD = 1.0
 """Seconds between two looks at what may have changed."""
 
 BEAT = 15.0
-"""Seconds after which a line without meaning keeps the connection."""
+"""Seconds after which a comment line keeps the connection open."""
 
 
 async def answered(question: Question) -> tuple[int, str]:
-    """Return the status of the answer, and the answer as JSON.
+    """Return the HTTP status of the answer, and the answer as JSON.
 
     Cancellation: passes through.
     """
@@ -38,12 +37,12 @@ async def answered(question: Question) -> tuple[int, str]:
         status, found = 200, await question()
     except TrioflowError as error:
         status, found = described(error)
-    # A large answer takes long to write.
+    # A large answer takes long to encode.
     return status, await trio.to_thread.run_sync(as_json_text, found)
 
 
 def described(error: TrioflowError) -> tuple[int, dict[str, Any]]:
-    """Return the status and the answer that say what went wrong."""
+    """Return the HTTP status and the answer for an error."""
     kinds = ((CheckpointNotFoundError, 404), (CheckpointConflictError, 409), (ConfigError, 422))
     status = next((status for kind, status in kinds if isinstance(error, kind)), 503)
     return status, {"error": one_line(describe_error(error))}
@@ -56,13 +55,13 @@ def as_json_text(found: Any) -> str:
 
 @final
 class Events:
-    """An async iterator of events: one for each answer that differs from the one before.
+    """An async iterator of events: one for each answer that differs from the previous one.
 
-    It is no generator: who goes away would leave one suspended.
+    Not a generator, which a disconnected client would leave suspended.
     """
 
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
+    def __init__(self, query: Query) -> None:
+        self._query = query
         self._last: tuple[int, str] | None = None
         self._quiet_since = -math.inf
 
@@ -80,7 +79,7 @@ class Events:
         while True:
             if self._last is not None:
                 await trio.sleep(PERIOD)
-            latest = await self._ask()
+            latest = await self._query()
             now = trio.current_time()
             if latest != self._last:
                 begins = "" if self._last is not None else "retry: 2000\n"
@@ -92,6 +91,6 @@ class Events:
                 return ": still here\n\n"
 
 
-def stay_open(ask: Ask) -> StreamingResponse:
-    """Return the answer that goes on until who asked goes away."""
-    return StreamingResponse(Events(ask), media_type="text/event-stream", headers=HEADERS)
+def stay_open(query: Query) -> StreamingResponse:
+    """Return a streaming response that ends when the client disconnects."""
+    return StreamingResponse(Events(query), media_type="text/event-stream", headers=HEADERS)

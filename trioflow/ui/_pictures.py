@@ -1,6 +1,6 @@
-"""The picture of a run: the nodes of its graph, the ways between them, and which of them it took.
+"""The diagram of a run: the nodes of its graph, the edges between them, and those that it took.
 
-Where the graph is not known the picture has only what the run went through.
+If the graph is unknown, the diagram has only the nodes that the run went through.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,48 +14,48 @@ from trioflow.checkpoint.protocol import CheckpointInfo
 from trioflow.graph import StateGraph
 
 MOST_NODES = 100
-"""Nodes that are drawn; who wants more has the Mermaid text."""
+"""The most nodes that are drawn; the Mermaid text has all."""
 
 
 class Node(msgspec.Struct):
-    """A box in the picture."""
+    """A node in the diagram."""
 
     name: str
-    """What stands in it: one line."""
+    """Its label: one line."""
     visits: int = 0
-    """How often it completed, in the steps that are kept."""
+    """How often it completed, in the stored steps."""
     entry: bool = False
-    """Whether runs begin with it."""
+    """Whether it is the entry point."""
     exit: bool = False
-    """Whether runs end after it."""
+    """Whether it is an exit point."""
 
 
 class Way(msgspec.Struct):
-    """An arrow in the picture, between nodes by their positions."""
+    """An edge in the diagram, between nodes by their indexes."""
 
     source: int
     target: int
     label: str = ""
-    """What decides whether it is taken; empty where it always is."""
+    """The predicate's name; empty for an unconditional edge."""
     error: bool = False
-    """Whether it is for a node that failed."""
+    """Whether it is an error edge."""
     taken: int = 0
-    """How often it was, in the steps that are kept."""
+    """How often it was taken, in the stored steps."""
 
 
 class Picture(msgspec.Struct):
-    """What is drawn of a run."""
+    """The diagram of a run."""
 
     nodes: list[Node]
     ways: list[Way]
     current: int | None
-    """The node that is next, or at work; None where there is none."""
+    """The index of the next or running node; None if there is none."""
     mermaid: str | None
-    """The whole graph as a Mermaid flowchart; None where it is not known."""
+    """The whole graph as a Mermaid flowchart; None if the graph is unknown."""
 
 
 def draw(steps: Sequence[CheckpointInfo], graph: StateGraph[Any] | None) -> Picture:
-    """Return the picture of the run with these steps."""
+    """Return the diagram of the run with these steps."""
     names = list(dict.fromkeys(_names(steps, graph)))[:MOST_NODES]
     places = {name: place for place, name in enumerate(names)}
     nodes = [Node(one_line(name)) for name in names]
@@ -75,7 +75,7 @@ def draw(steps: Sequence[CheckpointInfo], graph: StateGraph[Any] | None) -> Pict
 
 
 def _names(steps: Sequence[CheckpointInfo], graph: StateGraph[Any] | None) -> Iterator[str]:
-    """Yield the nodes in the order in which they are drawn: along the ways from where runs begin."""
+    """Yield the nodes in drawing order: along the edges from the entry point."""
     if graph is not None:
         drawing = graph.drawing
         ahead = [drawing.entry or ""]
@@ -109,7 +109,7 @@ def _lead(
     if way is None:
         way = ways[between] = Way(*between, label=label, error=error)
     elif label and label not in way.label:
-        # One arrow stands for all ways between two nodes: which of them was taken is not kept.
+        # One arrow stands for all edges between two nodes: which of them was taken is not stored.
         way.label = one_line(f"{way.label}, {label}" if way.label else label)
     way.taken += taken
 
@@ -120,6 +120,6 @@ def _label(edge: Any) -> str:
 
 
 def durations(began: float, steps: Iterable[CheckpointInfo]) -> list[float]:
-    """Return for each step the seconds since the one before it was kept, or since the run began."""
+    """Return for each step the seconds since the previous one was saved, or since the run started."""
     times = [began, *(step.created_at for step in steps)]
     return [max(0.0, after - before) for before, after in pairwise(times)]

@@ -1,7 +1,7 @@
-"""What is read of the store for the page: seldom enough to cost it little, and never long ago.
+"""Cached reads of the store for the page: rare enough to cost little, and recent.
 
-A store that is opened only to look may show one moment of the file, so it is opened anew for each reading. However
-many ask, there is one reading at a time, and an answer serves all for four times as long as reading took.
+A store that is opened read-only may show a snapshot of the file, so it is reopened for each read. However many
+clients ask, there is one read at a time, and its answer is cached for four times as long as the read took.
 """
 
 from collections import OrderedDict
@@ -17,21 +17,21 @@ from trioflow.errors import CheckpointStoreError
 Question = Callable[[CheckpointStore], Awaitable[Any]]
 
 FRESH = 0.5
-"""Seconds for which an answer serves at least."""
+"""The least seconds for which an answer is cached."""
 
 _REST = 4
-"""Times as long as reading took, for which the store is then left alone."""
+"""The factor from the time of a read to the time for which its answer is cached."""
 
 _MOST_KEPT = 8
-"""Answers that are kept."""
+"""The most cached answers."""
 
 
 @final
 class Reader:
-    """Asks the store at `url`.
+    """Reads the store at `url`.
 
     Raises:
-        ConfigError: `url` is none of a store.
+        ConfigError: `url` is not the URL of a store.
     """
 
     def __init__(self, url: str) -> None:
@@ -43,11 +43,11 @@ class Reader:
     def __repr__(self) -> str:
         return f"<Reader with {len(self._answers)} answers>"
 
-    async def ask(self, key: Hashable, question: Question) -> Any:
-        """Return the answer to `question`, which `key` stands for.
+    async def query(self, key: Hashable, question: Question) -> Any:
+        """Return the answer to `question`, cached under `key`.
 
         Raises:
-            CheckpointError: what the store raised.
+            CheckpointError: the store raised it.
 
         Cancellation: nothing is changed.
         """
@@ -68,7 +68,7 @@ class Reader:
         try:
             return await self._read_once(question)
         except CheckpointStoreError:
-            # A writer may have begun or ended between the look at the file and its opening.
+            # A writer may have started or ended between the check of the file and its opening.
             return await self._read_once(question)
 
     async def _read_once(self, question: Question) -> Any:

@@ -1,4 +1,4 @@
-"""Serving the page, on loopback unless there is a token, until the caller has enough."""
+"""Serves the page, on loopback unless there is a token, until cancelled."""
 
 import os
 import socket
@@ -20,14 +20,14 @@ from trioflow.ui._changes import Changes
 from trioflow.ui._reader import Reader
 from trioflow.ui._views import Views, list_whole
 
-__all__ = ("Asked", "serve", "shown_url")
+__all__ = ("Serving", "serve", "shown_url")
 
 _LAST_ANSWERS = 0.5
-"""Seconds that answers under way are given at the end."""
+"""Seconds for open responses to finish at the end."""
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """How the page is to be served; see `trioflow.ui.serve_page`."""
+class Serving(msgspec.Struct, frozen=True, kw_only=True):
+    """The arguments of `trioflow.ui.serve_page`."""
 
     url: str
     """The store."""
@@ -45,18 +45,18 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What everybody must show."""
 
 
-async def serve(asked: Asked, started: Callable[[str], None]) -> None:
+async def serve(serving: Serving, started: Callable[[str], None]) -> None:
     """Serve the page.
 
     Raises:
-        ConfigError: it cannot be served so.
+        ConfigError: an argument is invalid.
 
-    Cancellation: the page is served no more; runs that were answered from it are cancelled, and kept.
+    Cancellation: the page is no longer served; runs answered from it are cancelled, and can be resumed.
     """
-    _check(asked)
-    reader = Reader(asked.url)
-    await reader.ask("runs", list_whole)
-    listening = await _bind(asked.host, asked.port)
+    _check(serving)
+    reader = Reader(serving.url)
+    await reader.query("runs", list_whole)
+    listening = await _bind(serving.host, serving.port)
     port = listening.getsockname()[1]
     config = Config()
     config.accesslog = None
@@ -65,30 +65,32 @@ async def serve(asked: Asked, started: Callable[[str], None]) -> None:
     config.include_server_header = False
     config.bind = [f"fd://{listening.detach()}"]
     async with trio.open_nursery() as nursery:
-        views = Views(reader, asked.graphs, show_data=asked.show_data)
-        changes = Changes(asked.url, asked.graphs, nursery, show_data=asked.show_data) if asked.write else None
-        names = (*OWN_NAMES, asked.host) if is_loopback(asked.host) else None
-        app: Any = make_app(views, shown_url(asked.url), changes, token=asked.token, port=port, names=names)
-        # Without a trigger of its own hypercorn would end at the first signal by itself.
+        views = Views(reader, serving.graphs, show_data=serving.show_data)
+        changes = None
+        if serving.write:
+            changes = Changes(serving.url, serving.graphs, nursery, show_data=serving.show_data)
+        names = (*OWN_NAMES, serving.host) if is_loopback(serving.host) else None
+        app: Any = make_app(views, shown_url(serving.url), changes, token=serving.token, port=port, names=names)
+        # Without this trigger, hypercorn would end by itself at the first signal.
         await serve_app(app, config, shutdown_trigger=trio.sleep_forever, task_status=_Address(started))
 
 
-def _check(asked: Asked) -> None:
-    check_text("host", asked.host)
-    check_instance("port", asked.port, int)
-    if not 0 <= asked.port < 1 << 16:
-        raise ConfigError.refusing("port", asked.port, "from 0 (any that is free) to 65535")
-    check_flag("show_data", asked.show_data)
-    check_flag("write", asked.write)
-    if asked.token is not None:
-        check_text("token", asked.token, "a non-empty string or None")
-    elif not is_loopback(asked.host):
-        allowed = "an address of this machine alone, such as 127.0.0.1, where there is no token"
-        raise ConfigError.refusing("host", asked.host, allowed)
+def _check(serving: Serving) -> None:
+    check_text("host", serving.host)
+    check_instance("port", serving.port, int)
+    if not 0 <= serving.port < 1 << 16:
+        raise ConfigError.refusing("port", serving.port, "from 0 (any that is free) to 65535")
+    check_flag("show_data", serving.show_data)
+    check_flag("write", serving.write)
+    if serving.token is not None:
+        check_text("token", serving.token, "a non-empty string or None")
+    elif not is_loopback(serving.host):
+        allowed = "a loopback address, such as 127.0.0.1, unless there is a token"
+        raise ConfigError.refusing("host", serving.host, allowed)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
+    """Whether the address is a loopback address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -97,7 +99,7 @@ def is_loopback(host: str) -> bool:
 
 @final
 class _Address:
-    """Passes on where hypercorn serves."""
+    """Reports the address that hypercorn serves."""
 
     def __init__(self, started: Callable[[str], None]) -> None:
         self._started = started
@@ -107,15 +109,15 @@ class _Address:
 
 
 async def _bind(host: str, port: int) -> socket.socket:
-    """Return a socket at this address; hypercorn would leave one open where the port cannot be had.
+    """Return a socket bound to this address; hypercorn would leak one if the port is not available.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address is not available.
 
     Cancellation: passes through.
     """
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    # `localhost` is first what most programs take it for.
+    # Of the addresses of `localhost`, first the one that most programs use.
     family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -129,6 +131,6 @@ async def _bind(host: str, port: int) -> socket.socket:
 
 
 def shown_url(url: str) -> str:
-    """Return `url` without who logs in, and how."""
+    """Return `url` without user and password."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"

@@ -1,7 +1,7 @@
-"""What the page shows, as plain data: the list of runs, one run, and its items.
+"""The contents of the page, as plain data: the list of runs, one run, and its items.
 
-Names go out as one safe line each, and as they are where they lead to something. States, results and what a pause
-asks for go out only where the page was started to show them.
+Displayed names are one escaped line each; ids in links are unchanged. States, results and payloads of pauses are
+included only if the page was started with `show_data`.
 """
 
 import json
@@ -23,46 +23,46 @@ from trioflow.ui._pictures import draw, durations
 from trioflow.ui._reader import Reader
 
 PAGE = 1_000
-"""Runs that are read from the store at a time."""
+"""Runs read from the store at a time."""
 
 MOST_TOTALS = 100_000
-"""Fan-outs of which is remembered how many items they have."""
+"""The most fan-outs whose number of items is cached."""
 
 RUNS = 200
 """Outermost runs on one page of the list."""
 
 STEPS = 500
-"""Steps that are shown of a run: the latest."""
+"""The most steps shown of a run, the latest ones."""
 
 ITEMS = 200
 """Items on one page."""
 
 INSIDE = 1_000
-"""Runs inside another that are listed with it."""
+"""The most child runs listed with a run."""
 
 SHOWN = 20_000
-"""Characters of a state or of results that are shown."""
+"""The most characters of a state or of results that are shown."""
 
 
 class _Known(msgspec.Struct):
-    """What is kept of a run, beside what the list of runs has."""
+    """The stored data of a run, beside its entry in the list of runs."""
 
     steps: Sequence[CheckpointInfo]
     latest: Checkpoint | None = None
-    """The latest step with its data; None where that is not to be shown."""
+    """The latest step with its data; None if it must not be shown."""
     total: int | None = None
-    """How many items it was begun with, where that was known."""
+    """The number of items of a fan-out, if known."""
     problem: str | None = None
-    """What is damaged."""
+    """A description of the damage, if any."""
 
 
 async def list_whole(store: CheckpointStore) -> tuple[Sequence[RunInfo], str | None]:
-    """Return the runs in the store, page by page, and what keeps the rest from being read.
+    """Return the runs in the store, read page by page, and the error that hides the rest, if any.
 
-    Where a page cannot be read, a smaller one is asked for: so all are there that come before the damage.
+    If a page cannot be read, a smaller one is tried, so that all runs before the damage are returned.
 
     Raises:
-        CheckpointError: not one can be read.
+        CheckpointError: no run can be read.
 
     Cancellation: nothing is changed.
     """
@@ -87,12 +87,12 @@ async def list_whole(store: CheckpointStore) -> tuple[Sequence[RunInfo], str | N
 
 @final
 class Views:
-    """Answers what the page asks.
+    """Answers the page's queries.
 
     Args:
         reader: reads the store.
-        graphs: the graphs that are known.
-        show_data: whether states, results and what pauses ask for are shown.
+        graphs: the known graphs.
+        show_data: whether to include states, results and payloads of pauses.
     """
 
     def __init__(self, reader: Reader, graphs: Sequence[StateGraph[Any]], *, show_data: bool) -> None:
@@ -105,12 +105,12 @@ class Views:
         return f"<Views of {self._reader!r}>"
 
     async def runs(self, *, text: str = "", status: str = "", offset: int = 0) -> dict[str, Any]:
-        """Return a page of the outermost runs, the newest first, each followed by those inside it.
+        """Return a page of the outermost runs, the newest first, each followed by its child runs.
 
         Args:
-            text: what their names, or that of their graph, have in them.
-            status: how they stand; empty is anyhow.
-            offset: how many come before.
+            text: a part of the run's id or of its graph's name.
+            status: the run's status; empty is any.
+            offset: the number of runs to skip.
 
         Raises:
             CheckpointError: the store cannot be read.
@@ -118,20 +118,20 @@ class Views:
         Cancellation: nothing is changed.
         """
         runs, problem = await self._listed()
-        # Of many runs this takes a while, and the loop may be at work on those that were answered.
+        # With many runs this takes a while, and the event loop may be executing answered runs.
         found = await trio.to_thread.run_sync(_page_of, runs, text, status, offset)
         await self._look_up_totals(found["runs"])
         return found | {"problem": problem}
 
     async def _look_up_totals(self, runs: list[dict[str, Any]]) -> None:
-        """Put in how many items each fan-out was begun with, which never changes, so each is read once.
+        """Add the number of items of each fan-out, which never changes, so each is read only once.
 
         Cancellation: nothing is changed.
         """
         fans = {(run["id"], run["created_at"]): run for run in runs if run["kind"] == "parallel"}
         missing = [key for key in fans if key not in self._totals]
         if missing:
-            found = await self._reader.ask(("totals", *missing), lambda store: _ask_totals(store, missing))
+            found = await self._reader.query(("totals", *missing), lambda store: _load_totals(store, missing))
             if len(self._totals) > MOST_TOTALS:
                 self._totals.clear()
             self._totals.update(found)
@@ -139,7 +139,7 @@ class Views:
             run["total"] = self._totals.get(key)
 
     async def find(self, run_id: str) -> RunInfo | None:
-        """Return the run, if it is there.
+        """Return the run, if it exists.
 
         Raises:
             CheckpointError: the store cannot be read.
@@ -150,10 +150,10 @@ class Views:
         return next((run for run in runs if run.run_id == run_id), None)
 
     async def run(self, run_id: str) -> dict[str, Any]:
-        """Return what is known of one run.
+        """Return the details of one run.
 
         Raises:
-            CheckpointNotFoundError: it is not there.
+            CheckpointNotFoundError: there is no such run.
             CheckpointError: the store cannot be read.
 
         Cancellation: nothing is changed.
@@ -162,7 +162,7 @@ class Views:
         if run is None:
             raise CheckpointNotFoundError(f"there is no run {quote(run_id)} in this store", run_id=run_id)
         runs, _ = await self._listed()
-        known = await self._reader.ask(("run", run_id), lambda store: self._ask(store, run_id))
+        known = await self._reader.query(("run", run_id), lambda store: self._load(store, run_id))
         found = await trio.to_thread.run_sync(self._shown, run, runs, known)
         await self._look_up_totals(found["inside"])
         return found
@@ -183,30 +183,30 @@ class Views:
             "inside_count": len(inside),
             "inside_states": _counted(each for _, each in inside),
             "picture": self._picture(run, known.steps),
-            # What a fan-out keeps as its state is how many items there are, which is shown as such.
+            # The state of a fan-out has its number of items, which is shown separately.
             "data": None if known.latest is None or run.kind == "parallel" else _data(known.latest),
             "show_data": self._show_data,
         }
 
     async def items(self, run_id: str, *, offset: int = 0) -> dict[str, Any]:
-        """Return a page of the items that are kept of a run.
+        """Return a page of the stored items of a run.
 
         Raises:
             CheckpointError: the store cannot be read, or an item is damaged.
 
         Cancellation: nothing is changed.
         """
-        items = await self._reader.ask(("items", run_id), lambda store: self._ask_items(store, run_id))
+        items = await self._reader.query(("items", run_id), lambda store: self._load_items(store, run_id))
         names = islice(items, offset, offset + ITEMS)
         shown = [{"key": one_line(name), "value": self._value(items[name])} for name in names]
         return {"total": len(items), "offset": offset, "limit": ITEMS, "items": shown}
 
     async def _listed(self) -> tuple[Sequence[RunInfo], str | None]:
-        listed: tuple[Sequence[RunInfo], str | None] = await self._reader.ask("runs", list_whole)
+        listed: tuple[Sequence[RunInfo], str | None] = await self._reader.query("runs", list_whole)
         return listed
 
-    async def _ask(self, store: CheckpointStore, run_id: str) -> "_Known":
-        """Return what is kept of a run, without what is not to be shown.
+    async def _load(self, store: CheckpointStore, run_id: str) -> "_Known":
+        """Return the stored data of a run, without what must not be shown.
 
         Cancellation: nothing is changed.
         """
@@ -219,8 +219,8 @@ class Views:
         total = None if latest is None or latest.kind != "parallel" else _total(latest.state)
         return _Known(steps, latest if self._show_data else None, total)
 
-    async def _ask_items(self, store: CheckpointStore, run_id: str) -> Mapping[str, bytes]:
-        """Return the items by key, in order, without what is not to be shown.
+    async def _load_items(self, store: CheckpointStore, run_id: str) -> Mapping[str, bytes]:
+        """Return the items by key, in order, without what must not be shown.
 
         Cancellation: nothing is changed.
         """
@@ -228,7 +228,7 @@ class Views:
         return await trio.to_thread.run_sync(self._ordered, items)
 
     def _ordered(self, items: Mapping[str, bytes]) -> Mapping[str, bytes]:
-        # Sorting lets no other thread run, not even the loop's; of plain numbers and texts it is quick.
+        # Sorting holds the GIL, even from the event loop; with plain numbers and strings it is fast.
         named = sorted(name for name in items if not _is_number(name))
         numbered = sorted((name for name in items if _is_number(name)), key=int)
         return {name: items[name] if self._show_data else b"" for name in chain(named, numbered)}
@@ -243,7 +243,7 @@ class Views:
 
 
 def _is_number(name: str) -> bool:
-    # Python refuses to read numbers of thousands of digits.
+    # Python refuses to parse numbers of thousands of digits.
     return name.isdecimal() and len(name) < 20
 
 
@@ -305,10 +305,10 @@ def _place(steps: Sequence[CheckpointInfo]) -> str:
     return one_line(steps[-1].next_node) if steps else ""
 
 
-async def _ask_totals(
+async def _load_totals(
     store: CheckpointStore, keys: Iterable[tuple[str, float]]
 ) -> dict[tuple[str, float], int | None]:
-    """Return how many items each of these fan-outs was begun with; None where it is not known, or damaged.
+    """Return the number of items of each of these fan-outs; None if it is unknown, or damaged.
 
     Cancellation: nothing is changed.
     """
@@ -322,7 +322,7 @@ async def _ask_totals(
 
 
 def _total(state: bytes) -> int | None:
-    """Return how many items a fan-out was begun with; a number says nothing of what they are."""
+    """Return the number of items of a fan-out, which reveals nothing about the items."""
     header = readable(state)
     total = header[0] if isinstance(header, list) and header else None
     return total if isinstance(total, int) else None
@@ -334,7 +334,7 @@ def _data(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _result(data: bytes) -> str:
-    """Return the result in what is kept of an item, which a fan-out keeps together with what the item was."""
+    """Return the result in a stored item, which a fan-out stores with the item's fingerprint."""
     kept = readable(data)
     is_record = isinstance(kept, list) and len(kept) == 3 and isinstance(kept[2], bytes)
     return _text(readable(kept[2]) if is_record else kept)

@@ -187,17 +187,17 @@ function more(id, shown, all, what) {
 
 function itemsState(found) {
   const { items, status } = found.run;
-  if (found.total === null) return items ? `${items} succeeded. How many there are is not kept.` : "";
+  if (found.total === null) return items ? `${items} succeeded. The total is not stored.` : "";
   const left = found.total - items;
   if (left <= 0) return `All ${found.total} succeeded.`;
-  const why = status === "running" ? "are at work, wait, or failed" : "failed or were not called";
-  return `${items} of ${found.total} succeeded; ${left} ${why}: a store keeps successes only.`;
+  const why = status === "running" ? "are running, waiting, or failed" : "failed or were not called";
+  return `${items} of ${found.total} succeeded; ${left} ${why}: only results are stored.`;
 }
 
 function showWaiting(found) {
   $("waits").hidden = !found.waits_at && found.run.status !== "paused";
   if ($("waits").hidden) return;
-  put($("waits-at"), `At node ${found.waits_at || "(not kept)"}, for ${ago(found.run.updated_at).replace(" ago", "")}.`
+  put($("waits-at"), `At node ${found.waits_at || "(unknown)"}, for ${ago(found.run.updated_at).replace(" ago", "")}.`
     + (found.data ? "" : " What it asks for is shown with --show-data."));
   $("asks").hidden = !found.data || found.data.pause === null;
   put($("asks"), found.data?.pause ?? "");
@@ -213,7 +213,7 @@ function showChanges(found) {
   if (view.doneOf !== found.run.id) Object.assign(view, { doneOf: found.run.id, done: "", sure: false });
   put($("done"), view.done || may.note || may.why_not);
   $("changes").hidden = !may.cancel && !$("done").textContent;
-  put($("cancel"), view.sure ? "really cancel? whoever is at work on it loses it" : "cancel the run");
+  put($("cancel"), view.sure ? "really cancel? its current holder loses it" : "cancel the run");
 }
 
 function showErrors(found) {
@@ -401,7 +401,7 @@ async function change(what, details) {
     const said = await answer.json();
     view.done = said.done ?? `Nothing was changed: ${said.error}`;
   } catch (error) {
-    view.done = `Nothing is known of it: ${error.message}`;
+    view.done = `The outcome is unknown: ${error.message}`;
   }
   view.sure = false;
   if (view.latest.run.id === id) shown?.();

@@ -1,4 +1,4 @@
-"""The cases of the conformance suite: test methods, in a class for each thing that a store does."""
+"""The cases of the conformance suite: test methods, in a class for each capability of a store."""
 
 from trioflow.testing._cases._support import StoreCases
 from trioflow.testing._cases.ending import EndingCases

@@ -1,4 +1,4 @@
-"""What the cases are written with: how one is run, a checkpoint, and how a case fails."""
+"""Support for the cases: running one, building a checkpoint, and failing."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -31,21 +31,21 @@ TIME_LIMIT = 60.0
 
 
 class StoreCases:
-    """Test methods for the stores that `open_store` gives."""
+    """Test methods for the stores of `open_store`."""
 
     durable: ClassVar[bool] = False
-    """Whether a second `open_store()` must give a store on the same storage; otherwise it may."""
+    """Whether a second `open_store()` must open the same storage; otherwise it may."""
 
     def open_store(self) -> AbstractAsyncContextManager[CheckpointStore]:
-        """Return a context manager that gives an empty store of the kind to be tested."""
-        raise NotImplementedError("override open_store: return a context manager that gives an empty store")
+        """Return a context manager that opens an empty store of the kind to be tested."""
+        raise NotImplementedError("override open_store: return a context manager that opens an empty store")
 
 
 C = TypeVar("C", bound=StoreCases)
 
 
 def case(test: Callable[[C, CheckpointStore], Awaitable[None]]) -> Callable[[C], None]:
-    """Return a plain method that runs `test` with an empty store under `trio.run`: no plugin is needed."""
+    """Return a synchronous method that runs `test` with an empty store under `trio.run`: no plugin is needed."""
 
     def run(self: C) -> None:
         async def main() -> None:
@@ -77,7 +77,7 @@ def checkpoint(run_id: str = "run", step: int = 1, **changes: Any) -> Checkpoint
 
 
 async def refused(call: Awaitable[object], kind: type[Exception]) -> None:
-    """Fail unless `call` raises this kind of error.
+    """Fail unless `call` raises an error of this type.
 
     Cancellation: passes through.
     """
@@ -89,6 +89,6 @@ async def refused(call: Awaitable[object], kind: type[Exception]) -> None:
 
 
 def check(condition: object, what: str) -> None:
-    """Fail, and say `what`, unless the condition holds."""
+    """Fail with the message `what` unless the condition holds."""
     if not condition:
         raise AssertionError(what)

@@ -15,7 +15,7 @@ class EndingCases(StoreCases):
 
     @case
     async def test_every_method_is_a_checkpoint(self, store: CheckpointStore) -> None:
-        """In a cancelled scope nothing returns."""
+        """Every method is a checkpoint: in a cancelled scope none returns."""
         epoch = await store.claim("run")
         await store.save(checkpoint(), epoch)
         calls: list[Callable[[], Awaitable[object]]] = [
@@ -32,7 +32,7 @@ class EndingCases(StoreCases):
             with trio.CancelScope() as scope:
                 scope.cancel()
                 await call()
-            check(scope.cancelled_caught, f"{call} is no checkpoint")
+            check(scope.cancelled_caught, f"{call} is not a checkpoint")
 
     @case
     async def test_a_cancelled_save_is_whole_or_not_there(self, store: CheckpointStore) -> None:
@@ -48,7 +48,7 @@ class EndingCases(StoreCases):
 
     @case
     async def test_a_cancelled_batch_is_whole_or_not_there(self, store: CheckpointStore) -> None:
-        """Whenever a batch is cancelled, all of it is kept or nothing."""
+        """Whenever a batch is cancelled, all of it is stored or nothing."""
         epoch = await store.claim("run")
         for number in range(10):
             with trio.move_on_after(number * 0.0005):
@@ -59,8 +59,8 @@ class EndingCases(StoreCases):
 
     @case
     async def test_a_cancelled_delete_is_whole_or_not_done(self, store: CheckpointStore) -> None:
-        """Whenever a delete is cancelled, all of the run is there or nothing."""
-        # By turns of the scheduler, whose order Trio draws; and by time, for stores that work in other threads.
+        """Whenever a delete is cancelled, all of the run is left or nothing."""
+        # By turns of the scheduler, whose order is random; and by time, for stores that work in threads.
         for number in range(50):
             epoch = await store.claim("run")
             await store.save(checkpoint(), epoch)
@@ -80,7 +80,7 @@ class EndingCases(StoreCases):
 
     @case
     async def test_tasks_may_use_it_at_once(self, store: CheckpointStore) -> None:
-        """Many tasks may use one store at a time."""
+        """Many tasks may use one store concurrently."""
 
         async def use(run_id: str) -> None:
             epoch = await store.claim(run_id)
@@ -96,7 +96,7 @@ class EndingCases(StoreCases):
 
     @case
     async def test_closing_twice_does_nothing(self, store: CheckpointStore) -> None:
-        """A store that is closed can be closed again."""
+        """Closing a store twice is allowed."""
         await store.claim("run")
         await store.aclose()
         await store.aclose()

@@ -1,4 +1,4 @@
-"""Epochs: who claimed a run last may save, and nobody else."""
+"""Epochs: only the last claimant of a run may save."""
 
 import contextlib
 import itertools
@@ -11,7 +11,7 @@ from trioflow.testing._cases._support import StoreCases, case, check, checkpoint
 
 
 class FencingCases(StoreCases):
-    """Epochs: who claimed a run last may save, and nobody else."""
+    """Epochs: only the last claimant of a run may save."""
 
     @case
     async def test_epochs_grow(self, store: CheckpointStore) -> None:
@@ -29,11 +29,11 @@ class FencingCases(StoreCases):
     @case
     async def test_epochs_are_plain_ints(self, store: CheckpointStore) -> None:
         """An epoch is an int."""
-        check(type(await store.claim("run")) is int, "an epoch is no int")
+        check(type(await store.claim("run")) is int, "an epoch is not an int")
 
     @case
     async def test_save_with_an_older_epoch_is_refused(self, store: CheckpointStore) -> None:
-        """Whoever claimed a run before may not save, and what is kept stays."""
+        """An earlier claimant may not save, and stored data stays."""
         old = await store.claim("run")
         await store.save(checkpoint(), old)
         new = await store.claim("run")
@@ -43,18 +43,18 @@ class FencingCases(StoreCases):
 
     @case
     async def test_save_with_an_epoch_never_given_is_refused(self, store: CheckpointStore) -> None:
-        """An epoch from nowhere may not save."""
+        """An epoch that was never issued may not save."""
         epoch = await store.claim("run")
         await refused(store.save(checkpoint(), epoch + 1), CheckpointConflictError)
 
     @case
     async def test_save_without_a_claim_is_refused(self, store: CheckpointStore) -> None:
-        """A run that was never claimed takes nothing."""
+        """A run that was never claimed cannot be saved."""
         await refused(store.save(checkpoint(), 1), CheckpointConflictError)
 
     @case
     async def test_save_with_the_epoch_of_another_run_is_refused(self, store: CheckpointStore) -> None:
-        """An epoch is good for its run only."""
+        """An epoch is valid only for its run."""
         await store.claim("run")
         other = await store.claim("other")
         await refused(store.save(checkpoint(), other), CheckpointConflictError)
@@ -69,7 +69,7 @@ class FencingCases(StoreCases):
 
     @case
     async def test_items_with_an_older_epoch_are_refused(self, store: CheckpointStore) -> None:
-        """Fencing holds for items, too."""
+        """Fencing holds for items too."""
         old = await store.claim("run")
         await store.save_items("run", old, [("a", b"1")])
         await store.claim("run")
@@ -78,12 +78,12 @@ class FencingCases(StoreCases):
 
     @case
     async def test_items_without_a_claim_are_refused(self, store: CheckpointStore) -> None:
-        """A run that was never claimed takes no items."""
+        """Items of a run that was never claimed cannot be saved."""
         await refused(store.save_items("run", 1, [("a", b"1")]), CheckpointConflictError)
 
     @case
     async def test_items_after_delete_are_refused(self, store: CheckpointStore) -> None:
-        """A deleted run takes no items."""
+        """Items of a deleted run cannot be saved."""
         epoch = await store.claim("run")
         await store.delete("run")
         await refused(store.save_items("run", epoch, [("a", b"1")]), CheckpointConflictError)
@@ -97,7 +97,7 @@ class FencingCases(StoreCases):
 
     @case
     async def test_claims_at_once_have_one_winner(self, store: CheckpointStore) -> None:
-        """Of many that claim a run at once exactly one may save."""
+        """Of many concurrent claimants of a run, exactly one may save."""
         epochs: list[int] = []
 
         async def claim() -> None:
@@ -113,7 +113,7 @@ class FencingCases(StoreCases):
 
     @case
     async def test_a_save_that_is_overtaken_changes_nothing(self, store: CheckpointStore) -> None:
-        """Once a claim has returned, no save of before comes after it, however long it was under way."""
+        """Once a claim has returned, no earlier save takes effect, however long it was in flight."""
         for number in range(20):
             run_id = f"run {number}"
             old = await store.claim(run_id)
@@ -123,11 +123,11 @@ class FencingCases(StoreCases):
                     await trio.lowlevel.checkpoint()
                 await store.claim(run_id)
                 before = await _kept(store, run_id)
-            check(await _kept(store, run_id) == before, "something was saved after somebody else had the run")
+            check(await _kept(store, run_id) == before, "something was saved after another claim")
 
     @case
     async def test_the_holder_of_a_run_claims_those_inside_it(self, store: CheckpointStore) -> None:
-        """A run inside a run is claimed with the id and the epoch of its parent, again and again."""
+        """A child run is claimed with the id and the epoch of its parent, repeatedly."""
         parent = await store.claim("parent")
         first = await store.claim("child", parent=("parent", parent))
         await store.save(checkpoint("child"), first)
@@ -140,7 +140,7 @@ class FencingCases(StoreCases):
 
     @case
     async def test_an_older_epoch_of_the_parent_claims_nothing(self, store: CheckpointStore) -> None:
-        """Who has lost the parent gets nothing inside it, and disturbs nobody there."""
+        """A former holder of the parent cannot claim its child runs, and does not affect them."""
         old = await store.claim("parent")
         new = await store.claim("parent")
         child = await store.claim("child", parent=("parent", new))
@@ -152,7 +152,7 @@ class FencingCases(StoreCases):
 
     @case
     async def test_a_claim_of_the_parent_takes_what_is_inside(self, store: CheckpointStore) -> None:
-        """Who worked inside a run for its former holder may save there no more, at any depth."""
+        """After a new claim of the parent, earlier claims of child runs at any depth cannot save."""
         old = await store.claim("parent")
         child = await store.claim("child", parent=("parent", old))
         grandchild = await store.claim("grandchild", parent=("child", child))
@@ -169,7 +169,7 @@ class FencingCases(StoreCases):
 
     @case
     async def test_a_run_keeps_its_parent(self, store: CheckpointStore) -> None:
-        """A run inside a run is claimed by itself as little as under another, and one by itself by no parent."""
+        """A child run cannot be claimed without its parent, nor under another, nor an outermost run under one."""
         parents = {run_id: await store.claim(run_id) for run_id in ("parent", "other")}
         child = await store.claim("child", parent=("parent", parents["parent"]))
         await refused(store.claim("child"), CheckpointConflictError)
@@ -180,7 +180,7 @@ class FencingCases(StoreCases):
 
 
 async def _save_until_refused(store: CheckpointStore, run_id: str, epoch: int) -> None:
-    """Save a step and an item, over and over, each time others.
+    """Save a new step and item, repeatedly, until refused.
 
     Cancellation: passes through.
     """
@@ -191,7 +191,7 @@ async def _save_until_refused(store: CheckpointStore, run_id: str, epoch: int) -
 
 
 async def _kept(store: CheckpointStore, run_id: str) -> tuple[bytes | None, bytes | None]:
-    """Return the state and the item that are kept of the run.
+    """Return the stored state and item of the run.
 
     Cancellation: passes through.
     """

@@ -36,19 +36,19 @@ class ItemCases(StoreCases):
 
     @case
     async def test_an_empty_batch_changes_nothing(self, store: CheckpointStore) -> None:
-        """Saving nothing is fine."""
+        """Saving nothing is allowed."""
         epoch = await store.claim("run")
         await store.save_items("run", epoch, [])
-        check(not await store.load_items("run"), "something came of nothing")
+        check(not await store.load_items("run"), "saving nothing saved something")
 
     @case
     async def test_items_of_nothing_are_none(self, store: CheckpointStore) -> None:
-        """A run that is not there has no items."""
+        """An unknown run has no items."""
         check(not await store.load_items("run"), "there are items of nothing")
 
     @case
     async def test_a_large_batch_is_kept(self, store: CheckpointStore) -> None:
-        """Twelve thousand items in one batch are no trouble."""
+        """Twelve thousand items can be saved in one batch."""
         epoch = await store.claim("run")
         batch = [(f"key {number}", b"%d" % number) for number in range(12_000)]
         await store.save_items("run", epoch, batch)
@@ -56,7 +56,7 @@ class ItemCases(StoreCases):
 
     @case
     async def test_items_survive_a_claim(self, store: CheckpointStore) -> None:
-        """A new epoch changes nothing of the items."""
+        """A new epoch does not change the items."""
         epoch = await store.claim("run")
         await store.save_items("run", epoch, [("a", b"1")])
         await store.claim("run")
@@ -64,7 +64,7 @@ class ItemCases(StoreCases):
 
     @case
     async def test_what_was_loaded_is_the_callers(self, store: CheckpointStore) -> None:
-        """Changing what was loaded changes nothing of what is kept."""
+        """Mutating what was loaded does not change what is stored."""
         epoch = await store.claim("run")
         await store.save_items("run", epoch, [("a", b"1")])
         loaded: Any = await store.load_items("run")
@@ -74,7 +74,7 @@ class ItemCases(StoreCases):
 
     @case
     async def test_keys_that_look_alike_are_told_apart(self, store: CheckpointStore) -> None:
-        """A key is what it is, to the last code point."""
+        """Keys are stored exactly, code point by code point."""
         epoch = await store.claim("run")
         keys = ("a", "A", "a ", "a\0", "\u00e9", "e\u0301", "\u212b", "\u00c5")
         batch = [(key, b"%d" % number) for number, key in enumerate(keys)]
@@ -83,14 +83,14 @@ class ItemCases(StoreCases):
 
     @case
     async def test_a_batch_that_fails_leaves_nothing(self, store: CheckpointStore) -> None:
-        """Where a store cannot keep a part of a batch, it keeps nothing of it."""
+        """If a store cannot save a part of a batch, it saves nothing of it."""
         epoch = await store.claim("run")
         batch = [(f"{number}", b"x") for number in range(50)]
-        # No store that keeps text can keep this key; one that can keeps all of the batch.
+        # A store that encodes keys as text cannot save this one; another saves the whole batch.
         batch.insert(25, ("\ud800", b"x"))
         try:
             await store.save_items("run", epoch, batch)
-        except Exception:  # noqa: BLE001 - what it raises is its own
+        except Exception:  # noqa: BLE001 - the store may raise any error
             check(not await store.load_items("run"), "a part of the batch is kept")
         else:
             check(dict(await store.load_items("run")) == dict(batch), "a part of the batch was lost")

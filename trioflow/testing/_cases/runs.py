@@ -10,7 +10,7 @@ class RunCases(StoreCases):
 
     @case
     async def test_history_is_oldest_first(self, store: CheckpointStore) -> None:
-        """A history goes forward."""
+        """A history is in ascending order."""
         epoch = await store.claim("run")
         for step in range(12):
             await store.save(checkpoint(step=step), epoch)
@@ -18,7 +18,7 @@ class RunCases(StoreCases):
 
     @case
     async def test_history_is_in_the_order_of_steps(self, store: CheckpointStore) -> None:
-        """Whatever was saved last, a history goes by the numbers of its steps."""
+        """A history is ordered by step number, whatever was saved last."""
         epoch = await store.claim("run")
         for step in (5, 2, 9, 2, 1):
             await store.save(checkpoint(step=step), epoch)
@@ -37,10 +37,10 @@ class RunCases(StoreCases):
 
     @case
     async def test_history_of_nothing_is_empty(self, store: CheckpointStore) -> None:
-        """A run that is not there has no history."""
+        """An unknown run has no history."""
         check(not await store.history("run"), "there is a history of nothing")
         await store.claim("run")
-        check(not await store.history("run"), "a claim is no step")
+        check(not await store.history("run"), "a claim is listed as a step")
 
     @case
     async def test_an_empty_store_lists_nothing(self, store: CheckpointStore) -> None:
@@ -49,7 +49,7 @@ class RunCases(StoreCases):
 
     @case
     async def test_runs_are_listed_in_order(self, store: CheckpointStore) -> None:
-        """Runs are listed in the order in which they were claimed first."""
+        """Runs are listed in the order in which they were first claimed."""
         for run_id in ("c", "a", "b", "c"):
             epoch = await store.claim(run_id)
             await store.save(checkpoint(run_id), epoch)
@@ -57,7 +57,7 @@ class RunCases(StoreCases):
 
     @case
     async def test_a_run_is_listed_with_its_numbers(self, store: CheckpointStore) -> None:
-        """A listed run shows its last step, and how many items it has."""
+        """A listed run shows its last step, and its number of items."""
         epoch = await store.claim("run")
         await store.save(checkpoint(step=7, graph="g", status="failed"), epoch)
         await store.save_items("run", epoch, [("a", b"1"), ("b", b"2")])
@@ -67,7 +67,7 @@ class RunCases(StoreCases):
 
     @case
     async def test_a_run_is_listed_with_its_kind_and_its_origin(self, store: CheckpointStore) -> None:
-        """A listed run shows what kind it is of, what it was forked from, and which run it is inside of."""
+        """A listed run shows its kind, what it was forked from, and its parent."""
         epoch = await store.claim("run")
         await store.save(checkpoint(kind="chain", forked_from="old"), epoch)
         inside = await store.claim("inside", parent=("run", epoch))
@@ -78,7 +78,7 @@ class RunCases(StoreCases):
 
     @case
     async def test_runs_are_listed_by_pages(self, store: CheckpointStore) -> None:
-        """`limit` runs at most after the run `after`, in the order of all, whatever was changed meanwhile."""
+        """A page has at most `limit` runs after the run `after`, in order, whatever changes meanwhile."""
         names = ["c", "a", "d", "b", "e"]
         epochs = {run_id: await store.claim(run_id) for run_id in names}
         for run_id in sorted(names):
@@ -106,7 +106,7 @@ class RunCases(StoreCases):
 
     @case
     async def test_a_run_with_items_alone_is_listed(self, store: CheckpointStore) -> None:
-        """A fan-out has no steps, and is a run all the same."""
+        """A fan-out, which has no steps, is listed too."""
         epoch = await store.claim("run")
         await store.save_items("run", epoch, [("a", b"1")])
         run = (await store.list_runs())[0]
@@ -114,13 +114,13 @@ class RunCases(StoreCases):
 
     @case
     async def test_a_claim_alone_is_not_listed(self, store: CheckpointStore) -> None:
-        """Nothing is kept of a run that was only claimed."""
+        """A run that was only claimed is not listed."""
         await store.claim("run")
         check(not await store.list_runs(), "a claim is listed")
 
     @case
     async def test_times_of_a_run_go_forward(self, store: CheckpointStore) -> None:
-        """A run was made before it was changed."""
+        """The creation time of a run does not change, and its update time does not go back."""
         epoch = await store.claim("run")
         await store.save(checkpoint(), epoch)
         first = (await store.list_runs())[0]
@@ -142,7 +142,7 @@ class RunCases(StoreCases):
 
     @case
     async def test_delete_leaves_others_alone(self, store: CheckpointStore) -> None:
-        """Only the run that is named goes."""
+        """Only the named run is deleted."""
         for run_id in ("a", "b"):
             await store.save(checkpoint(run_id), await store.claim(run_id))
         await store.delete("a")
@@ -150,13 +150,13 @@ class RunCases(StoreCases):
 
     @case
     async def test_deleting_nothing_does_nothing(self, store: CheckpointStore) -> None:
-        """Deleting twice, or what is not there, is fine."""
+        """Deleting twice, or an unknown run, is allowed."""
         await store.delete("run")
         await store.delete("run")
 
     @case
     async def test_a_deleted_run_can_begin_anew(self, store: CheckpointStore) -> None:
-        """The same id may be used again, and has nothing of before."""
+        """The id of a deleted run may be reused, with nothing left of the old run."""
         epoch = await store.claim("run")
         await store.save(checkpoint(step=9), epoch)
         await store.save_items("run", epoch, [("old", b"1")])
@@ -168,7 +168,7 @@ class RunCases(StoreCases):
 
     @case
     async def test_delete_with_an_older_epoch_does_nothing(self, store: CheckpointStore) -> None:
-        """Who has lost a run deletes nothing of it, and gets no error for it."""
+        """A delete with an older epoch does nothing, and raises nothing."""
         old = await store.claim("run")
         new = await store.claim("run")
         await store.save(checkpoint(), new)
@@ -182,16 +182,16 @@ class RunCases(StoreCases):
 
     @case
     async def test_delete_with_the_latest_epoch_forgets(self, store: CheckpointStore) -> None:
-        """Who has a run deletes it, and its epoch is good for nothing then."""
+        """A delete with the latest epoch deletes the run and invalidates the epoch."""
         epoch = await store.claim("run")
         await store.save(checkpoint(), epoch)
         await store.delete("run", epoch)
-        check(not await store.list_runs(), "the run is there still")
+        check(not await store.list_runs(), "the run was not deleted")
         await refused(store.save(checkpoint(), epoch), CheckpointConflictError)
 
     @case
     async def test_delete_takes_what_is_inside(self, store: CheckpointStore) -> None:
-        """The runs inside a run go with it, at any depth, and no others do."""
+        """Child runs are deleted with their parent, at any depth, and no other runs are."""
         parent = await store.claim("parent")
         other = await store.claim("other")
         child = await store.claim("child", parent=("parent", parent))

@@ -20,21 +20,21 @@ class ServiceCases(StoreCases):
     """Queue, leases, signals and timers: what a store does for a service."""
 
     def open_store(self) -> AbstractAsyncContextManager[ServiceStore]:
-        """Return a context manager that gives an empty store of the kind to be tested."""
-        raise NotImplementedError("override open_store: return a context manager that gives an empty store")
+        """Return a context manager that opens an empty store of the kind to be tested."""
+        raise NotImplementedError("override open_store: return a context manager that opens an empty store")
 
     @case
     async def test_a_submitted_run_is_kept_and_listed(self, store: Any) -> None:
-        """What was submitted is there with its state, and waits for its turn."""
+        """A submitted run is stored with its state, and queued."""
         first = checkpoint(step=0, node="", next_node="")
         await store.submit(first, 0.0)
         check(await store.load("run") == first, "the state is not what was submitted")
         check([run.status for run in await store.list_runs()] == ["queued"], "it is not listed as queued")
-        check((await store.look("run")).status == "queued", "it does not look queued")
+        check((await store.look("run")).status == "queued", "its status is not queued")
 
     @case
     async def test_a_run_is_submitted_once(self, store: Any) -> None:
-        """Under an id that is there nothing is submitted, whoever made it."""
+        """Submitting under an existing id is refused, whoever created the run."""
         await store.submit(checkpoint(step=0), 0.0)
         await store.claim("claimed")
         await refused(store.submit(checkpoint(step=0, state=b"other"), 0.0), CheckpointMismatchError)
@@ -43,7 +43,7 @@ class ServiceCases(StoreCases):
 
     @case
     async def test_runs_are_given_in_their_order(self, store: Any) -> None:
-        """First come, first served; as many as there is room for; each once."""
+        """Runs are leased first come, first served, up to the room, and each once."""
         for name in ("c", "a", "b", "d"):
             await store.submit(checkpoint(name, step=0), 0.0)
         check([lease.run_id for lease in await _take(store, room=3)] == ["c", "a", "b"], "not in their order")
@@ -52,17 +52,17 @@ class ServiceCases(StoreCases):
 
     @case
     async def test_runs_are_given_to_who_can_make_them(self, store: Any) -> None:
-        """Runs of other graphs, and those that were refused, are not given."""
+        """Runs of other graphs, and refused ones, are not leased."""
         await store.submit(checkpoint("other", step=0, graph="other"), 0.0)
         await store.submit(checkpoint("refused", step=0), 0.0)
         await store.submit(checkpoint("run", step=0), 0.0)
         check([lease.run_id for lease in await _take(store, refused=["refused"])] == ["run"], "a wrong run")
         check([lease.run_id for lease in await _take(store, graphs=["other"])] == ["other"], "a run was not given")
-        check(not await _take(store, graphs=[]), "a run was given to who makes none")
+        check(not await _take(store, graphs=[]), "a run was leased to a process without graphs")
 
     @case
     async def test_a_run_is_given_when_its_delay_is_over(self, store: Any) -> None:
-        """Not before; and who asks is told when to ask again."""
+        """A run is not leased before it is due, and `next_due` says when."""
         await store.submit(checkpoint(step=0), 0.2)
         grant = await store.lease(_request())
         check(not grant.taken, "a run was given before its time")
@@ -82,7 +82,7 @@ class ServiceCases(StoreCases):
 
     @case
     async def test_a_lease_that_ends_gives_the_run_to_another(self, store: Any) -> None:
-        """The former holder may save, release, finish and take no more, and has nothing to prolong."""
+        """The former holder can no longer save, release, finish or take signals, and has no lease to renew."""
         await store.submit(checkpoint(step=0), 0.0)
         (old,) = await _take(store, lease=_SHORT)
         child = await store.claim("run..0/a", parent=("run", old.epoch))
@@ -95,26 +95,26 @@ class ServiceCases(StoreCases):
         await refused(store.finish("run", old.epoch, "failed", b"x"), CheckpointConflictError)
         await refused(store.take_signal("run", old.epoch, "a", "1"), CheckpointConflictError)
         grant = await store.lease(_request(held=[("run", old.epoch)], room=0))
-        check(not grant.held, "who lost the run still has it")
+        check(not grant.held, "the former holder still holds the run")
         await store.save(checkpoint(), new.epoch)
 
     @case
     async def test_a_lease_is_prolonged(self, store: Any) -> None:
-        """Who prolongs in time keeps the run; and who is late, too, where nobody has taken it."""
+        """A lease renewed in time is kept; so is an expired one, if no other process has taken the run."""
         await store.submit(checkpoint(step=0), 0.0)
         (lease,) = await _take(store, lease=_SHORT)
         for seconds in (0.0, 2 * _SHORT):
             await trio.sleep(seconds)
             grant = await store.lease(_request(held=[("run", lease.epoch)], lease=30.0))
             check(dict(grant.held) == {"run": False}, "a run that nobody took was lost")
-            check(not grant.taken, "who has a run was given it")
-            check(not await _take(store), "a run that somebody has was given away")
+            check(not grant.taken, "a held run was leased to its holder again")
+            check(not await _take(store), "a held run was leased to another process")
             await store.lease(_request(held=[("run", lease.epoch)], lease=_SHORT))
         await store.save(checkpoint(), lease.epoch)
 
     @case
     async def test_limits_hold(self, store: Any) -> None:
-        """Of a graph with a limit as many are given as it says, over all who ask; others are not held up."""
+        """A graph's limit holds over all processes, and does not delay other graphs."""
         for number in range(4):
             await store.submit(checkpoint(f"limited {number}", step=0, graph="limited"), 0.0)
         await store.submit(checkpoint("free", step=0), 0.0)
@@ -129,19 +129,19 @@ class ServiceCases(StoreCases):
 
     @case
     async def test_a_run_left_behind_comes_before_others_under_its_limit(self, store: Any) -> None:
-        """The run of a lease that ended has a place, and is given before one that has none."""
+        """A run with an expired lease counts towards the limit, and is leased first."""
         for name in ("first", "second"):
             await store.submit(checkpoint(name, step=0), 0.0)
         taken = await _take(store, limits={"graph": 1}, lease=_SHORT)
         check([lease.run_id for lease in taken] == ["first"], "the order is wrong")
         await trio.sleep(2 * _SHORT)
         held = await _take(store, limits={"graph": 1}, refused=["first"])
-        check(not held, "who cannot make the run that was left behind was given another in its place")
+        check(not held, "another run was leased in place of one whose lease has expired")
         check([lease.run_id for lease in await _take(store, limits={"graph": 1})] == ["first"], "not taken over")
 
     @case
     async def test_a_run_that_is_let_go_of_comes_back_when_due(self, store: Any) -> None:
-        """It is listed with its status and the reason; a delay of None is never, 0 at once."""
+        """A released run is listed with its status and reason; a delay of None is never, 0 at once."""
         await store.submit(checkpoint(step=0), 0.0)
         (lease,) = await _take(store)
         await store.release("run", lease.epoch, Release(status="parked", delay=None, reason="a wait"))
@@ -156,7 +156,7 @@ class ServiceCases(StoreCases):
 
     @case
     async def test_a_signal_wakes_who_waits_for_it(self, store: Any) -> None:
-        """Whether it comes before the run is let go of, or after."""
+        """A signal wakes the run whether it arrives before or after the release."""
         await store.submit(checkpoint(step=0), 0.0)
         (lease,) = await _take(store)
         for early in (False, True):
@@ -171,7 +171,7 @@ class ServiceCases(StoreCases):
 
     @case
     async def test_a_signal_is_taken_once(self, store: Any) -> None:
-        """The oldest of its name first; a wait that asks again is given the same, by a later holder, too."""
+        """The oldest signal of a name is taken first; a repeated wait gets the same one, in a new epoch too."""
         await store.submit(checkpoint(step=0), 0.0)
         for number in range(3):
             await store.put_signal("run", "go", b"%d" % number)
@@ -186,7 +186,7 @@ class ServiceCases(StoreCases):
 
     @case
     async def test_signals_reach_runs_that_were_not_submitted(self, store: Any) -> None:
-        """Any run that is kept may wait; one that is not there takes none."""
+        """Any stored run may receive signals; an unknown one may not."""
         epoch = await store.claim("run")
         await store.put_signal("run", "go", b"1")
         check(await store.take_signal("run", epoch, "go", "a") == b"1", "the signal was lost")
@@ -198,7 +198,7 @@ class ServiceCases(StoreCases):
 
     @case
     async def test_a_finished_run_stays_with_its_outcome(self, store: Any) -> None:
-        """Nobody takes it again, signals or cancels it."""
+        """A finished run is not leased, signalled or cancelled again."""
         await store.submit(checkpoint(step=0), 0.0)
         (lease,) = await _take(store)
         await store.finish("run", lease.epoch, "failed", b"outcome", "it failed")
@@ -212,21 +212,21 @@ class ServiceCases(StoreCases):
 
     @case
     async def test_who_has_a_cancelled_run_is_told(self, store: Any) -> None:
-        """And letting go of it cancels it, whatever it was to wait for."""
+        """A cancellation of a held run reaches its holder, and its release cancels it."""
         await store.submit(checkpoint(step=0), 0.0)
         (lease,) = await _take(store, lease=_SHORT)
         await store.request_cancel("run")
         grant = await store.lease(_request(held=[("run", lease.epoch)], lease=_SHORT))
-        check(dict(grant.held) == {"run": True}, "who has it was not told")
+        check(dict(grant.held) == {"run": True}, "the holder did not learn of the cancellation")
         await trio.sleep(2 * _SHORT)
         (later,) = await _take(store)
-        check(later.is_cancelled, "who took it over was not told")
+        check(later.is_cancelled, "the next holder did not learn of the cancellation")
         await store.release("run", later.epoch, Release(status="parked", delay=0.0))
         check((await store.look("run")).status == "cancelled", "it was not cancelled")
 
     @case
     async def test_a_deleted_run_is_gone(self, store: Any) -> None:
-        """With its signals and its place in the queue; the id is free again."""
+        """Deleting a run deletes its signals and its place in the queue, and frees the id."""
         await store.submit(checkpoint(step=0), 0.0)
         await store.put_signal("run", "go", b"old")
         await store.delete("run")
@@ -238,7 +238,7 @@ class ServiceCases(StoreCases):
 
     @case
     async def test_who_waits_for_a_change_is_woken(self, store: Any) -> None:
-        """By what is submitted, signalled, let go of, finished and deleted; none between two waits is missed."""
+        """Submitting, signalling, releasing, finishing, deleting are changes; none between two waits is missed."""
         seen = await store.wait_for_change(None, 0.02)
         await store.submit(checkpoint(step=0), 0.0)
         seen = await store.wait_for_change(seen, 0.02)
@@ -256,7 +256,7 @@ class ServiceCases(StoreCases):
 
     @case
     async def test_leases_at_once_give_each_run_once(self, store: Any) -> None:
-        """However many ask."""
+        """Each run is leased once, however many processes ask."""
         names = {f"run {number}" for number in range(12)}
         for name in sorted(names):
             await store.submit(checkpoint(name, step=0), 0.0)
@@ -272,7 +272,7 @@ class ServiceCases(StoreCases):
 
     @case
     async def test_those_that_have_ended_are_named(self, store: Any) -> None:
-        """However they did; and those that nobody has submitted."""
+        """`ended` returns all runs that have ended, and those that were never submitted."""
         for name in ("waits", "runs", "completed", "cancelled"):
             await store.submit(checkpoint(name, step=0), 1e6 if name in {"waits", "cancelled"} else 0.0)
         await store.request_cancel("cancelled")
@@ -285,7 +285,7 @@ class ServiceCases(StoreCases):
 
     @case
     async def test_odd_names_are_names(self, store: Any) -> None:
-        """Of signals, waits and reasons."""
+        """Unusual names of signals and waits, and unusual reasons, are stored exactly."""
         await store.submit(checkpoint(step=0), 0.0)
         (lease,) = await _take(store)
         for name in ODD_NAMES:
@@ -299,11 +299,11 @@ class ServiceCases(StoreCases):
 
     @case
     async def test_a_second_store_serves_the_same_runs(self, store: Any) -> None:
-        """Where it is on the same storage: leases, signals and outcomes of one are the other's, too."""
+        """Two stores on the same storage share leases, signals and outcomes."""
         async with self.open_store() as second:
             await store.submit(checkpoint(step=0), 0.0)
             if not await second.list_runs():
-                check(not self.durable, "what one store saved the other does not see")
+                check(not self.durable, "one store does not see what the other saved")
                 return
             seen = await store.wait_for_change(None, 0.02)
             (lease,) = await _take(second)

@@ -1,4 +1,4 @@
-"""A second handle on the same storage, and what is left when a store was closed."""
+"""A second handle on the same storage, and reopening a closed store."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,14 +11,14 @@ from trioflow.testing._cases._support import StoreCases, case, check, checkpoint
 
 
 class SharingCases(StoreCases):
-    """What holds between two handles on the same storage; nothing, for a store that shares none."""
+    """Two handles on the same storage; skipped for a store whose handles share none."""
 
     @asynccontextmanager
     async def second_handle(self, store: CheckpointStore) -> AsyncIterator[CheckpointStore | None]:
-        """Give a second store that has the storage of `store`; None where there is none.
+        """Yield a second store on the storage of `store`, or None if they share none.
 
         Raises:
-            AssertionError: the stores are said to be `durable`, and share nothing.
+            AssertionError: the stores are `durable`, but share nothing.
 
         Cancellation: passes through.
         """
@@ -31,7 +31,7 @@ class SharingCases(StoreCases):
 
     @case
     async def test_a_second_handle_sees_what_was_saved(self, store: CheckpointStore) -> None:
-        """What one handle has saved or deleted, the other finds so."""
+        """One handle sees what the other has saved or deleted."""
         async with self.second_handle(store) as second:
             if second is None:
                 return
@@ -46,7 +46,7 @@ class SharingCases(StoreCases):
 
     @case
     async def test_epochs_are_those_of_the_storage(self, store: CheckpointStore) -> None:
-        """Epochs grow over all handles, and a claim by one takes the run from the other."""
+        """Epochs grow across handles, and a claim by one takes the run from the other."""
         async with self.second_handle(store) as second:
             if second is None:
                 return
@@ -61,7 +61,7 @@ class SharingCases(StoreCases):
 
     @case
     async def test_claims_of_two_handles_have_one_winner(self, store: CheckpointStore) -> None:
-        """Of those that claim a run through two handles at once exactly one may save."""
+        """Of concurrent claimants of a run through two handles, exactly one may save."""
         async with self.second_handle(store) as second:
             if second is None:
                 return
@@ -81,7 +81,7 @@ class SharingCases(StoreCases):
 
     @case
     async def test_a_parent_is_fenced_between_handles(self, store: CheckpointStore) -> None:
-        """Who takes a parent through one handle takes what the other has inside it."""
+        """A claim of a parent through one handle takes its child runs from the other."""
         async with self.second_handle(store) as second:
             if second is None:
                 return
@@ -96,7 +96,7 @@ class SharingCases(StoreCases):
 
     @case
     async def test_what_was_saved_outlives_closing(self, store: CheckpointStore) -> None:
-        """A store that is opened again has all that was saved, and gives out no epoch again."""
+        """A reopened store has everything that was saved, and issues no epoch again."""
         async with self.second_handle(store) as second:
             if second is None:
                 return

@@ -50,12 +50,12 @@ class StepCases(StoreCases):
 
     @case
     async def test_an_unknown_run_is_not_found(self, store: CheckpointStore) -> None:
-        """Loading what was never saved is an error of its own."""
+        """Loading an unknown run raises `CheckpointNotFoundError`."""
         await refused(store.load("run"), CheckpointNotFoundError)
 
     @case
     async def test_an_unknown_step_is_not_found(self, store: CheckpointStore) -> None:
-        """So is loading a step that is not there."""
+        """So does loading an unknown step."""
         epoch = await store.claim("run")
         await store.save(checkpoint(), epoch)
         for step in (0, 2, -1, 10**9):
@@ -63,13 +63,13 @@ class StepCases(StoreCases):
 
     @case
     async def test_a_claimed_run_without_a_step_is_not_found(self, store: CheckpointStore) -> None:
-        """A claim alone keeps nothing."""
+        """A claim alone saves no step."""
         await store.claim("run")
         await refused(store.load("run"), CheckpointNotFoundError)
 
     @case
     async def test_claiming_again_keeps_the_steps(self, store: CheckpointStore) -> None:
-        """A new epoch changes nothing of what is kept."""
+        """A new epoch does not change the steps."""
         epoch = await store.claim("run")
         await store.save(checkpoint(), epoch)
         await store.claim("run")
@@ -77,7 +77,7 @@ class StepCases(StoreCases):
 
     @case
     async def test_step_zero_is_a_step(self, store: CheckpointStore) -> None:
-        """The step before the first can be kept."""
+        """Step 0 can be saved."""
         epoch = await store.claim("run")
         await store.save(checkpoint(step=0, node=""), epoch)
         check((await store.load("run", 0)).step == 0, "step 0 is not there")
@@ -93,7 +93,7 @@ class StepCases(StoreCases):
 
     @case
     async def test_runs_do_not_mix(self, store: CheckpointStore) -> None:
-        """Two runs have each their own steps and items."""
+        """Each run has its own steps and items."""
         for run_id in ("a", "b"):
             epoch = await store.claim(run_id)
             await store.save(checkpoint(run_id, state=run_id.encode()), epoch)
@@ -104,7 +104,7 @@ class StepCases(StoreCases):
 
     @case
     async def test_every_status_comes_back(self, store: CheckpointStore) -> None:
-        """A run can stand in each of the ways that there are."""
+        """Every status can be saved."""
         for status in STATUSES:
             await store.save(checkpoint(status, status=status), await store.claim(status))
         for run in await store.list_runs():
@@ -113,7 +113,7 @@ class StepCases(StoreCases):
 
     @case
     async def test_states_of_any_size_come_back(self, store: CheckpointStore) -> None:
-        """A state survives, whatever its size and the bytes that it has."""
+        """A state survives, whatever its size and contents."""
         epoch = await store.claim("run")
         for size in SIZES:
             state = bytes(range(256)) * (size // 256) + bytes(range(size % 256))
@@ -122,7 +122,7 @@ class StepCases(StoreCases):
 
     @case
     async def test_odd_run_ids_are_kept(self, store: CheckpointStore) -> None:
-        """A run may have any id, and nodes and graphs any name."""
+        """Runs may have any id, and nodes and graphs any name."""
         for name in ODD_NAMES:
             epoch = await store.claim(name)
             saved = checkpoint(name, graph=name, node=name, next_node=name)
@@ -147,7 +147,7 @@ class StepCases(StoreCases):
         for run_id in ("run", "RUN", "run ", " run", "r_n", "r%n", "run\0", "\u00e9", "e\u0301"):
             epoch = await store.claim(run_id)
             await store.save(checkpoint(run_id, state=run_id.encode()), epoch)
-        check(len(await store.list_runs()) == 9, "two ids were taken for one")
+        check(len(await store.list_runs()) == 9, "two ids were treated as one")
         check((await store.load("run")).state == b"run", "ids were mixed up")
         check((await store.load("\u00e9")).state == "\u00e9".encode(), "ids were mixed up")
 
@@ -170,7 +170,7 @@ class StepCases(StoreCases):
 
     @case
     async def test_the_digest_is_left_as_it_is(self, store: CheckpointStore) -> None:
-        """The digest is the library's: a store neither makes nor checks it."""
+        """The digest is the library's: a store neither computes nor checks it."""
         epoch = await store.claim("run")
         saved = msgspec.structs.replace(checkpoint(), digest="not a digest")
         await store.save(saved, epoch)
