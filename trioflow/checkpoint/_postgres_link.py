@@ -21,7 +21,7 @@ from trioflow._text import describe_error, one_line, quote
 from trioflow.checkpoint._postgres_schema import Connection, prepare
 from trioflow.errors import CheckpointStoreError
 
-__all__ = ("Bounds", "Link", "Patience", "describe")
+__all__ = ("Bounds", "GivenUpError", "Link", "Patience", "describe")
 
 R = TypeVar("R")
 
@@ -76,6 +76,10 @@ class Bounds(msgspec.Struct, kw_only=True, frozen=True):
     """For what is under way when its caller is cancelled."""
 
 
+class GivenUpError(Exception):
+    """One of those for whom the thread works was cancelled."""
+
+
 class _Silent(psycopg.OperationalError):
     """The server said nothing for too long; the connection is closed."""
 
@@ -115,7 +119,7 @@ class _Session(psycopg.Connection[tuple[Any, ...]]):
     def _is_stopped(self) -> bool:
         try:
             self.stop()
-        except (trio.Cancelled, CheckpointStoreError):  # noqa: ASYNC103 - in a thread: it is raised when time is up
+        except (trio.Cancelled, GivenUpError, CheckpointStoreError):  # noqa: ASYNC103 - in a thread: it is raised when time is up
             return True  # noqa: ASYNC104 - the same
         return False
 

@@ -1,5 +1,7 @@
 """What the PostgreSQL store does for a service: each function is one transaction, in a worker thread.
 
+What each run needs is one statement for all who want it: to submit, to finish, to look. Its arrays have a column each.
+
 A run that was submitted has a row of its own beside the one in `trioflow_runs`, under the same number, which is
 also its place in the queue. Times are the server's. Whoever changes the row has locked the run's first, so the
 epoch that was looked at stays the latest; processes that ask for runs take turns, so limits hold over all of them.
@@ -8,12 +10,23 @@ A connection that is lost leaves its transaction of unknown fate. All of this ca
 number that is remembered (`Tried`), and runs that were taken for nobody come back when their lease ends.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, LiteralString
 
 from trioflow.checkpoint import _postgres_rows as rows
 from trioflow.checkpoint._entries import already_there, has_ended, not_submitted
-from trioflow.checkpoint._postgres_rows import Tried, ask, find_locked, lookup_name, next_epoch, shown
+from trioflow.checkpoint._postgres_rows import (
+    Tried,
+    ask,
+    columns,
+    find,
+    find_locked,
+    lookup_name,
+    refusal,
+    shown,
+    step_values,
+)
 from trioflow.checkpoint._postgres_schema import Connection
 from trioflow.checkpoint._seals import damaged, seal_item
 from trioflow.checkpoint.memory import conflict, not_found
@@ -27,7 +40,7 @@ from trioflow.checkpoint.service_protocol import (
     Release,
     ServiceRun,
 )
-from trioflow.errors import CheckpointConflictError
+from trioflow.errors import CheckpointConflictError, CheckpointError
 
 __all__ = (
     "CHANNEL",
@@ -52,15 +65,52 @@ _NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
 _NOTIFY = f"SELECT pg_notify('{CHANNEL}', current_schema())"
 _TURN = "SELECT pg_advisory_xact_lock(hashtextextended('trioflow.' || current_schema(), 0))"
 
-_INSERT = "INSERT INTO trioflow_service(run, graph, status, due) VALUES (%s, %b, 'queued', %s)"
+# Before a run is added it has a number, by which it is known again. Nothing is drawn for one that is there.
+_DRAW = """
+    SELECT given.place, run.number, CASE WHEN run.number IS NULL THEN nextval('trioflow_epoch') END,
+        CASE WHEN run.number IS NULL THEN nextval(pg_get_serial_sequence('trioflow_runs', 'number')) END
+    FROM unnest(%b::bytea[]) WITH ORDINALITY AS given(name, place)
+        LEFT JOIN trioflow_runs AS run ON run.name = given.name
+"""
+# In the order of their names, as everybody else does it who adds several: nobody waits for who waits for him. One
+# moment for all: of those that are due at once, the number says which is first.
+_SUBMIT = """
+    WITH given AS (
+        SELECT * FROM unnest(%(number)s::bigint[], %(name)b::bytea[], %(run_id)b::bytea[], %(epoch)s::bigint[],
+            %(delay)s::float8[], %(step)s::bigint[], %(graph)b::bytea[], %(node)b::bytea[], %(next_node)b::bytea[],
+            %(iterations)s::bigint[], %(status)b::bytea[], %(created_at)s::float8[], %(kind)b::bytea[],
+            %(forked_from)b::bytea[], %(version)s::bigint[], %(digest)b::bytea[], %(pause)b::bytea[],
+            %(info_seal)b::bytea[], %(seal)b::bytea[], %(state)b::bytea[])
+            AS given(number, name, run_id, epoch, delay, step, graph, node, next_node, iterations, status,
+                created_at, kind, forked_from, version, digest, pause, info_seal, seal, state)
+    ), added AS (
+        INSERT INTO trioflow_runs(number, name, run_id, epoch, last_step, items, created_at, updated_at, seal)
+        OVERRIDING SYSTEM VALUE
+        SELECT number, name, run_id, epoch, step, 0, %(now)s::float8, %(now)s::float8,
+            trioflow_seal(name, run_id, epoch, step, 0, %(now)s::float8, %(now)s::float8, NULL)
+        FROM given ORDER BY name
+        ON CONFLICT (name) DO NOTHING RETURNING number
+    ), put AS (
+        INSERT INTO trioflow_steps(run, step, graph, node, next_node, iterations, status, created_at, kind,
+            forked_from, version, digest, pause, info_seal, seal, state)
+        SELECT number, step, graph, node, next_node, iterations, status, created_at, kind, forked_from, version,
+            digest, pause, info_seal, seal, state
+        FROM given JOIN added USING (number)
+    ), queued AS (
+        INSERT INTO trioflow_service(run, graph, status, due)
+        SELECT number, graph, 'queued', extract(epoch FROM statement_timestamp())::float8 + delay
+        FROM given JOIN added USING (number)
+    )
+    SELECT number, pg_notify(%(channel)s, current_schema()) FROM added
+"""
 _SELECT = (
     "SELECT run, graph, status, due, waits_for, is_cancelled, reason, seal_of_outcome, outcome"
     " FROM trioflow_service WHERE run = %s"
 )
-_SELECT_BY_NAME = (
-    "SELECT run, graph, status, due, waits_for, is_cancelled, reason, seal_of_outcome, outcome"
-    " FROM trioflow_service JOIN trioflow_runs ON number = run WHERE name = %b"
-)
+_LOOK = """
+    SELECT name, graph, status, reason, seal_of_outcome, outcome
+    FROM trioflow_service JOIN trioflow_runs ON number = run WHERE name = ANY(%b)
+"""
 _SELECT_LEFT_BEHIND = """
     SELECT run, run_id FROM trioflow_service JOIN trioflow_runs ON number = run
     WHERE graph = %(graph)b AND (status = 'running') AND due <= %(now)s AND name <> ALL(%(passed)b)
@@ -121,6 +171,20 @@ _END = (
     "UPDATE trioflow_service SET status = %s, due = NULL, waits_for = NULL, reason = %b, seal_of_outcome = %b,"
     " outcome = %b WHERE run = %s"
 )
+_FINISH = """
+    WITH held AS MATERIALIZED (
+        SELECT run.number, given.*
+        FROM unnest(%(name)b::bytea[], %(epoch)s::bigint[], %(status)s::text[], %(reason)b::bytea[],
+            %(seal)b::bytea[], %(outcome)b::bytea[]) AS given(name, epoch, status, reason, seal, outcome)
+            JOIN trioflow_runs AS run ON run.name = given.name AND run.epoch = given.epoch
+        WHERE run.seal = trioflow_seal(run.name, run.run_id, run.epoch, run.last_step, run.items, run.created_at,
+            run.updated_at, run.parent)
+        ORDER BY run.number FOR UPDATE OF run
+    )
+    UPDATE trioflow_service AS service SET status = held.status, due = NULL, waits_for = NULL,
+        reason = held.reason, seal_of_outcome = held.seal, outcome = held.outcome
+    FROM held WHERE service.run = held.number RETURNING held.name, pg_notify(%(channel)s, current_schema())
+"""
 _ASK_TO_CANCEL = "UPDATE trioflow_service SET is_cancelled = true WHERE run = %s"
 _ADD_SIGNAL = "INSERT INTO trioflow_signals(run, name, seal, payload) VALUES (%s, %b, %b, %b) RETURNING number"
 _SIGNAL_THERE = "SELECT 1 FROM trioflow_signals WHERE run = %s AND name = %b AND taken_by IS NULL LIMIT 1"
@@ -133,19 +197,40 @@ _SELECT_SIGNAL = """
 _TAKE_SIGNAL = "UPDATE trioflow_signals SET taken_by = %b WHERE number = %s"
 
 
-def submit(db: Connection, checkpoint: Checkpoint, delay: float, *, tried: Tried) -> None:
-    """Keep a new run at its first step."""
-    with db.transaction():
-        run = find_locked(db, checkpoint.run_id)
-        if run is not None and tried.again and run.number == tried.number:
-            return
-        epoch = next_epoch(db)
-        tried.number = None if run is not None else rows.add_run(db, checkpoint.run_id, epoch)
-        if tried.number is None:
-            raise already_there(checkpoint.run_id)
-        rows.save(db, checkpoint, epoch, tried=Tried())
-        _do(db, _INSERT, tried.number, checkpoint.graph.encode(), _now(db) + delay)
-        ask(db, _NOTIFY)
+def submit(
+    db: Connection, many: Sequence[tuple[Checkpoint, float]], tried: Sequence[Tried]
+) -> list[CheckpointError | None]:
+    """Keep new runs at their first steps; return for each why not, or None."""
+    runs = [
+        {**step_values(checkpoint), "run_id": checkpoint.run_id.encode(), "delay": delay}
+        for checkpoint, delay in many
+    ]
+    there = _drawn(db, runs, tried)
+    new = [{**run, "number": each.number, "epoch": each.epoch} for run, each in zip(runs, tried, strict=True)]
+    new = [run for run in new if run["number"] not in there and run["number"] is not None]
+    if new:
+        values = {**columns(new), "now": time.time(), "channel": CHANNEL}
+        there |= {number for number, _ in ask(db, _SUBMIT, values)}
+    return [
+        None if each.number in there else already_there(checkpoint.run_id)
+        for each, (checkpoint, _) in zip(tried, many, strict=True)
+    ]
+
+
+def _drawn(db: Connection, runs: Sequence[Mapping[str, Any]], tried: Sequence[Tried]) -> set[int]:
+    """Draw numbers and epochs for runs that are not there, in their order; return the numbers of those that are.
+
+    What an attempt before has drawn is its own: a run that has that number is the one that it was to submit.
+    """
+    rows = sorted(ask(db, _DRAW, ([run["name"] for run in runs],)))
+    drawn = sorted((number, epoch) for _, _, epoch, number in rows if number is not None)
+    for place, there, _, _ in rows:
+        each = tried[place - 1]
+        if there is None:
+            each.number, each.epoch = drawn.pop(0)
+        elif not each.again:
+            each.number = None
+    return {there for _, there, _, _ in rows if there is not None}
 
 
 def lease(db: Connection, request: LeaseRequest, *, tried: Tried) -> LeaseGrant:
@@ -243,22 +328,35 @@ def release(db: Connection, run_id: str, epoch: int, given: Release, *, tried: T
 
 def finish(
     db: Connection,
-    claim: tuple[str, int],
-    status: EndStatus,
-    outcome: bytes,
-    reason: str | None,
-    *,
-    tried: Tried,
-) -> None:
-    """Keep how the run ended."""
+    many: Sequence[tuple[str, int, EndStatus, bytes, str | None]],
+    tried: Sequence[Tried],
+) -> list[CheckpointError | None]:
+    """Keep how different runs ended; return for each why not, or None."""
     del tried
-    run_id, epoch = claim
-    with db.transaction():
-        number = _claimed(db, run_id, epoch)
-        _submitted(db, run_id, number)
-        seal = seal_item(run_id, status, outcome)
-        _do(db, _END, status, None if reason is None else reason.encode(), seal, outcome, number)
-        ask(db, _NOTIFY)
+    ends = [
+        {
+            "name": lookup_name(run_id),
+            "epoch": epoch,
+            "status": status,
+            "reason": None if reason is None else reason.encode(),
+            "seal": seal_item(run_id, status, outcome),
+            "outcome": outcome,
+        }
+        for run_id, epoch, status, outcome, reason in many
+    ]
+    kept = {name for name, _ in ask(db, _FINISH, {**columns(ends), "channel": CHANNEL})}
+    return [
+        None if end["name"] in kept else _refusal(db, run_id, epoch)
+        for end, (run_id, epoch, *_) in zip(ends, many, strict=True)
+    ]
+
+
+def _refusal(db: Connection, run_id: str, epoch: int) -> CheckpointError:
+    """Return why no run was found that is whole, has this epoch, and was submitted."""
+    run = find(db, run_id)
+    if run is not None and run.whole and run.epoch == epoch:
+        return not_submitted(run_id)
+    return refusal(db, run_id, epoch)
 
 
 def put_signal(db: Connection, run_id: str, name: str, payload: bytes, *, tried: Tried) -> None:
@@ -312,29 +410,35 @@ def request_cancel(db: Connection, run_id: str, *, tried: Tried) -> None:
         ask(db, _NOTIFY)
 
 
-def look(db: Connection, run_id: str) -> ServiceRun:
-    """Return how the run stands."""
-    found = ask(db, _SELECT_BY_NAME, (lookup_name(run_id),))
-    if not found:
-        raise not_submitted(run_id)
-    row = _named(found[0])
-    outcome, reason = row["outcome"], row["reason"]
-    if outcome is not None and row["seal_of_outcome"] != seal_item(run_id, row["status"], outcome):
-        raise damaged(run_id, "what it ended with is not what was saved")
+def look(db: Connection, many: Sequence[tuple[str]], tried: Sequence[Tried]) -> list[ServiceRun | CheckpointError]:
+    """Return for each run how it stands, or why that cannot be said."""
+    del tried
+    names = [lookup_name(run_id) for (run_id,) in many]
+    found = {name: row for name, *row in ask(db, _LOOK, (names,))}
+    return [_looked_at(run_id, found.get(name)) for (run_id,), name in zip(many, names, strict=True)]
+
+
+def _looked_at(run_id: str, row: Sequence[Any] | None) -> ServiceRun | CheckpointError:
+    if row is None:
+        return not_submitted(run_id)
+    graph, status, reason, seal, outcome = row
+    if outcome is not None and seal != seal_item(run_id, status, outcome):
+        return damaged(run_id, "what it ended with is not what was saved")
     return ServiceRun(
         run_id=run_id,
-        graph=row["graph"].decode(),
-        status=row["status"],
+        graph=graph.decode(),
+        status=status,
         reason=None if reason is None else shown(reason),
         outcome=outcome,
     )
 
 
-def ended(db: Connection, run_ids: Sequence[str]) -> list[str]:
-    """Return those of the runs that nothing more comes of."""
-    names = {lookup_name(run_id): run_id for run_id in run_ids}
+def ended(db: Connection, many: Sequence[tuple[Sequence[str]]], tried: Sequence[Tried]) -> list[list[str]]:
+    """Return of each caller's runs those that nothing more comes of."""
+    del tried
+    names = {lookup_name(run_id): run_id for (run_ids,) in many for run_id in run_ids}
     going = {names[name] for (name,) in ask(db, _SELECT_GOING, (list(names),))}
-    return [run_id for run_id in run_ids if run_id not in going]
+    return [[run_id for run_id in run_ids if run_id not in going] for (run_ids,) in many]
 
 
 _FIELDS = (

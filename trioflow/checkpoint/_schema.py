@@ -188,27 +188,32 @@ def _version(db: apsw.Connection) -> int:
 
 
 class _Transaction:
-    """A block that is one transaction, undone where it raises."""
+    """A block that is one transaction, or a part of one, undone where it raises."""
 
-    def __init__(self, db: apsw.Connection, begin: str) -> None:
+    def __init__(self, db: apsw.Connection, begin: str, commit: str, undo: Sequence[str]) -> None:
         self._db = db
         self._begin = begin
+        self._commit = commit
+        self._undo = undo
 
     def __enter__(self) -> None:
         self._db.execute(self._begin)
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         if kind is None:
-            self._db.execute("COMMIT")
-        elif self._db.in_transaction:
-            self._db.execute("ROLLBACK")
+            self._db.execute(self._commit)
+        elif self._db.in_transaction:  # SQLite undoes all of it by itself where the disk fails
+            for each in self._undo:
+                self._db.execute(each)
 
 
 def immediately(db: apsw.Connection) -> _Transaction:
-    """Return a transaction that has the write lock from its first moment."""
-    return _Transaction(db, "BEGIN IMMEDIATE")
+    """Return a transaction that has the write lock from its first moment; in another one, a part of that."""
+    if db.in_transaction:
+        return _Transaction(db, "SAVEPOINT part", "RELEASE part", ("ROLLBACK TO part", "RELEASE part"))
+    return _Transaction(db, "BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",))
 
 
 def reading(db: apsw.Connection) -> _Transaction:
     """Return a transaction that sees one state of the file."""
-    return _Transaction(db, "BEGIN")
+    return _Transaction(db, "BEGIN", "COMMIT", ("ROLLBACK",))
