@@ -24,7 +24,7 @@ from trioflow._durable.steps import (
 from trioflow._runtime.signals import Paused
 from trioflow._text import list_known, quote
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore
-from trioflow.checkpoint.session import check_run_id, decode, load_verified, open_store
+from trioflow.checkpoint.session import check_loaded, check_run_id, decode, load_verified, open_store
 from trioflow.errors import (
     CheckpointConflictError,
     CheckpointMismatchError,
@@ -65,6 +65,8 @@ class Claimed(msgspec.Struct, frozen=True):
     """The epoch."""
     entry: str
     """The node that a run begins with which was submitted by who does not know the graph."""
+    last: Checkpoint | None
+    """Its last step, where it was read when it was claimed."""
 
 
 class Resumed(msgspec.Struct, Generic[S], frozen=True):
@@ -199,7 +201,10 @@ class KeptRuns(Generic[S]):
         Cancellation: passes through; the run can be taken over.
         """
         async with open_store(self._store) as store:
-            checkpoint = await load_verified(store, asked.run_id)
+            if served.last is None:
+                checkpoint = await load_verified(store, asked.run_id)
+            else:
+                checkpoint = await check_loaded(served.last, asked.run_id)
             if not checkpoint.step and not checkpoint.next_node:
                 checkpoint = msgspec.structs.replace(checkpoint, next_node=served.entry)
             self._check_resumable(checkpoint, asked)

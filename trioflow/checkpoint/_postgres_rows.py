@@ -24,6 +24,7 @@ from trioflow.errors import CheckpointCorruptError, CheckpointError
 
 __all__ = (
     "DAMAGE",
+    "LOOKED_AT",
     "SQL",
     "Run",
     "Tried",
@@ -34,6 +35,7 @@ __all__ = (
     "find",
     "find_locked",
     "history",
+    "last_step",
     "list_runs",
     "load",
     "load_items",
@@ -48,7 +50,7 @@ __all__ = (
 )
 
 LOOKED_AT = 1 << 16
-"""Bytes of a state up to which a list of runs looks whether it is whole."""
+"""Bytes of a state up to which a list of runs looks whether it is whole, and a run is given out with it."""
 
 LONGEST_NAME = 1_000
 """Bytes of an id or key up to which it is found by itself, and not by its digest."""
@@ -372,6 +374,14 @@ def _loaded(run_id: str, step: int | None, row: Sequence[Any] | None) -> Checkpo
     except CheckpointCorruptError as error:
         return error
     return Checkpoint(run_id=run_id, state=saved[-1], **fields)
+
+
+def last_step(run_id: str, row: Sequence[Any]) -> Checkpoint | None:
+    """Return the last step of a run by its row; None where there is none, or it is damaged, which `load` finds."""
+    try:
+        return None if row[-1] is None else Checkpoint(run_id=run_id, state=row[-1], **_whole_step(run_id, row))
+    except CheckpointCorruptError:
+        return None
 
 
 def _whole_step(run_id: str, row: Sequence[Any]) -> dict[str, Any]:

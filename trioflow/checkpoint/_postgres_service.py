@@ -14,6 +14,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, LiteralString
 
+import psycopg
+
 from trioflow.checkpoint import _postgres_rows as rows
 from trioflow.checkpoint._entries import already_there, has_ended, not_submitted
 from trioflow.checkpoint._postgres_rows import (
@@ -108,8 +110,13 @@ _SELECT = (
     " FROM trioflow_service WHERE run = %s"
 )
 _LOOK = """
-    SELECT name, graph, status, reason, seal_of_outcome, outcome
-    FROM trioflow_service JOIN trioflow_runs ON number = run WHERE name = ANY(%b)
+    SELECT run.name, service.graph, service.status, service.reason, service.seal_of_outcome, service.outcome,
+        saved.step, saved.graph, saved.node, saved.next_node, saved.iterations, saved.status, saved.created_at,
+        saved.kind, saved.forked_from, saved.version, saved.digest, saved.pause, saved.seal, saved.state
+    FROM trioflow_service AS service JOIN trioflow_runs AS run ON run.number = service.run
+        LEFT JOIN trioflow_steps AS saved ON saved.run = run.number AND saved.step = run.last_step
+            AND service.status = 'completed' AND octet_length(saved.state) <= %(most)s
+    WHERE run.name = ANY(%(names)b)
 """
 _SELECT_LEFT_BEHIND = """
     SELECT run, run_id FROM trioflow_service JOIN trioflow_runs ON number = run
@@ -164,7 +171,13 @@ _TAKE = """
     )
     UPDATE trioflow_service AS service SET status = 'running', due = %(until)s::float8, waits_for = NULL,
         reason = NULL
-    FROM drawn WHERE service.run = drawn.number RETURNING drawn.number, drawn.epoch, service.is_cancelled
+    FROM drawn JOIN trioflow_runs AS run ON run.number = drawn.number
+        LEFT JOIN trioflow_steps AS saved
+            ON saved.run = run.number AND saved.step = run.last_step AND octet_length(saved.state) <= %(most)s
+    WHERE service.run = drawn.number
+    RETURNING drawn.number, drawn.epoch, service.is_cancelled, saved.step, saved.graph, saved.node,
+        saved.next_node, saved.iterations, saved.status, saved.created_at, saved.kind, saved.forked_from,
+        saved.version, saved.digest, saved.pause, saved.seal, saved.state
 """
 _RELEASE = "UPDATE trioflow_service SET status = %s, due = %s, waits_for = %b, reason = %b WHERE run = %s"
 _END = (
@@ -236,11 +249,21 @@ def _drawn(db: Connection, runs: Sequence[Mapping[str, Any]], tried: Sequence[Tr
 def lease(db: Connection, request: LeaseRequest, *, tried: Tried) -> LeaseGrant:
     """Prolong what is held, and take what is due."""
     del tried
+    try:
+        return _lease(db, request, rows.LOOKED_AT)
+    except psycopg.Error as error:
+        if error.sqlstate not in rows.DAMAGE:
+            raise
+    # A step that cannot be read keeps nobody from the other runs: who makes its run finds it.
+    return _lease(db, request, -1)
+
+
+def _lease(db: Connection, request: LeaseRequest, most: int) -> LeaseGrant:
     with db.transaction():
         ask(db, _TURN)
         now = _now(db)
         held = _prolonged(db, request, now)
-        taken = _taken(db, _due(db, request, now), now, request.lease)
+        taken = _taken(db, _due(db, request, now), (now, request.lease, most))
         if taken:
             ask(db, _NOTIFY)
         due = ask(db, _NEXT_DUE, ([graph.encode() for graph in request.graphs], now))[0][0]
@@ -282,8 +305,9 @@ def _due(db: Connection, request: LeaseRequest, now: float) -> Sequence[tuple[in
     return [*left_behind, *((number, run_id, graph) for _, number, run_id, graph in sorted(due))][: request.room]
 
 
-def _taken(db: Connection, found: Sequence[tuple[int, str, str]], now: float, seconds: float) -> list[Lease]:
+def _taken(db: Connection, found: Sequence[tuple[int, str, str]], how: tuple[float, float, int]) -> list[Lease]:
     """Claim these runs, but those that were deleted, let go of or ended meanwhile, and return their leases."""
+    now, seconds, most = how
     numbers = [number for number, _, _ in found]
     if not numbers:
         return []
@@ -291,16 +315,20 @@ def _taken(db: Connection, found: Sequence[tuple[int, str, str]], now: float, se
     locked = ask(db, _LOCK_DUE, (numbers, now))
     rows.take_inside(db, [number for number, whole in locked if whole])
     values = {"numbers": [number for number, whole in locked if whole], "now": now, "until": now + seconds}
-    taken = {number: (epoch, is_cancelled) for number, epoch, is_cancelled in ask(db, _TAKE, values)}
+    taken = {number: row for number, *row in ask(db, _TAKE, {**values, "most": most})}
     for number, whole in locked:
         if not whole:
             # It keeps nobody from the others; a list of runs says that it is damaged.
             _do(db, _RELEASE, "blocked", None, None, b"what is kept of it is damaged", number)
     return [
-        Lease(run_id=run_id, graph=graph, epoch=taken[number][0], is_cancelled=taken[number][1])
-        for number, run_id, graph in found
-        if number in taken
+        _lease_of(run_id, graph, taken[number]) for number, run_id, graph in found if number in taken
     ]
+
+
+def _lease_of(run_id: str, graph: str, row: Sequence[Any]) -> Lease:
+    epoch, is_cancelled, *last = row
+    known = rows.last_step(run_id, last)
+    return Lease(run_id=run_id, graph=graph, epoch=epoch, is_cancelled=is_cancelled, last=known)
 
 
 def release(db: Connection, run_id: str, epoch: int, given: Release, *, tried: Tried) -> None:
@@ -414,14 +442,14 @@ def look(db: Connection, many: Sequence[tuple[str]], tried: Sequence[Tried]) -> 
     """Return for each run how it stands, or why that cannot be said."""
     del tried
     names = [lookup_name(run_id) for (run_id,) in many]
-    found = {name: row for name, *row in ask(db, _LOOK, (names,))}
+    found = {name: row for name, *row in ask(db, _LOOK, {"names": names, "most": rows.LOOKED_AT})}
     return [_looked_at(run_id, found.get(name)) for (run_id,), name in zip(many, names, strict=True)]
 
 
 def _looked_at(run_id: str, row: Sequence[Any] | None) -> ServiceRun | CheckpointError:
     if row is None:
         return not_submitted(run_id)
-    graph, status, reason, seal, outcome = row
+    graph, status, reason, seal, outcome, *last = row
     if outcome is not None and seal != seal_item(run_id, status, outcome):
         return damaged(run_id, "what it ended with is not what was saved")
     return ServiceRun(
@@ -430,6 +458,7 @@ def _looked_at(run_id: str, row: Sequence[Any] | None) -> ServiceRun | Checkpoin
         status=status,
         reason=None if reason is None else shown(reason),
         outcome=outcome,
+        last=rows.last_step(run_id, last),
     )
 
 

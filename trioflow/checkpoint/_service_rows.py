@@ -12,7 +12,7 @@ from typing import Any, cast
 import apsw
 
 from trioflow.checkpoint._entries import already_there, has_ended, not_submitted
-from trioflow.checkpoint._rows import claimed, find, new_run, put_step, take
+from trioflow.checkpoint._rows import claimed, find, last_step, new_run, put_step, take
 from trioflow.checkpoint._schema import immediately, reading
 from trioflow.checkpoint._seals import damaged, seal_item
 from trioflow.checkpoint.memory import not_found
@@ -159,13 +159,15 @@ def _due(db: apsw.Connection, request: LeaseRequest, now: float) -> Sequence[tup
 def _taken(db: apsw.Connection, row: tuple[int, str, str, bool], until: float) -> Lease | None:
     number, run_id, graph, is_cancelled = row
     try:
-        epoch = take(db, run_id)
+        run = take(db, run_id)
     except CheckpointCorruptError:
         # It keeps nobody from the others; a list of runs says that it is damaged.
         db.execute(_RELEASE, ("blocked", None, None, "what is kept of it is damaged", number))
         return None
     db.execute(_TAKE, (until, number))
-    return Lease(run_id=run_id, graph=graph, epoch=epoch, is_cancelled=is_cancelled)
+    return Lease(
+        run_id=run_id, graph=graph, epoch=run.epoch, is_cancelled=is_cancelled, last=last_step(db, run)
+    )
 
 
 def release(db: apsw.Connection, run_id: str, epoch: int, given: Release, now: float) -> None:
@@ -240,10 +242,14 @@ def look(db: apsw.Connection, run_id: str) -> ServiceRun:
     """Return how the run stands."""
     with reading(db):
         row = _submitted(db, run_id)
+        run = _find(db, run_id) if row[3] == "completed" else None
+        last = None if run is None else last_step(db, run)
     status, outcome = row[3], row[9]
     if outcome is not None and row[8] != seal_item(run_id, status, outcome):
         raise damaged(run_id, "what it ended with is not what was saved")
-    return ServiceRun(run_id=run_id, graph=row[2], status=status, reason=row[7], outcome=outcome)
+    return ServiceRun(
+        run_id=run_id, graph=row[2], status=status, reason=row[7], outcome=outcome, last=last
+    )
 
 
 def ended(db: apsw.Connection, run_ids: Sequence[str]) -> list[str]:

@@ -158,7 +158,7 @@ class PostgresStore:
         Cancellation: waits until it is submitted, for two seconds; after that it was, whole, or it was not.
         """
         await self._write_together(Together(_service.submit, checkpoint, delay, size=len(checkpoint.state)))
-        self._changes.note()
+        self._note()
 
     async def lease(self, request: LeaseRequest) -> LeaseGrant:
         """See `ServiceStore.lease`.
@@ -184,7 +184,7 @@ class PostgresStore:
         await self._write_together(
             Together(_service.finish, run_id, epoch, status, outcome, reason, run_id=run_id)
         )
-        self._changes.note()
+        self._note()
 
     async def put_signal(self, run_id: str, name: str, payload: bytes) -> None:
         """See `ServiceStore.put_signal`.
@@ -292,8 +292,13 @@ class PostgresStore:
         Cancellation: done, or not begun, or of unknown fate and whole.
         """
         result = await self._write(operation, *args)
-        self._changes.note()
+        self._note()
         return result
+
+    def _note(self) -> None:
+        """Take note of a change of this process."""
+        self._changes.note()
+        self._notifications.wake()
 
     async def _read(self, operation: Callable[..., R], *args: object) -> R:
         result: R = await self._take(Alone(operation, *args, tried=rows.Tried()))

@@ -63,6 +63,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """The epoch under which its steps are saved."""
     is_cancelled: bool
     """Whether its cancellation was asked for."""
+    last: Checkpoint | None = None
+    """Its last step, as it was read when it was given; None is to be loaded, such as one that is large or damaged."""
 
 
 class LeaseGrant(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +104,8 @@ class ServiceRun(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be said of it."""
     outcome: bytes | None
     """What it ended with; None until it has ended."""
+    last: Checkpoint | None = None
+    """Its last step, where it is completed; None is to be loaded, such as one that is large or damaged."""
 
 
 @runtime_checkable
