@@ -89,7 +89,7 @@ def service_config(**fields: Any) -> ServiceConfig:
 
 async def make_runs(url: str) -> float:
     async with get_checkpoint_store(url) as store:
-        config = service_config(max_runs=16)
+        config = service_config(max_runs=64)
         async with open_service(store, [graph_of(same)], config=config) as service:
             await service.result(await service.submit("bench", State()))
             start = perf_counter()

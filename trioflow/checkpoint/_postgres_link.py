@@ -31,11 +31,16 @@ APPLICATION = "trioflow"
 
 _DURABLE = ("on", "remote_apply")
 
+# A statement is planned once in a session. All that is looked for has a key, and a plan that was made while there was
+# little must not be one that reads whole tables when there is much.
 _SETTINGS = """
     SELECT set_config('lock_timeout', %(lock)s, false), set_config('statement_timeout', %(statement)s, false),
         set_config('idle_in_transaction_session_timeout', %(statement)s, false),
         set_config('default_transaction_isolation', 'read committed', false),
         set_config('default_transaction_read_only', %(read_only)s, false),
+        set_config('plan_cache_mode', 'force_generic_plan', false), set_config('jit', 'off', false),
+        set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off', false),
+        set_config('enable_mergejoin', 'off', false),
         set_config('synchronous_commit', CASE current_setting('synchronous_commit')
             WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)
 """

@@ -566,8 +566,8 @@ def vacuum(db: Connection) -> None:
 
 
 def ask(db: Connection, query: LiteralString, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
-    """Return the rows that `query` gives; in binary, which needs no escaping of bytes."""
-    return db.execute(SQL(query), values, binary=True).fetchall()
+    """Return the rows that `query` gives; in binary, which needs no escaping of bytes, and planned once."""
+    return db.execute(SQL(query), values, prepare=True, binary=True).fetchall()
 
 
 def find(db: Connection, run_id: str) -> Run | None:

@@ -11,7 +11,8 @@ number that is remembered (`Tried`), and runs that were taken for nobody come ba
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, LiteralString
 
 import psycopg
@@ -65,7 +66,8 @@ _FRESH = 0.7
 
 _NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
 _NOTIFY = f"SELECT pg_notify('{CHANNEL}', current_schema())"
-_TURN = "SELECT pg_advisory_xact_lock(hashtextextended('trioflow.' || current_schema(), 0))"
+# One round trip for both.
+_TURN = "BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('trioflow.' || current_schema(), 0))"
 
 # Before a run is added it has a number, by which it is known again. Nothing is drawn for one that is there.
 _DRAW = """
@@ -118,64 +120,94 @@ _LOOK = """
             AND service.status = 'completed' AND octet_length(saved.state) <= %(most)s
     WHERE run.name = ANY(%(names)b)
 """
-_SELECT_LEFT_BEHIND = """
-    SELECT run, run_id FROM trioflow_service JOIN trioflow_runs ON number = run
-    WHERE graph = %(graph)b AND (status = 'running') AND due <= %(now)s AND name <> ALL(%(passed)b)
-    ORDER BY due, run LIMIT %(room)s
-"""
-_SELECT_DUE = """
-    SELECT run, run_id, due FROM trioflow_service JOIN trioflow_runs ON number = run
-    WHERE graph = %(graph)b AND NOT (status = 'running') AND due <= %(now)s AND name <> ALL(%(passed)b)
-    ORDER BY due, run LIMIT %(room)s
-"""
-# One that was left behind keeps its place: whoever has it may come back, and it can only be taken over.
-_COUNT_RUNNING = """
-    SELECT count(*) FROM trioflow_service JOIN trioflow_runs ON number = run
-    WHERE graph = %(graph)b AND (status = 'running') AND (due > %(now)s OR name = ANY(%(refused)b))
-"""
-_NEXT_DUE = "SELECT min(due) FROM trioflow_service WHERE graph = ANY(%b) AND due > %s"
 _SELECT_GOING = (
     "SELECT name FROM trioflow_runs JOIN trioflow_service ON run = number"
     " WHERE name = ANY(%b) AND status NOT IN ('completed', 'failed', 'cancelled')"
 )
 _PROLONG = "UPDATE trioflow_service SET due = %s WHERE run = %s"
-_PROLONG_HELD = """
-    WITH held AS (
+# Those that are held are prolonged, unless their leases are nearly whole, which is not worth a write. Of each graph as
+# many are chosen as there is room for; one that was left behind comes first, for it has had its turn, and keeps its
+# place in the graph's limit: whoever has it may come back, and it can only be taken over.
+_LOOK_FOR_DUE = """
+    WITH clock AS MATERIALIZED (
+        SELECT extract(epoch FROM clock_timestamp())::float8 AS now
+    ), held AS (
         SELECT run.number, run.name, service.is_cancelled
-        FROM unnest(%(names)b::bytea[], %(epochs)s::bigint[]) AS given(name, epoch)
+        FROM unnest(%(held)b::bytea[], %(epochs)s::bigint[]) AS given(name, epoch)
             JOIN trioflow_runs AS run ON run.name = given.name AND run.epoch = given.epoch
             JOIN trioflow_service AS service ON service.run = run.number
         WHERE service.status = 'running' AND run.seal = trioflow_seal(run.name, run.run_id, run.epoch,
             run.last_step, run.items, run.created_at, run.updated_at, run.parent)
     ), prolonged AS (
-        UPDATE trioflow_service AS service SET due = %(until)s FROM held
-        WHERE service.run = held.number AND service.due < %(worn)s
+        UPDATE trioflow_service AS service SET due = clock.now + %(lease)s::float8
+        FROM held, clock WHERE service.run = held.number AND service.due < clock.now + %(worn)s::float8
+    ), asked AS (
+        SELECT given.graph, given.place, clock.now, least(%(room)s::bigint, given.allowed - (
+            SELECT count(*) FROM trioflow_service AS service JOIN trioflow_runs AS run ON run.number = service.run
+            WHERE given.allowed IS NOT NULL AND service.graph = given.graph AND (service.status = 'running')
+                AND (service.due > clock.now OR run.name = ANY(%(refused)b::bytea[]))
+        )) AS room
+        FROM clock, unnest(%(graphs)b::bytea[], %(limits)s::bigint[]) WITH ORDINALITY
+            AS given(graph, allowed, place)
+    ), left_behind AS (
+        SELECT asked.graph, asked.place, found.run, found.due
+        FROM asked CROSS JOIN LATERAL (
+            SELECT service.run, service.due
+            FROM trioflow_service AS service JOIN trioflow_runs AS run ON run.number = service.run
+            WHERE service.graph = asked.graph AND (service.status = 'running') AND service.due <= asked.now
+                AND run.name <> ALL(%(passed)b::bytea[])
+            ORDER BY service.due, service.run LIMIT greatest(asked.room, 0)
+        ) AS found
+    ), waiting AS (
+        SELECT asked.graph, found.run, found.due
+        FROM asked CROSS JOIN LATERAL (
+            SELECT service.run, service.due
+            FROM trioflow_service AS service JOIN trioflow_runs AS run ON run.number = service.run
+            WHERE service.graph = asked.graph AND NOT (service.status = 'running') AND service.due <= asked.now
+                AND run.name <> ALL(%(passed)b::bytea[])
+            ORDER BY service.due, service.run
+            LIMIT greatest(asked.room - (SELECT count(*) FROM left_behind WHERE place = asked.place), 0)
+        ) AS found
+    ), chosen AS (
+        SELECT run, graph, row_number() OVER (ORDER BY place, due, run) AS turn
+        FROM (SELECT run, graph, place, due FROM left_behind
+            UNION ALL SELECT run, graph, 9223372036854775807, due FROM waiting) AS found
+        ORDER BY turn LIMIT %(room)s::bigint
+    ), locked AS MATERIALIZED (
+        SELECT run.number, run.run_id, chosen.graph, chosen.turn, run.seal = trioflow_seal(run.name, run.run_id,
+            run.epoch, run.last_step, run.items, run.created_at, run.updated_at, run.parent) AS whole
+        FROM chosen JOIN trioflow_runs AS run ON run.number = chosen.run
+        ORDER BY run.number FOR UPDATE OF run
     )
-    SELECT name, is_cancelled FROM held
+    SELECT 'due', number, run_id, graph, whole, turn::float8 FROM locked
+    UNION ALL SELECT 'held', number, name, NULL, is_cancelled, NULL FROM held
+    UNION ALL SELECT 'next', NULL, NULL, NULL, NULL, (
+        SELECT min(due) FROM trioflow_service WHERE graph = ANY(%(graphs)b::bytea[]) AND due > clock.now
+    ) - clock.now FROM clock
 """
-_LOCK_DUE = """
-    SELECT run.number, run.seal = trioflow_seal(run.name, run.run_id, run.epoch, run.last_step, run.items,
-        run.created_at, run.updated_at, run.parent)
-    FROM trioflow_runs AS run JOIN trioflow_service AS service ON service.run = run.number
-    WHERE run.number = ANY(%s) AND service.due <= %s
-    ORDER BY run.number FOR UPDATE
-"""
+# Those that were let go of or ended while their locks were waited for are left. What was read before may be older
+# than the lock; what is read here is not.
 _TAKE = """
-    WITH drawn AS (
-        SELECT number, nextval('trioflow_epoch') AS epoch FROM unnest(%(numbers)s::bigint[]) AS number
+    WITH clock AS MATERIALIZED (
+        SELECT extract(epoch FROM clock_timestamp())::float8 AS now
+    ), drawn AS MATERIALIZED (
+        SELECT service.run AS number, nextval('trioflow_epoch') AS epoch
+        FROM clock, trioflow_service AS service WHERE service.run = ANY(%(numbers)s) AND service.due <= clock.now
     ), taken AS (
         UPDATE trioflow_runs AS run SET epoch = drawn.epoch, updated_at = %(now)s::float8,
             seal = trioflow_seal(run.name, run.run_id, drawn.epoch, run.last_step, run.items, run.created_at,
                 %(now)s::float8, run.parent)
         FROM drawn WHERE run.number = drawn.number
     )
-    UPDATE trioflow_service AS service SET status = 'running', due = %(until)s::float8, waits_for = NULL,
-        reason = NULL
-    FROM drawn JOIN trioflow_runs AS run ON run.number = drawn.number
+    UPDATE trioflow_service AS service SET status = 'running', due = clock.now + %(lease)s::float8,
+        waits_for = NULL, reason = NULL
+    FROM clock, drawn JOIN trioflow_runs AS run ON run.number = drawn.number
         LEFT JOIN trioflow_steps AS saved
             ON saved.run = run.number AND saved.step = run.last_step AND octet_length(saved.state) <= %(most)s
     WHERE service.run = drawn.number
-    RETURNING drawn.number, drawn.epoch, service.is_cancelled, saved.step, saved.graph, saved.node,
+    RETURNING drawn.number, pg_notify(%(channel)s, current_schema()), (
+            SELECT array_agg(inside.number) FROM trioflow_runs AS inside WHERE inside.parent = drawn.number
+        ), drawn.epoch, service.is_cancelled, saved.step, saved.graph, saved.node,
         saved.next_node, saved.iterations, saved.status, saved.created_at, saved.kind, saved.forked_from,
         saved.version, saved.digest, saved.pause, saved.seal, saved.state
 """
@@ -259,70 +291,63 @@ def lease(db: Connection, request: LeaseRequest, *, tried: Tried) -> LeaseGrant:
 
 
 def _lease(db: Connection, request: LeaseRequest, most: int) -> LeaseGrant:
-    with db.transaction():
-        ask(db, _TURN)
-        now = _now(db)
-        held = _prolonged(db, request, now)
-        taken = _taken(db, _due(db, request, now), (now, request.lease, most))
-        if taken:
-            ask(db, _NOTIFY)
-        due = ask(db, _NEXT_DUE, ([graph.encode() for graph in request.graphs], now))[0][0]
-    return LeaseGrant(held=held, taken=taken, next_due=None if due is None else due - now)
-
-
-def _prolonged(db: Connection, request: LeaseRequest, now: float) -> Mapping[str, bool]:
-    """Prolong the leases that are held; return which still are, and whether they are to be cancelled."""
-    if not request.held:
-        return {}
     held = {lookup_name(run_id): (run_id, epoch) for run_id, epoch in request.held}
-    values = {
-        "names": list(held),
-        "epochs": [epoch for _, epoch in held.values()],
-        "until": now + request.lease,
-        # A lease that is nearly whole is not worth a write.
-        "worn": now + request.lease * _FRESH,
-    }
-    return {held[name][0]: is_cancelled for name, is_cancelled in ask(db, _PROLONG_HELD, values)}
-
-
-def _due(db: Connection, request: LeaseRequest, now: float) -> Sequence[tuple[int, str, str]]:
-    """Return number, id and graph of the runs to take, in their order."""
     refused = [lookup_name(run_id) for run_id in request.refused]
-    passed = [*refused, *(lookup_name(run_id) for run_id, _ in request.held)]
-    left_behind: list[tuple[int, str, str]] = []
-    due: list[tuple[float, int, str, str]] = []
-    for graph in request.graphs:
-        asked = {"graph": graph.encode(), "now": now, "passed": passed, "refused": refused}
-        room, limit = request.room, request.limits.get(graph)
-        if limit is not None:
-            room = min(room, limit - ask(db, _COUNT_RUNNING, asked)[0][0])
-        if room <= 0:
-            continue
-        found = ask(db, _SELECT_LEFT_BEHIND, {**asked, "room": room})
-        left_behind += [(number, shown(run_id), graph) for number, run_id in found]
-        waiting = ask(db, _SELECT_DUE, {**asked, "room": room - len(found)})
-        due += [(since, number, shown(run_id), graph) for number, run_id, since in waiting]
-    return [*left_behind, *((number, run_id, graph) for _, number, run_id, graph in sorted(due))][: request.room]
+    values = {
+        "held": list(held),
+        "epochs": [epoch for _, epoch in held.values()],
+        "lease": request.lease,
+        "worn": request.lease * _FRESH,
+        "room": max(request.room, 0),
+        "graphs": [graph.encode() for graph in request.graphs],
+        "limits": [request.limits.get(graph) for graph in request.graphs],
+        "refused": refused,
+        "passed": [*refused, *held],
+        "most": most,
+    }
+    with _in_turn(db):
+        found = ask(db, _LOOK_FOR_DUE, values)
+        due = sorted(
+            (turn, number, shown(name), graph.decode(), whole)
+            for kind, number, name, graph, whole, turn in found
+            if kind == "due"
+        )
+        taken = _taken(db, due, values) if due else []
+    return LeaseGrant(
+        held={held[name][0]: is_cancelled for kind, _, name, _, is_cancelled, _ in found if kind == "held"},
+        taken=taken,
+        next_due=next(seconds for kind, *_, seconds in found if kind == "next"),
+    )
 
 
-def _taken(db: Connection, found: Sequence[tuple[int, str, str]], how: tuple[float, float, int]) -> list[Lease]:
-    """Claim these runs, but those that were deleted, let go of or ended meanwhile, and return their leases."""
-    now, seconds, most = how
-    numbers = [number for number, _, _ in found]
-    if not numbers:
-        return []
+@contextmanager
+def _in_turn(db: Connection) -> Iterator[None]:
+    """Be the only one who takes runs, in a transaction that begins with the lock of who does."""
+    db.execute(rows.SQL(_TURN))
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if not db.closed:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _taken(
+    db: Connection, due: Sequence[tuple[float, int, str, str, bool]], values: Mapping[str, Any]
+) -> list[Lease]:
+    """Claim these runs, which are locked, and return their leases."""
+    numbers = [number for _, number, _, _, whole in due if whole]
+    found = ask(db, _TAKE, {**values, "numbers": numbers, "now": time.time(), "channel": CHANNEL})
+    taken = {number: row for number, _, _, *row in found}
     # Whoever worked inside a run did so for its former holder.
-    locked = ask(db, _LOCK_DUE, (numbers, now))
-    rows.take_inside(db, [number for number, whole in locked if whole])
-    values = {"numbers": [number for number, whole in locked if whole], "now": now, "until": now + seconds}
-    taken = {number: row for number, *row in ask(db, _TAKE, {**values, "most": most})}
-    for number, whole in locked:
+    if any(inside for _, _, inside, *_ in found):
+        rows.take_inside(db, list(taken))
+    for _, number, _, _, whole in due:
         if not whole:
             # It keeps nobody from the others; a list of runs says that it is damaged.
             _do(db, _RELEASE, "blocked", None, None, b"what is kept of it is damaged", number)
-    return [
-        _lease_of(run_id, graph, taken[number]) for number, run_id, graph in found if number in taken
-    ]
+    return [_lease_of(run_id, graph, taken[number]) for _, number, run_id, graph, _ in due if number in taken]
 
 
 def _lease_of(run_id: str, graph: str, row: Sequence[Any]) -> Lease:
