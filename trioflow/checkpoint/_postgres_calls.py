@@ -1,9 +1,9 @@
 """How the calls of a PostgreSQL store are made in its thread: in statements that do what many callers want.
 
-An operation that is made `Together` with others is one statement, and so one transaction, for all who wait for it,
-and says of each what became of it. Where the statement fails, nothing of it is kept, and each call is made by itself.
-Where the connection is lost on the way, or a caller is cancelled, each call of the statement is of unknown fate, and
-knows it when it is made again (`Tried.again`).
+An operation that is made `Together` with others is one statement, and so one transaction, for all who wait for
+it, and says of each what became of it. Where the statement fails, nothing of it is kept, and each call is made by
+itself. Where the connection is lost on the way, or a caller is cancelled, each call of the statement is of unknown
+fate, and knows it when it is made again (`Tried.again`).
 """
 
 import threading
@@ -144,21 +144,23 @@ class Calls:
     ) -> Exception | None:
         """Make the calls over as many connections as it takes; return why the server does not make them."""
         while True:
-            answered = False
+            is_answered = False
             try:
                 _make_on(self._link.ready(stop), part)
-                answered = True
-                return None
+                is_answered = True
             except _FAILURES as error:
-                if not self._link.is_lost(error):
-                    answered = True
-                    return error
-                lost = error
+                is_answered = not self._link.is_lost(error)
+                failure = error
+            else:
+                return None
             finally:
-                if not answered:
+                # Also where one of the callers is cancelled.
+                if not is_answered:
                     for call in part:
                         call.tried.again = True
-            patience.wait(lost, self._link.name)
+            if is_answered:
+                return failure
+            patience.wait(failure, self._link.name)
 
     def _meaning(self, error: Exception) -> CheckpointError:
         """Return what the driver raised as what it means."""

@@ -31,8 +31,8 @@ APPLICATION = "trioflow"
 
 _DURABLE = ("on", "remote_apply")
 
-# A statement is planned once in a session. All that is looked for has a key, and a plan that was made while there was
-# little must not be one that reads whole tables when there is much.
+# A statement is planned once in a session. All that is looked for has a key, and a plan that was made while there
+# was little must not be one that reads whole tables when there is much.
 _SETTINGS = """
     SELECT set_config('lock_timeout', %(lock)s, false), set_config('statement_timeout', %(statement)s, false),
         set_config('idle_in_transaction_session_timeout', %(statement)s, false),

@@ -1,9 +1,9 @@
 """What the PostgreSQL store does with its tables: each function is one transaction, in a worker thread.
 
-A save is one statement, for as many runs as are saved together: it looks whether the epochs are the runs' latest,
-locks the runs, and writes, in one round trip. Whoever loses the connection does not know whether that happened; the
-next attempt reads first (`Tried.again`). Rows are sealed as in a SQLite file, a run's row by the server: it knows how
-many items were new.
+A save is one statement, for as many runs as are saved together: it looks whether the epochs are the runs'
+latest, locks the runs, and writes, in one round trip. Whoever loses the connection does not know whether that
+happened; the next attempt reads first (`Tried.again`). Rows are sealed as in a SQLite file, a run's row by the
+server: it knows how many items were new.
 """
 
 import hashlib
@@ -108,9 +108,9 @@ _TAKE_INSIDE = """
 _SAVE = """
     WITH held AS MATERIALIZED (
         SELECT run.number, given.*
-        FROM unnest(%(name)b::bytea[], %(epoch)s::bigint[], %(step)s::bigint[], %(graph)b::bytea[], %(node)b::bytea[],
-            %(next_node)b::bytea[], %(iterations)s::bigint[], %(status)b::bytea[], %(created_at)s::float8[],
-            %(kind)b::bytea[], %(forked_from)b::bytea[], %(version)s::bigint[], %(digest)b::bytea[],
+        FROM unnest(%(name)b::bytea[], %(epoch)s::bigint[], %(step)s::bigint[], %(graph)b::bytea[],
+            %(node)b::bytea[], %(next_node)b::bytea[], %(iterations)s::bigint[], %(status)b::bytea[],
+            %(created_at)s::float8[], %(kind)b::bytea[], %(forked_from)b::bytea[], %(version)s::bigint[], %(digest)b::bytea[],
             %(pause)b::bytea[], %(info_seal)b::bytea[], %(seal)b::bytea[], %(state)b::bytea[])
             AS given(name, epoch, step, graph, node, next_node, iterations, status, created_at, kind, forked_from,
                 version, digest, pause, info_seal, seal, state)

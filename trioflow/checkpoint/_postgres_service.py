@@ -1,6 +1,7 @@
 """What the PostgreSQL store does for a service: each function is one transaction, in a worker thread.
 
-What each run needs is one statement for all who want it: to submit, to finish, to look. Its arrays have a column each.
+What each run needs is one statement for all who want it, with an array for each column: to submit, to finish,
+to look.
 
 A run that was submitted has a row of its own beside the one in `trioflow_runs`, under the same number, which is
 also its place in the queue. Times are the server's. Whoever changes the row has locked the run's first, so the
@@ -125,9 +126,9 @@ _SELECT_GOING = (
     " WHERE name = ANY(%b) AND status NOT IN ('completed', 'failed', 'cancelled')"
 )
 _PROLONG = "UPDATE trioflow_service SET due = %s WHERE run = %s"
-# Those that are held are prolonged, unless their leases are nearly whole, which is not worth a write. Of each graph as
-# many are chosen as there is room for; one that was left behind comes first, for it has had its turn, and keeps its
-# place in the graph's limit: whoever has it may come back, and it can only be taken over.
+# Those that are held are prolonged, unless their leases are nearly whole, which is not worth a write. Of each
+# graph as many are chosen as there is room for; one that was left behind comes first, for it has had its turn, and
+# keeps its place in the graph's limit: whoever has it may come back, and it can only be taken over.
 _LOOK_FOR_DUE = """
     WITH clock AS MATERIALIZED (
         SELECT extract(epoch FROM clock_timestamp())::float8 AS now
@@ -203,7 +204,8 @@ _TAKE = """
         waits_for = NULL, reason = NULL
     FROM clock, drawn JOIN trioflow_runs AS run ON run.number = drawn.number
         LEFT JOIN trioflow_steps AS saved
-            ON saved.run = run.number AND saved.step = run.last_step AND octet_length(saved.state) <= %(most)s
+            ON saved.run = CASE WHEN %(most)s >= 0 THEN run.number END AND saved.step = run.last_step
+                AND octet_length(saved.state) <= %(most)s
     WHERE service.run = drawn.number
     RETURNING drawn.number, pg_notify(%(channel)s, current_schema()), (
             SELECT array_agg(inside.number) FROM trioflow_runs AS inside WHERE inside.parent = drawn.number
@@ -324,13 +326,13 @@ def _lease(db: Connection, request: LeaseRequest, most: int) -> LeaseGrant:
 def _in_turn(db: Connection) -> Iterator[None]:
     """Be the only one who takes runs, in a transaction that begins with the lock of who does."""
     db.execute(rows.SQL(_TURN))
+    end: LiteralString = "ROLLBACK"
     try:
         yield
-        db.execute("COMMIT")
-    except BaseException:
+        end = "COMMIT"
+    finally:
         if not db.closed:
-            db.execute("ROLLBACK")
-        raise
+            db.execute(rows.SQL(end))
 
 
 def _taken(

@@ -1,12 +1,12 @@
 """The one thread of a store: the calls that wait for it are made together, and each ends by itself.
 
-One of the callers takes all that wait to the thread and waits for it; when it is back, the first of those who have
-come meanwhile takes the next ones. So many callers cost one hop to a thread, and a store can do in one transaction
-what they want, while each has a result or an error of its own, and no task is left over.
+One of the callers takes all that wait to the thread and waits for it; when it is back, the first of those who
+have come meanwhile takes the next ones. So many callers cost one hop to a thread, and a store can do in one
+transaction what they want, while each has a result or an error of its own, and no task is left over.
 
-A caller that is cancelled leaves at once while it waits for its turn. One whose call is under way stays: the thread
-may look whether any of them was cancelled (`is_given_up`), and come back without having ended all; those that nobody
-has given up are made again.
+A caller that is cancelled leaves at once while it waits for its turn. One whose call is under way stays: the
+thread may look whether any of them was cancelled (`is_given_up`), and come back without having ended all; those
+that nobody has given up are made again.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ import trio
 __all__ = ("Call", "Turns")
 
 MOST = 200
-"""Calls that are made together at most: others wait for a thread, and other processes for a transaction, no longer."""
+"""Calls that are made together at most: for so many, and no more, do others and other processes wait."""
 
 
 class Call:
@@ -105,6 +105,7 @@ class Turns:
                 if call.is_given_up and not call.is_done:
                     call.is_given_up = False
                     await trio.lowlevel.checkpoint_if_cancelled()
+                    self._waiting.append(call)
         finally:
             if call in self._waiting:
                 self._waiting.remove(call)
@@ -120,6 +121,8 @@ class Turns:
 
         def abort(_: object) -> trio.lowlevel.Abort:
             if call in self._waiting:
+                # At once: nothing may be done for who is not there any more.
+                self._waiting.remove(call)
                 call.task = None
                 return trio.lowlevel.Abort.SUCCEEDED
             call.is_given_up = True
@@ -141,7 +144,7 @@ class Turns:
             await trio.to_thread.run_sync(self._make, group, limiter=self.limiter)
         finally:
             self._is_taken = False
-            self._waiting[:0] = [call for call in group if not call.is_done]
+            self._waiting[:0] = [call for call in group if not (call.is_done or call.is_given_up)]
             for call in group:
                 if call.is_done or call.is_given_up:
                     _wake(call)

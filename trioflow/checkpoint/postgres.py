@@ -1,8 +1,8 @@
 """Runs kept in PostgreSQL: one store for many processes and machines.
 
-Calls are made in a worker thread, on the store's one connection, and a save is one round trip; what many wait for is
-one statement (`_postgres_calls`). A connection that is lost is made again, and what was under way is looked up before
-anything is repeated. Nothing waits for ever, and no password is shown. See `docs/design/durability.md`.
+Calls are made in a worker thread, on the store's one connection, and a save is one round trip; what many wait for
+is one statement (`_postgres_calls`). A connection that is lost is made again, and what was under way is looked up
+before anything is repeated. Nothing waits for ever, and no password is shown. See `docs/design/durability.md`.
 """
 
 from collections.abc import Callable, Sequence

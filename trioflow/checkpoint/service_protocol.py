@@ -64,7 +64,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     is_cancelled: bool
     """Whether its cancellation was asked for."""
     last: Checkpoint | None = None
-    """Its last step, as it was read when it was given; None is to be loaded, such as one that is large or damaged."""
+    """Its last step, as it was when it was given; None is to be loaded, such as one that is large or damaged."""
 
 
 class LeaseGrant(msgspec.Struct, frozen=True, kw_only=True):

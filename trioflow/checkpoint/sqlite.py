@@ -1,8 +1,8 @@
 """Runs kept in a SQLite file: the embedded store, with nothing to install or to start.
 
 Calls are made in a worker thread, those together that wait for it (`_turns`): nothing blocks the loop, and a
-cancellation waits for the call. Writes that are made together are one transaction, with one commit, and each of them
-is a part of it that is undone by itself where it is refused. See `docs/design/durability.md`.
+cancellation waits for the call. Writes that are made together are one transaction, with one commit, and each of
+them is a part of it that is undone by itself where it is refused. See `docs/design/durability.md`.
 """
 
 import os
