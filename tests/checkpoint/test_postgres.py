@@ -718,6 +718,25 @@ async def test_a_run_whose_step_cannot_be_read_is_given_out_with_the_others(stor
     assert asked.count(_postgres_service._TAKE) == 2
 
 
+async def test_who_waits_for_its_turn_to_take_runs_waits_within_bounds(postgres_server, schema, bounds):
+    bounds(lock=0.2)
+    request = LeaseRequest(graphs=["g"], room=5, limits={}, lease=30.0)
+    async with PostgresStore(postgres_server.url(schema)) as store:
+        await store.submit(checkpoint("a", 0), 0.0)
+        with postgres_server.connect(options=f"-csearch_path={schema}") as other:
+            with other.transaction():
+                other.execute("SELECT pg_advisory_xact_lock(hashtextextended('trioflow.' || current_schema(), 0))")
+                with pytest.raises(CheckpointStoreError, match="is locked by another session for too long"):
+                    await store.lease(request)
+            # Nothing of it is left: what comes next is kept.
+            await store.submit(checkpoint("b", 0), 0.0)
+            assert other.execute("SELECT count(*) FROM trioflow_service").fetchone() == (2,)
+            store._link._session.execute("BEGIN")
+            await store.submit(checkpoint("c", 0), 0.0)
+            assert other.execute("SELECT count(*) FROM trioflow_service").fetchone() == (3,)
+        assert [lease.run_id for lease in (await store.lease(request)).taken] == ["a", "b", "c"]
+
+
 async def test_a_plan_is_made_once_and_reads_no_table_from_end_to_end(store):
     for number in range(2):
         await store.submit(checkpoint(f"run {number}", 0), 0.0)

@@ -9,7 +9,12 @@ import pytest
 import trio
 import trio.testing
 
-from trioflow import CheckpointConflictError, CheckpointMismatchError, CheckpointNotFoundError, CheckpointStoreError
+from trioflow import (
+    CheckpointConflictError,
+    CheckpointMismatchError,
+    CheckpointNotFoundError,
+    CheckpointStoreError,
+)
 from trioflow.checkpoint import _schema
 from trioflow.checkpoint._turns import MOST, Call, Turns
 from trioflow.checkpoint.sqlite import SqliteStore
@@ -314,6 +319,15 @@ async def test_who_is_cancelled_in_a_group_has_done_what_it_wanted(store):
         await trio.testing.wait_all_tasks_blocked()
         go_on.set()
     assert {run.run_id for run in await store.list_runs()} == {"run 0", "run 1", "run 2"}
+
+
+async def test_a_transaction_that_was_left_open_takes_nothing_with_it(store, tmp_path):
+    store._db.execute("BEGIN IMMEDIATE")
+    await together(*(store.submit(new_run(name), 0.0) for name in "ab"))
+    store._db.execute("BEGIN IMMEDIATE")
+    await store.submit(new_run("c"), 0.0)
+    async with SqliteStore(tmp_path / "runs.db") as other:
+        assert {run.run_id for run in await other.list_runs()} == {"a", "b", "c"}
 
 
 async def test_closing_comes_after_those_who_wait(tmp_path):

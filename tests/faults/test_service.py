@@ -77,7 +77,7 @@ class Faults:
         """Kill a process in the middle of a step of one of these runs, and return when that was."""
         while True:
             # At once, for a step is short: what is sought is the one that sleeps for a while, and does not park.
-            lines = [json.loads(line) for line in self.log.read_text().splitlines()]  # noqa: ASYNC240
+            lines = [json.loads(line) for line in self.log.read_text().splitlines()]
             latest = {line["run"]: line for line in lines if line.get("run") in run_ids}
             busy = [line["pid"] for line in latest.values() if line["what"] == "begin" and line["step"] == 1]
             found = [number for number, process in enumerate(self.processes) if process.pid in busy]

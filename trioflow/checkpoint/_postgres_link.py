@@ -16,6 +16,7 @@ import msgspec
 import psycopg
 import trio
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 
 from trioflow._text import describe_error, one_line, quote
 from trioflow.checkpoint._postgres_schema import Connection, prepare
@@ -235,6 +236,9 @@ class Link:
             self._session = self._open(stop)
             self.reached = True
         self._session.stop = stop
+        if self._session.pgconn.transaction_status != TransactionStatus.IDLE:
+            # Left by what failed and could not be undone; nothing may become a part of it.
+            self._session.rollback()
         return self._session
 
     @contextmanager

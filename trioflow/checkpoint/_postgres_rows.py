@@ -110,8 +110,8 @@ _SAVE = """
         SELECT run.number, given.*
         FROM unnest(%(name)b::bytea[], %(epoch)s::bigint[], %(step)s::bigint[], %(graph)b::bytea[],
             %(node)b::bytea[], %(next_node)b::bytea[], %(iterations)s::bigint[], %(status)b::bytea[],
-            %(created_at)s::float8[], %(kind)b::bytea[], %(forked_from)b::bytea[], %(version)s::bigint[], %(digest)b::bytea[],
-            %(pause)b::bytea[], %(info_seal)b::bytea[], %(seal)b::bytea[], %(state)b::bytea[])
+            %(created_at)s::float8[], %(kind)b::bytea[], %(forked_from)b::bytea[], %(version)s::bigint[],
+            %(digest)b::bytea[], %(pause)b::bytea[], %(info_seal)b::bytea[], %(seal)b::bytea[], %(state)b::bytea[])
             AS given(name, epoch, step, graph, node, next_node, iterations, status, created_at, kind, forked_from,
                 version, digest, pause, info_seal, seal, state)
             JOIN trioflow_runs AS run ON run.name = given.name AND run.epoch = given.epoch

@@ -325,9 +325,9 @@ def _lease(db: Connection, request: LeaseRequest, most: int) -> LeaseGrant:
 @contextmanager
 def _in_turn(db: Connection) -> Iterator[None]:
     """Be the only one who takes runs, in a transaction that begins with the lock of who does."""
-    db.execute(rows.SQL(_TURN))
     end: LiteralString = "ROLLBACK"
     try:
+        db.execute(rows.SQL(_TURN))
         yield
         end = "COMMIT"
     finally:

@@ -200,11 +200,16 @@ class _Transaction:
         self._db.execute(self._begin)
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
-        if kind is None:
-            self._db.execute(self._commit)
-        elif self._db.in_transaction:  # SQLite undoes all of it by itself where the disk fails
-            for each in self._undo:
-                self._db.execute(each)
+        is_kept = False
+        try:
+            if kind is None:
+                self._db.execute(self._commit)
+                is_kept = True
+        finally:
+            # SQLite undoes all of it by itself where the disk fails.
+            if not is_kept and self._db.in_transaction:
+                for each in self._undo:
+                    self._db.execute(each)
 
 
 def immediately(db: apsw.Connection) -> _Transaction:

@@ -352,6 +352,9 @@ class SqliteStore:
     def _ready(self) -> apsw.Connection:
         if self._db is None:
             self._db = self._open()
+        elif self._db.in_transaction:
+            # Left by what failed and could not be undone either; nothing may become a part of it.
+            self._db.execute("ROLLBACK")
         return self._db
 
     def _open(self) -> apsw.Connection:
