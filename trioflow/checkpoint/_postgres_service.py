@@ -128,7 +128,8 @@ _SELECT_GOING = (
 _PROLONG = "UPDATE trioflow_service SET due = %s WHERE run = %s"
 # Those that are held are prolonged, unless their leases are nearly whole, which is not worth a write. Of each
 # graph as many are chosen as there is room for; one that was left behind comes first, for it has had its turn, and
-# keeps its place in the graph's limit: whoever has it may come back, and it can only be taken over.
+# keeps its place in the graph's limit: whoever has it may come back, and it can only be taken over. So does one
+# that is passed over: its lease may have ended, and be prolonged in this statement, which does not see that.
 _LOOK_FOR_DUE = """
     WITH clock AS MATERIALIZED (
         SELECT extract(epoch FROM clock_timestamp())::float8 AS now
@@ -146,7 +147,7 @@ _LOOK_FOR_DUE = """
         SELECT given.graph, given.place, clock.now, least(%(room)s::bigint, given.allowed - (
             SELECT count(*) FROM trioflow_service AS service JOIN trioflow_runs AS run ON run.number = service.run
             WHERE given.allowed IS NOT NULL AND service.graph = given.graph AND (service.status = 'running')
-                AND (service.due > clock.now OR run.name = ANY(%(refused)b::bytea[]))
+                AND (service.due > clock.now OR run.name = ANY(%(passed)b::bytea[]))
         )) AS room
         FROM clock, unnest(%(graphs)b::bytea[], %(limits)s::bigint[]) WITH ORDINALITY
             AS given(graph, allowed, place)
@@ -294,7 +295,6 @@ def lease(db: Connection, request: LeaseRequest, *, tried: Tried) -> LeaseGrant:
 
 def _lease(db: Connection, request: LeaseRequest, most: int) -> LeaseGrant:
     held = {lookup_name(run_id): (run_id, epoch) for run_id, epoch in request.held}
-    refused = [lookup_name(run_id) for run_id in request.refused]
     values = {
         "held": list(held),
         "epochs": [epoch for _, epoch in held.values()],
@@ -303,8 +303,7 @@ def _lease(db: Connection, request: LeaseRequest, most: int) -> LeaseGrant:
         "room": max(request.room, 0),
         "graphs": [graph.encode() for graph in request.graphs],
         "limits": [request.limits.get(graph) for graph in request.graphs],
-        "refused": refused,
-        "passed": [*refused, *held],
+        "passed": [*(lookup_name(run_id) for run_id in request.refused), *held],
         "most": most,
     }
     with _in_turn(db):

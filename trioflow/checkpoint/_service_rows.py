@@ -138,14 +138,13 @@ def _find(db: apsw.Connection, run_id: str) -> Any:
 def _due(db: apsw.Connection, request: LeaseRequest, now: float) -> Sequence[tuple[int, str, str, bool]]:
     """Return number, id, graph and whether it is cancelled of the runs to take, in their order."""
     passed = json.dumps([*request.refused, *(run_id for run_id, _ in request.held)])
-    refused = json.dumps([*request.refused])
     left_behind: list[tuple[int, str, str, bool]] = []
     due: list[Any] = []
     for graph in request.graphs:
         limit = request.limits.get(graph)
         room = request.room
         if limit is not None:
-            room = min(room, limit - cast("int", db.execute(_COUNT_RUNNING, (graph, now, refused)).get))
+            room = min(room, limit - cast("int", db.execute(_COUNT_RUNNING, (graph, now, passed)).get))
         if room <= 0:
             continue
         rows: Any = list(db.execute(_SELECT_LEFT_BEHIND, (graph, now, passed, room)))

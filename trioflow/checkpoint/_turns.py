@@ -10,6 +10,7 @@ that nobody has given up are made again.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, final
 
 import trio
@@ -70,17 +71,14 @@ class Turns:
 
     Args:
         make: makes calls in the thread: it ends each of them, or raises, or leaves some because one is given up.
-
-    Attributes:
-        limiter: held while the thread is used.
     """
 
-    __slots__ = ("_is_taken", "_make", "_waiting", "limiter")
+    __slots__ = ("_is_taken", "_limiter", "_make", "_waiting")
 
     def __init__(self, make: Callable[[Sequence[Call]], None]) -> None:
-        self.limiter = trio.CapacityLimiter(1)
+        self._limiter = trio.CapacityLimiter(1)
         self._make = make
-        self._waiting: list[Call] = []
+        self._waiting: dict[Call, None] = {}
         self._is_taken = False
 
     def __repr__(self) -> str:
@@ -95,7 +93,7 @@ class Turns:
 
         Cancellation: before its turn nothing is done; then it is the thread that says whether to wait.
         """
-        self._waiting.append(call)
+        self._waiting[call] = None
         try:
             while not call.is_done:
                 if self._is_taken:
@@ -105,10 +103,9 @@ class Turns:
                 if call.is_given_up and not call.is_done:
                     call.is_given_up = False
                     await trio.lowlevel.checkpoint_if_cancelled()
-                    self._waiting.append(call)
+                    self._waiting[call] = None
         finally:
-            if call in self._waiting:
-                self._waiting.remove(call)
+            self._waiting.pop(call, None)
             self._pass_on()
         return call.result()
 
@@ -122,7 +119,7 @@ class Turns:
         def abort(_: object) -> trio.lowlevel.Abort:
             if call in self._waiting:
                 # At once: nothing may be done for who is not there any more.
-                self._waiting.remove(call)
+                del self._waiting[call]
                 call.task = None
                 return trio.lowlevel.Abort.SUCCEEDED
             call.is_given_up = True
@@ -140,11 +137,14 @@ class Turns:
         try:
             # Whoever is about to call has its chance to be among them.
             await trio.lowlevel.checkpoint()
-            group, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-            await trio.to_thread.run_sync(self._make, group, limiter=self.limiter)
+            group = list(islice(self._waiting, MOST))
+            for call in group:
+                del self._waiting[call]
+            await trio.to_thread.run_sync(self._make, group, limiter=self._limiter)
         finally:
             self._is_taken = False
-            self._waiting[:0] = [call for call in group if not (call.is_done or call.is_given_up)]
+            left = [call for call in group if not (call.is_done or call.is_given_up)]
+            self._waiting = dict.fromkeys([*left, *self._waiting]) if left else self._waiting
             for call in group:
                 if call.is_done or call.is_given_up:
                     _wake(call)
@@ -152,7 +152,7 @@ class Turns:
     def _pass_on(self) -> None:
         """Let the first who waits take the next ones, where nobody does."""
         if not self._is_taken and self._waiting:
-            _wake(self._waiting[0])
+            _wake(next(iter(self._waiting)))
 
 
 def _wake(call: Call) -> None:
