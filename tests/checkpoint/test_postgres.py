@@ -22,6 +22,7 @@ from trioflow import (
     CheckpointConfig,
     CheckpointConflictError,
     CheckpointCorruptError,
+    CheckpointMismatchError,
     CheckpointNotFoundError,
     CheckpointStoreError,
     ConfigError,
@@ -30,13 +31,14 @@ from trioflow import (
 )
 from trioflow.checkpoint.codec import sealed
 from trioflow.checkpoint.registry import open_to_look
+from trioflow.checkpoint.service_protocol import LeaseRequest
 from trioflow.testing import CheckpointStoreConformance, ServiceStoreConformance
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 
 from psycopg.sql import SQL
 
-from trioflow.checkpoint import _postgres_rows, _postgres_schema
+from trioflow.checkpoint import _postgres_rows, _postgres_schema, _postgres_service
 from trioflow.checkpoint._postgres_link import Bounds, Patience
 from trioflow.checkpoint.postgres import PostgresStore
 
@@ -388,8 +390,8 @@ async def test_a_page_that_cannot_be_read_is_one_corrupt_run(store, postgres_ser
 class Lossy:
     """Loses the store's connection before, or after, what changes the database at a place."""
 
-    def __init__(self, store, monkeypatch, name, *, after, meanwhile=None):
-        real = getattr(_postgres_rows, name)
+    def __init__(self, store, monkeypatch, name, *, after, meanwhile=None, module=_postgres_rows):
+        real = getattr(module, name)
         self.attempts = 0
 
         def operation(db, *args, **kwargs):
@@ -403,7 +405,7 @@ class Lossy:
                 meanwhile()
             return db.execute("SELECT 1")
 
-        monkeypatch.setattr(_postgres_rows, name, operation)
+        monkeypatch.setattr(module, name, operation)
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -533,6 +535,217 @@ async def test_a_user_without_privileges_is_enough(postgres_server, schema, ask)
         assert await store.load("run") == checkpoint()
         await store.delete("run")
         lost.close()
+
+
+# Calls that are made together
+
+
+async def together(*calls):
+    """Await all of these at once, and return what each came to."""
+    ends = [None] * len(calls)
+
+    async def one(number, call):
+        try:
+            ends[number] = await call
+        except Exception as error:
+            ends[number] = error
+
+    async with trio.open_nursery() as nursery:
+        for number, call in enumerate(calls):
+            nursery.start_soon(one, number, call)
+    return ends
+
+
+@pytest.fixture
+def statements(monkeypatch):
+    """Return the list of what is asked from now on."""
+    asked = []
+    real = _postgres_rows.ask
+
+    def ask(db, query, *args):
+        asked.append(query)
+        return real(db, query, *args)
+
+    for module in (_postgres_rows, _postgres_service):
+        monkeypatch.setattr(module, "ask", ask)
+    return asked
+
+
+async def test_what_many_want_is_one_statement_and_who_is_refused_undoes_no_other(store, statements):
+    mine, there = await store.claim("mine"), await store.claim("there")
+    statements.clear()
+    ends = await together(
+        store.submit(checkpoint("a", 0), 0.0),
+        store.submit(checkpoint("there", 0), 0.0),
+        store.submit(checkpoint("a", 0), 0.0),
+        store.save(checkpoint("mine"), mine),
+        store.save(checkpoint("there"), mine),
+        store.submit(checkpoint("b", 0), 0.0),
+    )
+    kinds = [type(end) for end in ends]
+    # Of two of one name, either is the first.
+    assert {kinds.pop(0), kinds.pop(1)} == {type(None), CheckpointMismatchError}
+    assert kinds == [CheckpointMismatchError, type(None), CheckpointConflictError, type(None)]
+    wanted = [_postgres_rows._SAVE, _postgres_service._DRAW, _postgres_service._SUBMIT]
+    assert sorted(each for each in statements if each != _postgres_rows._SELECT_RUN) == sorted(wanted)
+    assert {run.run_id: run.status for run in await store.list_runs()} == {"a": "queued", "b": "queued", "mine": "running"}
+    await store.save(checkpoint("there"), there)
+
+
+async def test_what_many_ask_for_is_one_statement_and_each_is_told(store, statements, ask):
+    for name in ("a", "b", "odd"):
+        await store.save(checkpoint(name), await store.claim(name))
+    ask("UPDATE trioflow_steps SET node = 'x' WHERE run = (SELECT number FROM trioflow_runs WHERE name = 'odd')")
+    statements.clear()
+    ends = await together(store.load("a"), store.load("odd"), store.load("none"), store.load("b", 1), store.load("b", 2))
+    assert [type(end) for end in ends[1:3]] == [CheckpointCorruptError, CheckpointNotFoundError]
+    assert (ends[0], ends[3]) == (checkpoint("a"), checkpoint("b"))
+    assert isinstance(ends[4], CheckpointNotFoundError)
+    assert statements == [_postgres_rows._LOAD]
+
+
+async def test_of_one_run_a_statement_saves_one_step(store, statements):
+    epoch = await store.claim("run")
+    statements.clear()
+    assert await together(*(store.save(checkpoint(step=step), epoch) for step in (1, 2, 3))) == [None] * 3
+    assert statements == [_postgres_rows._SAVE] * 3
+    assert [info.step for info in await store.history("run")] == [1, 2, 3]
+
+
+async def test_what_no_column_holds_leaves_those_that_are_saved_with_it(store):
+    epochs = {name: await store.claim(name) for name in "abc"}
+    odd = Checkpoint(**{name: getattr(checkpoint("b"), name) for name in Checkpoint.__struct_fields__} | {"step": 2**63})
+    ends = await together(
+        store.save(checkpoint("a"), epochs["a"]), store.save(odd, epochs["b"]), store.save(checkpoint("c"), epochs["c"])
+    )
+    assert [type(end) for end in ends] == [type(None), CheckpointStoreError, type(None)]
+    assert {run.run_id for run in await store.list_runs()} == {"a", "c"}
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_runs_of_unknown_fate_that_were_submitted_together_are_each_looked_up(store, monkeypatch, after, ask):
+    await store.claim("there")
+    lossy = Lossy(store, monkeypatch, "submit", after=after, module=_postgres_service)
+    names = [f"run {number}" for number in range(5)]
+    ends = await together(*(store.submit(checkpoint(name, 0), 0.0) for name in [*names, "there", "run 3"]))
+    assert lossy.attempts == 2
+    assert sorted(type(end) is CheckpointMismatchError for end in ends) == [False] * 5 + [True] * 2
+    assert isinstance(ends[5], CheckpointMismatchError)
+    assert sorted(run.run_id for run in await store.list_runs()) == names
+    assert ask("SELECT count(*) FROM trioflow_service") == [(5,)]
+
+
+async def test_a_submission_of_unknown_fate_is_refused_where_another_came_first(store, url, monkeypatch):
+    def overtake():
+        async def submit():
+            async with PostgresStore(url) as other:
+                await other.submit(checkpoint("b", 0, b"theirs"), 0.0)
+
+        trio.run(submit)
+
+    Lossy(store, monkeypatch, "submit", after=False, meanwhile=overtake, module=_postgres_service)
+    ends = await together(*(store.submit(checkpoint(name, 0), 0.0) for name in "abc"))
+    assert [type(end) for end in ends] == [type(None), CheckpointMismatchError, type(None)]
+    assert (await store.load("b")).state == b"theirs"
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_steps_of_unknown_fate_that_were_saved_together_are_each_looked_up(store, monkeypatch, after):
+    epochs = {name: await store.claim(name) for name in "abc"}
+    Lossy(store, monkeypatch, "save", after=after)
+    calls = [store.save(checkpoint(name), epoch) for name, epoch in epochs.items()]
+    ends = await together(*calls, store.save(checkpoint("a", 2), epochs["b"]))
+    assert [type(end) for end in ends] == [type(None)] * 3 + [CheckpointConflictError]
+    assert [[info.step for info in await store.history(name)] for name in "abc"] == [[1]] * 3
+
+
+async def test_one_who_is_cancelled_leaves_a_group_that_hangs_and_the_others_have_what_they_want(
+    url, bounds, postgres_server, schema
+):
+    bounds(cancelled=0.3)
+    async with PostgresStore(url) as store:
+        epochs = {name: await store.claim(name) for name in "abc"}
+        scopes = {name: trio.CancelScope() for name in epochs}
+        left = []
+
+        async def save(name):
+            with scopes[name]:
+                await store.save(checkpoint(name), epochs[name])
+            left.append((name, scopes[name].cancelled_caught))
+
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                with postgres_server.connect(options=f"-csearch_path={schema}") as other, other.transaction():
+                    other.execute("SELECT 1 FROM trioflow_runs FOR UPDATE")
+                    for name in epochs:
+                        nursery.start_soon(save, name)
+                    await trio.sleep(0.3)
+                    scopes["b"].cancel()
+                    while not left:  # noqa: ASYNC110 - it is the thread that says so
+                        await trio.sleep(0.02)
+                    assert left == [("b", True)]
+        assert sorted(left) == [("a", False), ("b", True), ("c", False)]
+        assert [len(await store.history(name)) for name in "ac"] == [1, 1]
+        await store.save(checkpoint("b"), epochs["b"])
+
+
+async def test_a_change_of_this_process_wakes_who_waits_for_the_server(store):
+    await store.claim("run")  # which makes the tables
+    seen = await store.wait_for_change(None, 60.0)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.wait_for_change, seen, 60.0)
+            await trio.sleep(0.3)
+            # What the server notifies of it has come, and was read, before the change was noted here.
+            store._note()
+
+
+async def test_a_run_whose_step_cannot_be_read_is_given_out_with_the_others(store, ask, monkeypatch):
+    asked = []
+    real = _postgres_service.ask
+
+    def damaged(db, query, *values):
+        asked.append(query)
+        if query is _postgres_service._TAKE and values[0]["most"] >= 0:
+            return real(db, "DO $$ BEGIN RAISE EXCEPTION 'page is damaged' USING ERRCODE = 'XX001'; END $$")
+        return real(db, query, *values)
+
+    for name in "ab":
+        await store.submit(checkpoint(name, 0), 0.0)
+    monkeypatch.setattr(_postgres_service, "ask", damaged)
+    grant = await store.lease(LeaseRequest(graphs=["g"], room=5, limits={}, lease=30.0))
+    assert [(lease.run_id, lease.last) for lease in grant.taken] == [("a", None), ("b", None)]
+    assert asked.count(_postgres_service._TAKE) == 2
+
+
+async def test_who_waits_for_its_turn_to_take_runs_waits_within_bounds(postgres_server, schema, bounds):
+    bounds(lock=0.2)
+    request = LeaseRequest(graphs=["g"], room=5, limits={}, lease=30.0)
+    async with PostgresStore(postgres_server.url(schema)) as store:
+        await store.submit(checkpoint("a", 0), 0.0)
+        with postgres_server.connect(options=f"-csearch_path={schema}") as other:
+            with other.transaction():
+                other.execute("SELECT pg_advisory_xact_lock(hashtextextended('trioflow.' || current_schema(), 0))")
+                with pytest.raises(CheckpointStoreError, match="is locked by another session for too long"):
+                    await store.lease(request)
+            # Nothing of it is left: what comes next is kept.
+            await store.submit(checkpoint("b", 0), 0.0)
+            assert other.execute("SELECT count(*) FROM trioflow_service").fetchone() == (2,)
+            store._link._session.execute("BEGIN")
+            await store.submit(checkpoint("c", 0), 0.0)
+            assert other.execute("SELECT count(*) FROM trioflow_service").fetchone() == (3,)
+        assert [lease.run_id for lease in (await store.lease(request)).taken] == ["a", "b", "c"]
+
+
+async def test_a_plan_is_made_once_and_reads_no_table_from_end_to_end(store):
+    for number in range(2):
+        await store.submit(checkpoint(f"run {number}", 0), 0.0)
+    session = store._link._session
+    plans = session.execute("SELECT sum(custom_plans), sum(generic_plans) FROM pg_prepared_statements").fetchone()
+    assert plans[0] == 0
+    assert plans[1] > 0
+    plan = session.execute("EXPLAIN SELECT 1 FROM trioflow_runs AS run JOIN unnest('{a,b}'::bytea[]) AS name USING (name)")
+    assert "Seq Scan" not in " ".join(row[0] for row in plan)
 
 
 # Several sessions

@@ -64,6 +64,7 @@ async def main(url, path):
     )
     async with get_checkpoint_store(url) as store:
         async with open_service(store, [graph_of("free", log), graph_of("limited", log)], config=config):
+            write(log, what="serves")
             await trio.sleep_forever()
 
 

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from trioflow.checkpoint.postgres import PostgresStore
 TERMINATIONS = int(os.environ.get("TRIOFLOW_TERMINATIONS", "20"))
 SEED = int(os.environ.get("TRIOFLOW_SEED", "1"))
 BATCH = 20
+GROUP = 8
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -60,10 +62,10 @@ def bounds(monkeypatch):
     return set_bounds
 
 
-def checkpoint(step, state=b"state"):
+def checkpoint(step, state=b"state", run_id="run"):
     return sealed(
         Checkpoint(
-            run_id="run", graph="g", step=step, node=f"n{step}", next_node="n", iterations=step,
+            run_id=run_id, graph="g", step=step, node=f"n{step}", next_node="n", iterations=step,
             state=state, status="running", pause=None, created_at=float(step),
         )
     )
@@ -137,6 +139,29 @@ async def test_sessions_that_are_ended_during_commits_cost_nothing(postgres_serv
         f"{ended.count} sessions ended over {step} steps and batches, seed {SEED}: all are there, once; "
         f"{sum(looked_up)} writes were looked up, of which {looked_up[0]} had been kept"
     )
+
+
+async def test_runs_that_are_submitted_and_saved_together_while_sessions_are_ended_are_there_once(postgres_server, url):
+    random_ = random.Random(SEED)
+    end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'trioflow'"
+    groups = 0
+    async with PostgresStore(url) as store:
+        epochs = {f"kept {number}": await store.claim(f"kept {number}") for number in range(GROUP)}
+        with postgres_server.connect() as db, Background(lambda: terminate(db, end, random_)) as ended:
+            while groups < 3 or ended.count < TERMINATIONS:
+                groups += 1
+                async with trio.open_nursery() as nursery:
+                    for number, (run_id, epoch) in enumerate(epochs.items()):
+                        first = checkpoint(0, b"state", f"run {groups}/{number}")
+                        nursery.start_soon(store.submit, first, 0.0)
+                        nursery.start_soon(store.save, checkpoint(groups, b"state", run_id), epoch)
+                assert ended.error is None
+    async with PostgresStore(url) as store:
+        listed = Counter(run.run_id for run in await store.list_runs())
+        assert listed == Counter([*epochs, *(f"run {each}/{n}" for each in range(1, groups + 1) for n in range(GROUP))])
+        for run_id in epochs:
+            assert [info.step for info in await store.history(run_id)] == list(range(1, groups + 1))
+    print(f"{ended.count} sessions ended over {groups} groups, seed {SEED}: all is there, once")
 
 
 def terminate(db, query, random_):

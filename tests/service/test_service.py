@@ -756,3 +756,26 @@ async def test_every_call_is_a_checkpoint(store, graph_of, nothing, autojump_clo
             await service.result("r")
         with assert_checkpoints():
             await service.cancel("r")
+
+
+async def test_a_result_that_is_there_does_not_wait_for_those_of_others(store, graph_of, nothing, autojump_clock):
+    async def work(state):
+        await trio.sleep(0 if state["id"] == "short" else 1_000)
+        return state
+
+    async with open_service(store, [graph_of(work)], config=ServiceConfig(observer="noop")) as service:
+        for name in ("short", "long"):
+            await service.submit("work", State(id=name), run_id=name)
+        await service.result("short")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service.result, "long")
+            await trio.sleep(10)
+            began = trio.current_time()
+            for _ in range(3):
+                await service.result("short")
+            assert trio.current_time() - began <= 1
+            nursery.cancel_scope.cancel()
+        # Whoever had looked for all is gone, and the next one looks by itself.
+        began = trio.current_time()
+        await service.result("long")
+        assert trio.current_time() - began < 1_000

@@ -24,7 +24,7 @@ from trioflow._durable.steps import (
 from trioflow._runtime.signals import Paused
 from trioflow._text import list_known, quote
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore
-from trioflow.checkpoint.session import check_run_id, decode, load_verified, open_store
+from trioflow.checkpoint.session import check_loaded, check_run_id, decode, load_verified, open_store
 from trioflow.errors import (
     CheckpointConflictError,
     CheckpointMismatchError,
@@ -65,6 +65,8 @@ class Claimed(msgspec.Struct, frozen=True):
     """The epoch of the claim."""
     entry: str
     """The graph's entry point, for a run that was submitted by a client without the graph."""
+    last: Checkpoint | None
+    """Its last step, if it was read together with the claim."""
 
 
 class Resumed(msgspec.Struct, Generic[S], frozen=True):
@@ -200,7 +202,10 @@ class KeptRuns(Generic[S]):
         Cancellation: passes through; another process can take the run over.
         """
         async with open_store(self._store) as store:
-            checkpoint = await load_verified(store, resumption.run_id)
+            if served.last is None:
+                checkpoint = await load_verified(store, resumption.run_id)
+            else:
+                checkpoint = await check_loaded(served.last, resumption.run_id)
             if not checkpoint.step and not checkpoint.next_node:
                 checkpoint = msgspec.structs.replace(checkpoint, next_node=served.entry)
             self._check_resumable(checkpoint, resumption)

@@ -16,12 +16,13 @@ import msgspec
 import psycopg
 import trio
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 
 from trioflow._text import describe_error, one_line, quote
 from trioflow.checkpoint._postgres_schema import Connection, prepare
 from trioflow.errors import CheckpointStoreError
 
-__all__ = ("Bounds", "Link", "Patience", "describe")
+__all__ = ("Bounds", "GivenUpError", "Link", "Patience", "describe")
 
 R = TypeVar("R")
 
@@ -31,11 +32,16 @@ APPLICATION = "trioflow"
 
 _DURABLE = ("on", "remote_apply")
 
+# A statement is planned once in a session. All that is looked for has a key, and a plan that was made while there
+# was little must not be one that reads whole tables when there is much.
 _SETTINGS = """
     SELECT set_config('lock_timeout', %(lock)s, false), set_config('statement_timeout', %(statement)s, false),
         set_config('idle_in_transaction_session_timeout', %(statement)s, false),
         set_config('default_transaction_isolation', 'read committed', false),
         set_config('default_transaction_read_only', %(read_only)s, false),
+        set_config('plan_cache_mode', 'force_generic_plan', false), set_config('jit', 'off', false),
+        set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off', false),
+        set_config('enable_mergejoin', 'off', false),
         set_config('synchronous_commit', CASE current_setting('synchronous_commit')
             WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)
 """
@@ -74,6 +80,10 @@ class Bounds(msgspec.Struct, kw_only=True, frozen=True):
     """For a server that this store has never reached."""
     cancelled: float = 2.0
     """For what is under way when its caller is cancelled."""
+
+
+class GivenUpError(Exception):
+    """One of those for whom the thread works was cancelled."""
 
 
 class _Silent(psycopg.OperationalError):
@@ -115,7 +125,7 @@ class _Session(psycopg.Connection[tuple[Any, ...]]):
     def _is_stopped(self) -> bool:
         try:
             self.stop()
-        except (trio.Cancelled, CheckpointStoreError):  # noqa: ASYNC103 - in a thread: it is raised when time is up
+        except (trio.Cancelled, GivenUpError, CheckpointStoreError):  # noqa: ASYNC103 - in a thread: it is raised when time is up
             return True  # noqa: ASYNC104 - the same
         return False
 
@@ -226,6 +236,9 @@ class Link:
             self._session = self._open(stop)
             self.reached = True
         self._session.stop = stop
+        if self._session.pgconn.transaction_status != TransactionStatus.IDLE:
+            # Left by what failed and could not be undone; nothing may become a part of it.
+            self._session.rollback()
         return self._session
 
     @contextmanager

@@ -35,7 +35,7 @@ class Notifications:
         is_taken: whether a task waits.
     """
 
-    __slots__ = ("_channel", "_db", "_link", "_note", "_own", "_schema", "is_taken")
+    __slots__ = ("_channel", "_db", "_link", "_note", "_own", "_patience", "_schema", "is_taken")
 
     def __init__(
         self, link: Link, channel: str, note: Callable[[], object], own: Callable[[], int | None]
@@ -46,6 +46,7 @@ class Notifications:
         self._own = own
         self._db: Connection | None = None
         self._schema = b""
+        self._patience = trio.CancelScope()
         self.is_taken = False
 
     def __repr__(self) -> str:
@@ -69,13 +70,21 @@ class Notifications:
             if self._db is None:
                 await self._open(poll)
             else:
-                with trio.move_on_after(LONGEST_SILENCE) as patience:
+                until = trio.current_time() + LONGEST_SILENCE
+                with trio.CancelScope(deadline=until) as self._patience:
                     await trio.lowlevel.wait_readable(self._db.fileno())
                 self._read()
-                if patience.cancelled_caught:
+                if trio.current_time() >= until:
                     self._note()  # the way to the server may be lost, which nobody says
         finally:
             self.is_taken = False
+
+    def wake(self) -> None:
+        """End the wait that is under way: something has changed in this process.
+
+        What the server notifies of it may have been read before anybody here was told that it is done.
+        """
+        self._patience.cancel(reason="something has changed in this process")
 
     async def aclose(self) -> None:
         """Close the connection; it is made again by the next wait.

@@ -1,8 +1,9 @@
 """What the PostgreSQL store does with its tables: each function is one transaction, in a worker thread.
 
-A save is one statement: it looks whether the epoch is the run's latest, locks the run, and writes, in one round
-trip. Whoever loses the connection does not know whether that happened; the next attempt reads first
-(`Tried.again`). Rows are sealed as in a SQLite file, a run's row by the server: it knows how many items were new.
+A save is one statement, for as many runs as are saved together: it looks whether the epochs are the runs'
+latest, locks the runs, and writes, in one round trip. Whoever loses the connection does not know whether that
+happened; the next attempt reads first (`Tried.again`). Rows are sealed as in a SQLite file, a run's row by the
+server: it knows how many items were new.
 """
 
 import hashlib
@@ -19,36 +20,43 @@ from trioflow.checkpoint._postgres_schema import Connection
 from trioflow.checkpoint._seals import INFO, REST, damaged, seal_info, seal_item, seal_step
 from trioflow.checkpoint.memory import conflict, foreign_child, not_found
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo
-from trioflow.errors import CheckpointCorruptError
+from trioflow.errors import CheckpointCorruptError, CheckpointError
 
 __all__ = (
     "DAMAGE",
+    "LOOKED_AT",
     "SQL",
     "Run",
     "Tried",
-    "add_run",
     "ask",
     "claim",
+    "columns",
     "delete",
+    "find",
     "find_locked",
     "history",
+    "last_step",
     "list_runs",
     "load",
     "load_items",
     "lookup_name",
-    "next_epoch",
+    "refusal",
     "save",
     "save_items",
     "shown",
+    "step_values",
     "take_inside",
     "vacuum",
 )
 
 LOOKED_AT = 1 << 16
-"""Bytes of a state up to which a list of runs looks whether it is whole."""
+"""Bytes of a state up to which a list of runs looks whether it is whole, and a run is given out with it."""
 
 LONGEST_NAME = 1_000
 """Bytes of an id or key up to which it is found by itself, and not by its digest."""
+
+_LARGEST = 2**63 - 1
+"""The largest number that a column holds."""
 
 DAMAGE = ("XX001", "XX002")
 """What PostgreSQL says of a table or index that is damaged."""
@@ -95,18 +103,26 @@ _TAKE_INSIDE = """
     FROM (SELECT number, nextval('trioflow_epoch') AS epoch FROM unnest(%s::bigint[]) AS number) AS drawn
     WHERE run.number = drawn.number
 """
+# What is saved, a column an array: one statement does for many runs what it does for one. Whoever locks several
+# locks them in the order of their numbers.
 _SAVE = """
     WITH held AS MATERIALIZED (
-        SELECT number FROM trioflow_runs WHERE name = %(name)b AND epoch = %(epoch)s
-            AND seal = trioflow_seal(name, run_id, epoch, last_step, items, created_at, updated_at, parent)
-        FOR UPDATE
+        SELECT run.number, given.*
+        FROM unnest(%(name)b::bytea[], %(epoch)s::bigint[], %(step)s::bigint[], %(graph)b::bytea[],
+            %(node)b::bytea[], %(next_node)b::bytea[], %(iterations)s::bigint[], %(status)b::bytea[],
+            %(created_at)s::float8[], %(kind)b::bytea[], %(forked_from)b::bytea[], %(version)s::bigint[],
+            %(digest)b::bytea[], %(pause)b::bytea[], %(info_seal)b::bytea[], %(seal)b::bytea[], %(state)b::bytea[])
+            AS given(name, epoch, step, graph, node, next_node, iterations, status, created_at, kind, forked_from,
+                version, digest, pause, info_seal, seal, state)
+            JOIN trioflow_runs AS run ON run.name = given.name AND run.epoch = given.epoch
+        WHERE run.seal = trioflow_seal(run.name, run.run_id, run.epoch, run.last_step, run.items, run.created_at,
+            run.updated_at, run.parent)
+        ORDER BY run.number FOR UPDATE OF run
     ), put AS (
         INSERT INTO trioflow_steps(run, step, graph, node, next_node, iterations, status, created_at, kind,
             forked_from, version, digest, pause, info_seal, seal, state)
-        SELECT number, %(step)s::bigint, %(graph)b::bytea, %(node)b::bytea, %(next_node)b::bytea,
-            %(iterations)s::bigint, %(status)b::bytea, %(created_at)s::float8, %(kind)b::bytea,
-            %(forked_from)b::bytea, %(version)s::bigint, %(digest)b::bytea, %(pause)b::bytea,
-            %(info_seal)b::bytea, %(seal)b::bytea, %(state)b::bytea
+        SELECT number, step, graph, node, next_node, iterations, status, created_at, kind, forked_from, version,
+            digest, pause, info_seal, seal, state
         FROM held
         ON CONFLICT (run, step) DO UPDATE SET graph = excluded.graph, node = excluded.node,
             next_node = excluded.next_node, iterations = excluded.iterations, status = excluded.status,
@@ -114,15 +130,19 @@ _SAVE = """
             version = excluded.version, digest = excluded.digest, pause = excluded.pause,
             info_seal = excluded.info_seal, seal = excluded.seal, state = excluded.state
     )
-    UPDATE trioflow_runs AS run SET last_step = %(step)s::bigint, updated_at = %(now)s::float8,
-        seal = trioflow_seal(run.name, run.run_id, run.epoch, %(step)s::bigint, run.items, run.created_at,
+    UPDATE trioflow_runs AS run SET last_step = held.step, updated_at = %(now)s::float8,
+        seal = trioflow_seal(run.name, run.run_id, run.epoch, held.step, run.items, run.created_at,
             %(now)s::float8, run.parent)
-    FROM held WHERE run.number = held.number RETURNING run.number
+    FROM held WHERE run.number = held.number RETURNING run.name
 """
 _IS_SAVED = """
-    SELECT 1 FROM trioflow_runs AS run JOIN trioflow_steps AS saved ON saved.run = run.number
-    WHERE run.name = %(name)b AND run.epoch = %(epoch)s AND run.last_step = %(step)s AND saved.step = %(step)s
-        AND saved.seal = %(seal)b
+    SELECT given.name
+    FROM unnest(%(name)b::bytea[], %(epoch)s::bigint[], %(step)s::bigint[], %(seal)b::bytea[])
+        AS given(name, epoch, step, seal)
+        JOIN trioflow_runs AS run ON run.name = given.name AND run.epoch = given.epoch
+            AND run.last_step = given.step
+        JOIN trioflow_steps AS saved ON saved.run = run.number AND saved.step = given.step
+            AND saved.seal = given.seal
 """
 # A row that was there before has been locked by this very statement, which leaves a mark in `xmax`.
 _SAVE_ITEMS = """
@@ -151,13 +171,14 @@ _COUNT_SAVED = """
     WHERE run.name = %(name)b AND run.epoch = %(epoch)s
 """
 _LOAD = """
-    SELECT run.last_step, run.seal = trioflow_seal(run.name, run.run_id, run.epoch, run.last_step, run.items,
-            run.created_at, run.updated_at, run.parent),
+    SELECT given.place, run.last_step, run.seal = trioflow_seal(run.name, run.run_id, run.epoch, run.last_step,
+            run.items, run.created_at, run.updated_at, run.parent),
         saved.step, saved.graph, saved.node, saved.next_node, saved.iterations, saved.status, saved.created_at,
         saved.kind, saved.forked_from, saved.version, saved.digest, saved.pause, saved.seal, saved.state
-    FROM trioflow_runs AS run LEFT JOIN trioflow_steps AS saved
-        ON saved.run = run.number AND saved.step = coalesce(%(step)s, run.last_step)
-    WHERE run.name = %(name)b
+    FROM unnest(%(names)b::bytea[], %(steps)s::bigint[]) WITH ORDINALITY AS given(name, step, place)
+        JOIN trioflow_runs AS run ON run.name = given.name
+        LEFT JOIN trioflow_steps AS saved
+            ON saved.run = run.number AND saved.step = coalesce(given.step, run.last_step)
 """
 _HISTORY = """
     SELECT run.last_step, run.seal = trioflow_seal(run.name, run.run_id, run.epoch, run.last_step, run.items,
@@ -241,8 +262,8 @@ def claim(db: Connection, run_id: str, parent: tuple[str, int] | None, *, tried:
             # The attempt before has claimed it, or somebody else has since, who goes on with it.
             return tried.epoch
         while run is None:
-            tried.epoch = next_epoch(db)
-            if add_run(db, run_id, tried.epoch, holder) is not None:
+            tried.epoch = _next_epoch(db)
+            if _add_run(db, run_id, tried.epoch, holder) is not None:
                 return tried.epoch
             run = find_locked(db, run_id)
         _check_whole(run, run_id)
@@ -250,12 +271,12 @@ def claim(db: Connection, run_id: str, parent: tuple[str, int] | None, *, tried:
             raise foreign_child(run_id, _name_of(db, run.parent))
         # Whoever worked inside the run did so for its former holder.
         take_inside(db, [run.number])
-        tried.epoch = next_epoch(db)
+        tried.epoch = _next_epoch(db)
         db.execute(_TAKE_RUN, {"epoch": tried.epoch, "now": time.time(), "number": run.number})
     return tried.epoch
 
 
-def add_run(db: Connection, run_id: str, epoch: int, parent: int | None = None) -> int | None:
+def _add_run(db: Connection, run_id: str, epoch: int, parent: int | None = None) -> int | None:
     """Add a run, and return its number; None where there is one of this id."""
     values = {**_names(run_id), "epoch": epoch, "now": time.time(), "parent": parent}
     added = ask(db, _ADD_RUN, values)
@@ -281,47 +302,86 @@ def _lock_inside(db: Connection, numbers: Sequence[int]) -> list[int]:
     return locked
 
 
-def next_epoch(db: Connection) -> int:
+def _next_epoch(db: Connection) -> int:
     """Draw an epoch."""
     # A sequence: what was drawn is never given out again, whatever becomes of the transaction.
     return int(ask(db, "SELECT nextval('trioflow_epoch')")[0][0])
 
 
-def save(db: Connection, checkpoint: Checkpoint, epoch: int, *, tried: Tried) -> None:
-    """Keep the checkpoint."""
+def save(
+    db: Connection, many: Sequence[tuple[Checkpoint, int]], tried: Sequence[Tried]
+) -> list[CheckpointError | None]:
+    """Keep checkpoints of different runs; return for each why not, or None."""
+    steps = [{**step_values(checkpoint), "epoch": epoch} for checkpoint, epoch in many]
+    left = steps
+    kept: set[bytes] = set()
+    doubtful = [step for step, each in zip(steps, tried, strict=True) if each.again]
+    if doubtful:
+        kept = {name for (name,) in ask(db, _IS_SAVED, columns(doubtful))}
+        left = [step for step in steps if step["name"] not in kept]
+    if left:
+        kept |= {name for (name,) in ask(db, _SAVE, {**columns(left), "now": time.time()})}
+    return [
+        None if step["name"] in kept else refusal(db, checkpoint.run_id, epoch)
+        for step, (checkpoint, epoch) in zip(steps, many, strict=True)
+    ]
+
+
+def step_values(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what is kept of a checkpoint, by column, and the name of its run."""
     info = [getattr(checkpoint, name) for name in INFO]
     info[6] = float(checkpoint.created_at)
     rest = [getattr(checkpoint, name) for name in REST]
-    fields = dict(zip(INFO + REST, (*info, *rest), strict=True))
+    fields = zip(INFO + REST, (*info, *rest), strict=True)
     run_id = checkpoint.run_id
-    values: dict[str, Any] = {
-        **{name: _encode(value) if name in _TEXTS else value for name, value in fields.items()},
-        **_names(run_id),
-        "epoch": epoch,
-        "now": time.time(),
+    return {
+        "name": lookup_name(run_id),
+        **{name: _encode(value) if name in _TEXTS else value for name, value in fields},
         "info_seal": seal_info(run_id, info),
         "seal": seal_step(run_id, info, rest, checkpoint.state),
         "state": checkpoint.state,
     }
-    if tried.again and ask(db, _IS_SAVED, values):
-        return
-    if not ask(db, _SAVE, values):
-        raise _refusal(db, run_id, epoch)
 
 
-def load(db: Connection, run_id: str, step: int | None) -> Checkpoint:
-    """Return the checkpoint of a step, or the latest."""
-    rows = ask(db, _LOAD, {**_names(run_id), "step": step})
-    if not rows:
-        raise not_found(run_id, step)
-    last_step, whole, *row = rows[0]
-    _check_entry(run_id, whole=whole)
-    if row[0] is None:
-        if last_step is not None and step in {None, last_step}:
-            raise damaged(run_id, f"its last step, {last_step}, is missing")
-        raise not_found(run_id, step)
-    fields = _whole_step(run_id, row)
-    return Checkpoint(run_id=run_id, state=row[-1], **fields)
+def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return rows as arrays of what is in each column."""
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def load(
+    db: Connection, many: Sequence[tuple[str, int | None]], tried: Sequence[Tried]
+) -> list[Checkpoint | CheckpointError]:
+    """Return for each run and step its checkpoint, or the latest; or why there is none."""
+    del tried
+    names = [lookup_name(run_id) for run_id, _ in many]
+    # What no column holds is in no row.
+    steps = [-1 if step is not None and abs(step) > _LARGEST else step for _, step in many]
+    found = {place: row for place, *row in ask(db, _LOAD, {"names": names, "steps": steps})}
+    return [_loaded(run_id, step, found.get(place)) for place, (run_id, step) in enumerate(many, 1)]
+
+
+def _loaded(run_id: str, step: int | None, row: Sequence[Any] | None) -> Checkpoint | CheckpointError:
+    if row is None:
+        return not_found(run_id, step)
+    last_step, whole, *saved = row
+    try:
+        _check_entry(run_id, whole=whole)
+        if saved[0] is None:
+            if last_step is not None and step in {None, last_step}:
+                raise damaged(run_id, f"its last step, {last_step}, is missing")
+            return not_found(run_id, step)
+        fields = _whole_step(run_id, saved)
+    except CheckpointCorruptError as error:
+        return error
+    return Checkpoint(run_id=run_id, state=saved[-1], **fields)
+
+
+def last_step(run_id: str, row: Sequence[Any]) -> Checkpoint | None:
+    """Return the last step of a run by its row; None where there is none, or it is damaged, which `load` finds."""
+    try:
+        return None if row[-1] is None else Checkpoint(run_id=run_id, state=row[-1], **_whole_step(run_id, row))
+    except CheckpointCorruptError:
+        return None
 
 
 def _whole_step(run_id: str, row: Sequence[Any]) -> dict[str, Any]:
@@ -478,7 +538,7 @@ def save_items(
     if tried.again and items and ask(db, _COUNT_SAVED, values) == [(len(items),)]:
         return
     if not ask(db, _SAVE_ITEMS, values):
-        raise _refusal(db, run_id, epoch)
+        raise refusal(db, run_id, epoch)
 
 
 def load_items(db: Connection, run_id: str) -> dict[str, bytes]:
@@ -506,17 +566,19 @@ def vacuum(db: Connection) -> None:
 
 
 def ask(db: Connection, query: LiteralString, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
-    """Return the rows that `query` gives; in binary, which needs no escaping of bytes."""
-    return db.execute(SQL(query), values, binary=True).fetchall()
+    """Return the rows that `query` gives; in binary, which needs no escaping of bytes, and planned once."""
+    return db.execute(SQL(query), values, prepare=True, binary=True).fetchall()
+
+
+def find(db: Connection, run_id: str) -> Run | None:
+    """Return the row of the run, if there is one."""
+    rows = ask(db, _SELECT_RUN, (lookup_name(run_id),))
+    return Run(*rows[0]) if rows else None
 
 
 def find_locked(db: Connection, run_id: str) -> Run | None:
     """Return the row of the run, locked, if there is one."""
-    return _find(db, _LOCK_RUN, run_id)
-
-
-def _find(db: Connection, query: LiteralString, run_id: str) -> Run | None:
-    rows = ask(db, query, (lookup_name(run_id),))
+    rows = ask(db, _LOCK_RUN, (lookup_name(run_id),))
     return Run(*rows[0]) if rows else None
 
 
@@ -530,9 +592,9 @@ def _held(db: Connection, run_id: str, epoch: int) -> int:
     return run.number
 
 
-def _refusal(db: Connection, run_id: str, epoch: int) -> Exception:
-    """Return why a save found no run that is whole and has this epoch."""
-    run = _find(db, _SELECT_RUN, run_id)
+def refusal(db: Connection, run_id: str, epoch: int) -> CheckpointError:
+    """Return why a write found no run that is whole and has this epoch."""
+    run = find(db, run_id)
     if run is not None and not run.whole:
         return damaged(run_id, "its entry is not what was saved")
     return conflict(run_id, epoch, None if run is None else run.epoch)

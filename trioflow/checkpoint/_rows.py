@@ -23,6 +23,7 @@ __all__ = (
     "delete",
     "find",
     "history",
+    "last_step",
     "list_runs",
     "load",
     "load_items",
@@ -38,7 +39,7 @@ PIECE = 1 << 20
 """Bytes from which a state is written and read as a blob, separately from its row."""
 
 LOOKED_AT = 1 << 16
-"""Bytes up to which a state is verified when runs are listed."""
+"""Bytes up to which a state is verified when runs are listed, and returned with a leased run."""
 
 # Written out: the safety of SQL that is built from parts cannot be checked by reading.
 _SELECT_RUN = (
@@ -90,7 +91,7 @@ def claim(db: apsw.Connection, run_id: str, parent: tuple[str, int] | None) -> i
             return new_run(db, run_id, holder)
         if run.parent != holder:
             raise foreign_child(run_id, _name_of(db, run.parent))
-        return take(db, run_id)
+        return take(db, run_id).epoch
 
 
 # Operations inside the caller's transaction.
@@ -103,15 +104,15 @@ def new_run(db: apsw.Connection, run_id: str, holder: int | None = None) -> int:
     return epoch
 
 
-def take(db: apsw.Connection, run_id: str) -> int:
-    """Give an existing run, and those inside it, a new epoch, and return it."""
-    run = find(db, run_id)
+def take(db: apsw.Connection, run_id: str) -> RunRow:
+    """Give an existing run, and those inside it, a new epoch, and return its row."""
+    run: RunRow = find(db, run_id)
     # Work inside the run was done for its previous holder.
     for number, inside in list(db.execute(_SELECT_INSIDE, (run.number,))):
         _take_away(db, number, inside)
-    epoch = _next_epoch(db)
-    _put_run(db, run._replace(epoch=epoch, updated_at=time.time()))
-    return epoch
+    taken = run._replace(epoch=_next_epoch(db), updated_at=time.time())
+    _put_run(db, taken)
+    return taken
 
 
 def _take_away(db: apsw.Connection, number: int, run_id: str) -> None:
@@ -165,9 +166,25 @@ def load(db: apsw.Connection, run_id: str, step: int | None) -> Checkpoint:
         _, seal, *values, state, place = cast("list[Any]", row)
         if state is None:
             state = _read_state(db, place)
+    return _checkpoint_of(run_id, seal, values, state)
+
+
+def last_step(db: apsw.Connection, run: RunRow) -> Checkpoint | None:
+    """Return the last step of a run; None where there is none, or it is large or damaged, which `load` finds."""
+    try:
+        row = db.execute(_SELECT_STEP, (LOOKED_AT, run.number, run.last_step)).fetchone()
+        if row is None:
+            return None
+        _, seal, *values, state, _ = cast("list[Any]", row)
+        return None if state is None else _checkpoint_of(run.run_id, seal, values, state)
+    except (CheckpointCorruptError, apsw.CorruptError):
+        return None
+
+
+def _checkpoint_of(run_id: str, seal: bytes, values: Sequence[Any], state: bytes) -> Checkpoint:
     info, rest = values[: len(INFO)], values[len(INFO) :]
     if seal != seal_step(run_id, info, rest, state):
-        raise damaged(run_id, f"step {wanted} is not what was saved")
+        raise damaged(run_id, f"step {info[0]} is not what was saved")
     fields = dict(zip(INFO + REST, values, strict=True))
     if fields["kind"] is None:
         fields["kind"] = kind_of_form_1(fields["graph"])

@@ -189,27 +189,37 @@ def _version(db: apsw.Connection) -> int:
 
 
 class _Transaction:
-    """A block that is one transaction, rolled back if it raises."""
+    """A block that is one transaction, or a savepoint in one, rolled back if it raises."""
 
-    def __init__(self, db: apsw.Connection, begin: str) -> None:
+    def __init__(self, db: apsw.Connection, begin: str, commit: str, undo: Sequence[str]) -> None:
         self._db = db
         self._begin = begin
+        self._commit = commit
+        self._undo = undo
 
     def __enter__(self) -> None:
         self._db.execute(self._begin)
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
-        if kind is None:
-            self._db.execute("COMMIT")
-        elif self._db.in_transaction:
-            self._db.execute("ROLLBACK")
+        is_kept = False
+        try:
+            if kind is None:
+                self._db.execute(self._commit)
+                is_kept = True
+        finally:
+            # SQLite undoes all of it by itself where the disk fails.
+            if not is_kept and self._db.in_transaction:
+                for each in self._undo:
+                    self._db.execute(each)
 
 
 def immediately(db: apsw.Connection) -> _Transaction:
-    """Return a transaction that takes the write lock at its start."""
-    return _Transaction(db, "BEGIN IMMEDIATE")
+    """Return a transaction that takes the write lock at its start; inside another one, a savepoint of it."""
+    if db.in_transaction:
+        return _Transaction(db, "SAVEPOINT part", "RELEASE part", ("ROLLBACK TO part", "RELEASE part"))
+    return _Transaction(db, "BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",))
 
 
 def reading(db: apsw.Connection) -> _Transaction:
     """Return a transaction that reads one snapshot of the file."""
-    return _Transaction(db, "BEGIN")
+    return _Transaction(db, "BEGIN", "COMMIT", ("ROLLBACK",))

@@ -12,7 +12,7 @@ from typing import Any, cast
 import apsw
 
 from trioflow.checkpoint._entries import already_there, has_ended, not_submitted
-from trioflow.checkpoint._rows import claimed, find, new_run, put_step, take
+from trioflow.checkpoint._rows import claimed, find, last_step, new_run, put_step, take
 from trioflow.checkpoint._schema import immediately, reading
 from trioflow.checkpoint._seals import damaged, seal_item
 from trioflow.checkpoint.memory import not_found
@@ -138,14 +138,13 @@ def _find(db: apsw.Connection, run_id: str) -> Any:
 def _due(db: apsw.Connection, request: LeaseRequest, now: float) -> Sequence[tuple[int, str, str, bool]]:
     """Return number, id, graph and whether it is cancelled of the runs to take, in their order."""
     passed = json.dumps([*request.refused, *(run_id for run_id, _ in request.held)])
-    refused = json.dumps([*request.refused])
     left_behind: list[tuple[int, str, str, bool]] = []
     due: list[Any] = []
     for graph in request.graphs:
         limit = request.limits.get(graph)
         room = request.room
         if limit is not None:
-            room = min(room, limit - cast("int", db.execute(_COUNT_RUNNING, (graph, now, refused)).get))
+            room = min(room, limit - cast("int", db.execute(_COUNT_RUNNING, (graph, now, passed)).get))
         if room <= 0:
             continue
         rows: Any = list(db.execute(_SELECT_LEFT_BEHIND, (graph, now, passed, room)))
@@ -159,13 +158,15 @@ def _due(db: apsw.Connection, request: LeaseRequest, now: float) -> Sequence[tup
 def _taken(db: apsw.Connection, row: tuple[int, str, str, bool], until: float) -> Lease | None:
     number, run_id, graph, is_cancelled = row
     try:
-        epoch = take(db, run_id)
+        run = take(db, run_id)
     except CheckpointCorruptError:
         # It keeps nobody from the others; a list of runs says that it is damaged.
         db.execute(_RELEASE, ("blocked", None, None, "what is kept of it is damaged", number))
         return None
     db.execute(_TAKE, (until, number))
-    return Lease(run_id=run_id, graph=graph, epoch=epoch, is_cancelled=is_cancelled)
+    return Lease(
+        run_id=run_id, graph=graph, epoch=run.epoch, is_cancelled=is_cancelled, last=last_step(db, run)
+    )
 
 
 def release(db: apsw.Connection, run_id: str, epoch: int, given: Release, now: float) -> None:
@@ -240,10 +241,14 @@ def look(db: apsw.Connection, run_id: str) -> ServiceRun:
     """Return how the run stands."""
     with reading(db):
         row = _submitted(db, run_id)
+        run = _find(db, run_id) if row[3] == "completed" else None
+        last = None if run is None else last_step(db, run)
     status, outcome = row[3], row[9]
     if outcome is not None and row[8] != seal_item(run_id, status, outcome):
         raise damaged(run_id, "what it ended with is not what was saved")
-    return ServiceRun(run_id=run_id, graph=row[2], status=status, reason=row[7], outcome=outcome)
+    return ServiceRun(
+        run_id=run_id, graph=row[2], status=status, reason=row[7], outcome=outcome, last=last
+    )
 
 
 def ended(db: apsw.Connection, run_ids: Sequence[str]) -> list[str]:

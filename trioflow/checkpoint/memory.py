@@ -209,6 +209,7 @@ class MemoryStore:
                 graph=entry.graph,
                 epoch=self._claim(self._runs[entry.run_id]),
                 is_cancelled=entry.is_cancelled,
+                last=self._last(entry.run_id),
             )
             for entry in self._entries.take(request)
         ]
@@ -271,7 +272,8 @@ class MemoryStore:
         Cancellation: nothing is changed.
         """
         await self._checkpoint()
-        return self._entries.look(run_id)
+        run = self._entries.look(run_id)
+        return msgspec.structs.replace(run, last=self._last(run_id)) if run.status == "completed" else run
 
     async def ended(self, run_ids: Sequence[str]) -> list[str]:
         """See `ServiceStore.ended`.
@@ -313,6 +315,10 @@ class MemoryStore:
         if entry is None:
             return info
         return msgspec.structs.replace(info, status=entry.status, reason=entry.reason)
+
+    def _last(self, run_id: str) -> Checkpoint | None:
+        run = self._runs[run_id]
+        return None if run.last is None else run.steps[run.last]
 
     def _next_epoch(self) -> int:
         self._epoch += 1

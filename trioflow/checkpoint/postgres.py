@@ -1,14 +1,14 @@
 """A store in PostgreSQL, for many processes and machines.
 
-Every operation is one call in a worker thread on the store's single connection, and a save is one round trip.
-After a lost connection the store reconnects, and looks up the fate of the interrupted operation before it repeats
-anything. Nothing waits forever, and no password is shown. See `docs/design/durability.md`.
+Calls are made in a worker thread, on the store's single connection, and a save is one round trip; calls that wait
+at the same time become one statement (`_postgres_calls`). After a lost connection the store reconnects, and looks
+up the fate of the interrupted calls before it repeats anything. Nothing waits forever, and no password is shown.
+See `docs/design/durability.md`.
 """
 
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar, NoReturn, Self, TypeVar, final
+from typing import Any, ClassVar, Self, TypeVar, final
 
 import trio
 
@@ -18,19 +18,21 @@ except ImportError as _missing:
     _message = "the PostgreSQL store needs the extra 'postgres': pip install 'trioflow[postgres]'"
     raise ImportError(_message) from _missing
 
-from trioflow._text import describe_error, one_line, quote
+from trioflow._text import quote
 from trioflow.checkpoint import _postgres_rows as rows
 from trioflow.checkpoint import _postgres_service as _service
 from trioflow.checkpoint._changes import Changes
-from trioflow.checkpoint._postgres_link import Bounds, Link, Patience
+from trioflow.checkpoint._postgres_calls import Alone, Calls, Close, Together
+from trioflow.checkpoint._postgres_link import Bounds, Link
 from trioflow.checkpoint._postgres_notify import Notifications
 from trioflow.checkpoint._postgres_schema import Connection
+from trioflow.checkpoint._turns import Turns
 from trioflow.checkpoint._users import OneRunAtATime
 from trioflow.checkpoint.memory import check_page
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo
 from trioflow.checkpoint.service_protocol import EndStatus, LeaseGrant, LeaseRequest, Release, ServiceRun
 from trioflow.config.checks import check_in_trio
-from trioflow.errors import CheckpointCorruptError, CheckpointError, CheckpointStoreError, ConfigError
+from trioflow.errors import CheckpointStoreError, ConfigError
 
 __all__ = ("PostgresStore",)
 
@@ -38,17 +40,6 @@ R = TypeVar("R")
 
 VACUUM_LIMIT = 3_600.0
 """Seconds that `vacuum` may take."""
-
-_FAILURES = (psycopg.Error, OSError, UnicodeError, ValueError, OverflowError, TypeError)
-
-_MEANINGS = {
-    "53100": "cannot grow: the server's disk is full",
-    "55P03": "is locked by another session for too long",
-    "57014": "took too long: the server ended the statement",
-    "25006": "cannot be written: the server is a standby, or is read-only",
-    "42501": "may not be used as it must be by this user: grant it the right to create and to write tables",
-}
-
 
 @final
 class PostgresStore:
@@ -81,9 +72,9 @@ class PostgresStore:
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         self._link = _link(url, read_only=read_only, bounds=self._bounds)
         self._read_only = read_only
-        self._closing = threading.Event()
+        self._calls = Calls(self._link)
+        self._turns = Turns(self._calls.make)
         self._user = OneRunAtATime()
-        self._turns = trio.CapacityLimiter(1)
         self._changes = Changes()
         self._notifications = Notifications(
             _link(url, read_only=True, bounds=self._bounds),
@@ -115,14 +106,16 @@ class PostgresStore:
 
         Cancellation: waits up to two seconds for the write; the checkpoint was then saved whole, or not at all.
         """
-        await self._write(rows.save, checkpoint, epoch)
+        run_id, size = checkpoint.run_id, len(checkpoint.state)
+        await self._write_together(Together(rows.save, checkpoint, epoch, run_id=run_id, size=size))
 
     async def load(self, run_id: str, step: int | None = None) -> Checkpoint:
         """See `CheckpointStore.load`.
 
         Cancellation: nothing is changed.
         """
-        return await self._read(rows.load, run_id, step)
+        found: Checkpoint = await self._take(Together(rows.load, run_id, step))
+        return found
 
     async def history(self, run_id: str) -> Sequence[CheckpointInfo]:
         """See `CheckpointStore.history`.
@@ -165,7 +158,8 @@ class PostgresStore:
 
         Cancellation: waits up to two seconds for the write; the run was then submitted whole, or not at all.
         """
-        await self._change(_service.submit, checkpoint, delay)
+        await self._write_together(Together(_service.submit, checkpoint, delay, size=len(checkpoint.state)))
+        self._note()
 
     async def lease(self, request: LeaseRequest) -> LeaseGrant:
         """See `ServiceStore.lease`.
@@ -188,7 +182,10 @@ class PostgresStore:
 
         Cancellation: waits up to two seconds for the write; the outcome was then stored whole, or not at all.
         """
-        await self._change(_service.finish, (run_id, epoch), status, outcome, reason)
+        await self._write_together(
+            Together(_service.finish, run_id, epoch, status, outcome, reason, run_id=run_id)
+        )
+        self._note()
 
     async def put_signal(self, run_id: str, name: str, payload: bytes) -> None:
         """See `ServiceStore.put_signal`.
@@ -216,14 +213,16 @@ class PostgresStore:
 
         Cancellation: nothing is changed.
         """
-        return await self._read(_service.look, run_id)
+        found: ServiceRun = await self._take(Together(_service.look, run_id))
+        return found
 
     async def ended(self, run_ids: Sequence[str]) -> list[str]:
         """See `ServiceStore.ended`.
 
         Cancellation: nothing is changed.
         """
-        return await self._read(_service.ended, run_ids)
+        found: list[str] = await self._take(Together(_service.ended, run_ids))
+        return found
 
     async def wait_for_change(self, since: int | None, poll: float) -> int:
         """See `ServiceStore.wait_for_change`: the server notifies; without a connection for that, this polls.
@@ -256,13 +255,13 @@ class PostgresStore:
         Cancellation: waits until it is closed; running operations get two seconds to finish.
         """
         self._user.check(self)
-        self._closing.set()
+        self._calls.closing.set()
         try:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._link.close, limiter=self._turns)
+                await self._turns.take(Close())
                 await self._notifications.aclose()
         finally:
-            self._closing.clear()
+            self._calls.closing.clear()
         self._user.leave()
         await trio.lowlevel.checkpoint()
 
@@ -271,10 +270,22 @@ class PostgresStore:
 
         Cancellation: done, not started, or in an unknown state but atomic.
         """
+        self._check_writable()
+        tried = rows.Tried()
+        result: R = await self._take(Alone(partial(operation, tried=tried), *args, tried=tried))
+        return result
+
+    async def _write_together(self, call: Together) -> None:
+        """Do what changes the database, with others who want the same.
+
+        Cancellation: done, or not begun, or of unknown fate and whole.
+        """
+        self._check_writable()
+        await self._take(call)
+
+    def _check_writable(self) -> None:
         if self._read_only:
             raise CheckpointStoreError(f"the store {quote(self._link.name)} was opened to be read only")
-        tried = rows.Tried()
-        return await self._call(partial(operation, tried=tried), tried, *args)
 
     async def _change(self, operation: Callable[..., R], *args: object) -> R:
         """Run an operation whose change other tasks wait for.
@@ -282,55 +293,27 @@ class PostgresStore:
         Cancellation: done, not started, or in an unknown state but atomic.
         """
         result = await self._write(operation, *args)
-        self._changes.note()
+        self._note()
         return result
 
+    def _note(self) -> None:
+        """Take note of a change of this process."""
+        self._changes.note()
+        self._notifications.wake()
+
     async def _read(self, operation: Callable[..., R], *args: object) -> R:
-        return await self._call(operation, rows.Tried(), *args)
+        result: R = await self._take(Alone(operation, *args, tried=rows.Tried()))
+        return result
 
-    async def _call(self, operation: Callable[..., R], tried: rows.Tried, *args: object) -> R:
+    async def _take(self, call: Alone) -> Any:
         self._user.check(self)
-        await trio.lowlevel.checkpoint()
-        # The thread is never abandoned: it checks whether its caller was cancelled, and then drops the connection.
-        return await trio.to_thread.run_sync(self._run, operation, tried, *args, limiter=self._turns)
-
-    def _run(self, operation: Callable[..., R], tried: rows.Tried, *args: object) -> R:
-        bounds = self._link.bounds
-        patience = Patience(bounds.returning if self._link.reached else bounds.appearing, self._stop)
-        while True:
-            try:
-                db = self._link.ready(self._stop)
-                return operation(db, *args)
-            except CheckpointError:
-                raise
-            except _FAILURES as error:
-                if not self._link.is_lost(error):
-                    self._raise_for(error)
-                tried.again = True
-                lost = error
-            patience.wait(lost, self._link.name)
-
-    def _stop(self) -> None:
-        """Raise if the caller of this thread was cancelled, or the store was closed."""
-        trio.from_thread.check_cancelled()
-        if self._closing.is_set():
-            raise CheckpointStoreError(f"the store {quote(self._link.name)} was closed meanwhile")
+        return await self._turns.take(call)
 
     def _vacuum(self, db: Connection, *, tried: rows.Tried) -> None:
         if tried.again:
             raise CheckpointStoreError("the connection was lost during the vacuum: try again")
         with self._link.taking(VACUUM_LIMIT):
             rows.vacuum(db)
-
-    def _raise_for(self, error: Exception) -> NoReturn:
-        """Raise the store error for an exception of the driver."""
-        name, why = quote(self._link.name), one_line(describe_error(error))
-        code = error.sqlstate if isinstance(error, psycopg.Error) else None
-        if code in rows.DAMAGE:
-            raise CheckpointCorruptError(f"the store {name} is damaged ({why}): restore a copy of it") from error
-        if code in _MEANINGS:
-            raise CheckpointStoreError(f"the store {name} {_MEANINGS[code]} ({why})") from error
-        raise CheckpointStoreError(f"the store {name} failed: {why}") from error
 
 
 def _link(url: object, *, read_only: bool, bounds: Bounds) -> Link:

@@ -63,6 +63,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """The epoch under which its steps are saved."""
     is_cancelled: bool
     """Whether its cancellation was requested."""
+    last: Checkpoint | None = None
+    """Its last step as of the lease; None if it has to be loaded, such as one that is large or damaged."""
 
 
 class LeaseGrant(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +104,8 @@ class ServiceRun(msgspec.Struct, frozen=True, kw_only=True):
     """The reason of its status."""
     outcome: bytes | None
     """Its outcome; None until it has ended."""
+    last: Checkpoint | None = None
+    """Its last step, if it is completed; None if it has to be loaded, such as one that is large or damaged."""
 
 
 @runtime_checkable

@@ -30,6 +30,7 @@ from trioflow.errors import (
 __all__ = (
     "SAVE_DEADLINE",
     "Session",
+    "check_loaded",
     "check_run_id",
     "choose_store",
     "decode",
@@ -170,6 +171,18 @@ async def load_verified(
         if not suggest:
             raise
         raise await name_known(store, run_id, step) from error
+    return await check_loaded(checkpoint, run_id, step)
+
+
+async def check_loaded(checkpoint: Checkpoint, run_id: str, step: int | None = None) -> Checkpoint:
+    """Return a checkpoint that a store gave out for `run_id`, if it is what was saved.
+
+    Raises:
+        CheckpointCorruptError: it is damaged.
+        CheckpointMismatchError: a newer version of trioflow made it.
+
+    Cancellation: a checkpoint only where the state is large, and nothing is changed.
+    """
     if checkpoint.version > CHECKPOINT_VERSION:
         raise CheckpointMismatchError(
             f"run {quote(run_id)} was saved by a newer version of trioflow (form {checkpoint.version}): upgrade",

@@ -1,15 +1,16 @@
 """Runs kept in a SQLite file: the embedded store, with nothing to install or to start.
 
-Every operation is one call in a worker thread, one at a time, and every write one transaction: nothing blocks the
-loop, a batch is whole or not there, and a cancellation waits for the call that is under way. See
-`docs/design/durability.md`.
+Calls are made in a worker thread, those together that wait for it (`_turns`): nothing blocks the loop, and a
+cancellation waits for the call. Writes that are made together are one transaction, with one commit, and each of
+them is a part of it that is undone by itself where it is refused. See `docs/design/durability.md`.
 """
 
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import ClassVar, NoReturn, Self, TypeVar, final
+from typing import Any, ClassVar, Self, TypeVar, final
 
 import apsw
 import trio
@@ -18,7 +19,8 @@ from trioflow._text import describe_error, one_line, quote
 from trioflow.checkpoint import _rows, _service_rows
 from trioflow.checkpoint._changes import Changes
 from trioflow.checkpoint._clock import store_time
-from trioflow.checkpoint._schema import open_to_look, prepare
+from trioflow.checkpoint._schema import immediately, open_to_look, prepare
+from trioflow.checkpoint._turns import Call, Turns
 from trioflow.checkpoint._users import OneRunAtATime
 from trioflow.checkpoint.memory import check_page
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo
@@ -44,6 +46,18 @@ _MEANINGS: dict[type[Exception], str] = {
     apsw.FullError: "cannot grow: the disk is full",
     apsw.CantOpenError: "cannot be opened: see whether it is a file, and ours to write",
 }
+
+
+class _Write(Call):
+    """A call that changes the file, and is whole in a transaction with others."""
+
+    __slots__ = ()
+
+
+class _Close(Call):
+    """A call that closes the file, and does not open it before."""
+
+    __slots__ = ()
 
 
 @final
@@ -76,7 +90,7 @@ class SqliteStore:
         self._read_only = read_only
         self._db: apsw.Connection | None = None
         self._user = OneRunAtATime()
-        self._turns = trio.CapacityLimiter(1)
+        self._turns = Turns(self._make)
         self._changes = Changes()
         self._seen: int | None = None
 
@@ -224,6 +238,11 @@ class SqliteStore:
 
         Cancellation: nothing is changed.
         """
+        if since != self._changes.count:
+            # What others have changed is looked for when there is nothing else to say.
+            self._user.check(self)
+            await trio.lowlevel.checkpoint()
+            return self._changes.count
         await self._look_for_changes()
         while since == self._changes.count:
             with trio.move_on_after(poll):
@@ -247,7 +266,8 @@ class SqliteStore:
 
         Cancellation: waits until it is done.
         """
-        await self._write(_rows.vacuum)
+        self._check_writable()
+        await self._call(_rows.vacuum)
 
     async def aclose(self) -> None:
         """Close the file; it is opened again by its next use.
@@ -256,36 +276,87 @@ class SqliteStore:
         """
         self._user.check(self)
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(self._close, limiter=self._turns)
+            await self._turns.take(_Close(self._close))
         self._user.leave()
         await trio.lowlevel.checkpoint()
 
     async def _write(self, operation: Callable[..., R], *args: object) -> R:
-        """Do what changes the file.
+        """Do what changes the file, together with others that do.
 
         Cancellation: waits until it is done.
         """
+        self._check_writable()
+        result: R = await self._take(_Write(operation, *args))
+        return result
+
+    def _check_writable(self) -> None:
         if self._read_only:
             raise CheckpointStoreError(f"the store {quote(self._path)} was opened to be read only")
-        return await self._call(operation, *args)
 
     async def _call(self, operation: Callable[..., R], *args: object) -> R:
+        """Do what reads the file, or what changes it by itself.
+
+        Cancellation: waits until it is done.
+        """
+        result: R = await self._take(Call(operation, *args))
+        return result
+
+    async def _take(self, call: Call) -> Any:
         self._user.check(self)
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         # Behind the shield an operation that has begun is always heard of: a write is never of unknown fate.
         with trio.CancelScope(shield=True) as behind:
-            return await trio.to_thread.run_sync(self._run, operation, *args, limiter=self._turns)
+            return await self._turns.take(call)
         raise RuntimeError(f"nothing cancels {behind}")
 
-    def _run(self, operation: Callable[..., R], *args: object) -> R:
+    # In the thread.
+
+    def _make(self, calls: Sequence[Call]) -> None:
+        """Make these calls: the writes in one transaction first, so that nobody reads what is not kept."""
+        writes = [call for call in calls if isinstance(call, _Write)]
+        if len(writes) > 1:
+            self._make_together(writes)
+        for call in calls:
+            if not call.is_done:
+                self._make_alone(call)
+
+    def _make_together(self, calls: Sequence[Call]) -> None:
+        """Make these calls in one transaction; where that fails, nothing of it is kept, and none of them ends."""
+        ended: list[Callable[[], None]] = []
         try:
-            if self._db is None:
-                self._db = self._open()
-            return operation(self._db, *args)
-        except CheckpointError:
-            raise
+            db = self._ready()
+            with immediately(db):
+                for call in calls:
+                    try:
+                        with immediately(db):
+                            ended.append(partial(call.succeed, call.operation(db, *call.args)))
+                    except CheckpointError as error:
+                        ended.append(partial(call.fail, error))
+        except (CheckpointError, *_FAILURES) as error:
+            # Whoever waited for other processes has waited for all.
+            if isinstance(error, apsw.BusyError):
+                for call in calls:
+                    call.fail(self._meaning(error))
+            return
+        for end in ended:
+            end()
+
+    def _make_alone(self, call: Call) -> None:
+        try:
+            args = call.args if isinstance(call, _Close) else (self._ready(), *call.args)
+            call.succeed(call.operation(*args))
+        except CheckpointError as error:
+            call.fail(error)
         except _FAILURES as error:
-            self._raise_for(error)
+            call.fail(self._meaning(error))
+
+    def _ready(self) -> apsw.Connection:
+        if self._db is None:
+            self._db = self._open()
+        elif self._db.in_transaction:
+            # Left by what failed and could not be undone either; nothing may become a part of it.
+            self._db.execute("ROLLBACK")
+        return self._db
 
     def _open(self) -> apsw.Connection:
         folder = Path(self._path).parent
@@ -303,17 +374,16 @@ class SqliteStore:
     def _close(self) -> None:
         db, self._db = self._db, None
         if db is not None:
-            try:
-                db.close()
-            except _FAILURES as error:
-                self._raise_for(error)
+            db.close()
 
-    def _raise_for(self, error: Exception) -> NoReturn:
-        """Let what SQLite raised come out as what it means."""
+    def _meaning(self, error: Exception) -> CheckpointError:
+        """Return what SQLite raised as what it means."""
         path, why = quote(self._path), one_line(describe_error(error))
+        meant: CheckpointError = CheckpointStoreError(f"the store {path} failed: {why}")
         if isinstance(error, apsw.CorruptError):
-            raise CheckpointCorruptError(f"the store {path} is damaged ({why}): restore a copy of it") from error
+            meant = CheckpointCorruptError(f"the store {path} is damaged ({why}): restore a copy of it")
         for kind, message in _MEANINGS.items():
             if isinstance(error, kind):
-                raise CheckpointStoreError(f"the store {path} {message}") from error
-        raise CheckpointStoreError(f"the store {path} failed: {why}") from error
+                meant = CheckpointStoreError(f"the store {path} {message}")
+        meant.__cause__ = error
+        return meant

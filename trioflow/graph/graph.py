@@ -16,7 +16,7 @@ from trioflow._durable.runs import Claimed, KeptRuns, PausedRuns, Resumed, Resum
 from trioflow._durable.steps import Keeping, Position, Steps
 from trioflow._durable.waits import payload_codec
 from trioflow._runtime.calls import call_plain
-from trioflow.checkpoint.protocol import CheckpointStore
+from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore
 from trioflow.checkpoint.session import choose_store
 from trioflow.config import GraphConfig
 from trioflow.config.checks import check_callable, check_count, check_in_trio, check_instance, check_text
@@ -52,6 +52,8 @@ class Served(msgspec.Struct, frozen=True):
     """Awaited after each step."""
     answer: Callable[[str], Awaitable[bytes]]
     """Returns the payload that a pause waits for, by the name of the signal; or raises `Parked`."""
+    last: Checkpoint | None = None
+    """Its last step, if it was read together with the lease."""
 
 
 @final
@@ -354,7 +356,7 @@ class StateGraph(GraphBuilder[S]):
             return await self._continue(resumed, served.observer, served.on_step)
 
         runs = KeptRuns(served.store, self._keeping(preserve=True, interval=1))
-        claimed = Claimed(served.epoch, self._planned().entry)
+        claimed = Claimed(served.epoch, self._planned().entry, served.last)
         return await runs.serve(self._resumption(served.run_id), claimed, answer, go_on)
 
     def observer_or(self, default: Observer) -> Observer:

@@ -1,7 +1,8 @@
 """Waiting for runs to end: one look into the store for all who wait, however many they are.
 
 One of the waiting tasks looks, and when it has what it waits for another one takes its place; so no task is left
-over, and what many changes at once amount to is read once.
+over, and what many changes at once amount to is read once. Whoever comes while it sleeps wakes it: a run may have
+ended before anybody waited for it.
 """
 
 from typing import final
@@ -17,6 +18,23 @@ _FEW = 8
 """Runs for which each change is looked at by itself."""
 
 
+class _Waiter:
+    """A task that waits for a run.
+
+    Attributes:
+        run_id: the run.
+        has_ended: whether it has ended, or is not there.
+        called: set when it has, or when this task is to look for all.
+    """
+
+    __slots__ = ("called", "has_ended", "run_id")
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.has_ended = False
+        self.called = trio.Event()
+
+
 @final
 class Endings:
     """The ends of the runs of a store, for those who wait for them.
@@ -26,16 +44,18 @@ class Endings:
         poll: seconds between two looks, for a store that nobody wakes.
     """
 
-    __slots__ = ("_is_led", "_poll", "_store", "_waiting")
+    __slots__ = ("_is_led", "_is_news", "_nap", "_poll", "_store", "_waiters")
 
     def __init__(self, store: ServiceStore, poll: float) -> None:
         self._store = store
         self._poll = poll
-        self._waiting: dict[str, set[trio.Event]] = {}
+        self._waiters: dict[_Waiter, None] = {}
         self._is_led = False
+        self._is_news = False
+        self._nap = trio.CancelScope()
 
     def __repr__(self) -> str:
-        return f"<Endings: {len(self._waiting)} waited for>"
+        return f"<Endings: {len(self._waiters)} waited for>"
 
     async def wait(self, run_id: str) -> None:
         """Wait until the run has ended, or is not there.
@@ -45,57 +65,59 @@ class Endings:
 
         Cancellation: nothing is changed.
         """
-        called = trio.Event()
-        self._waiting.setdefault(run_id, set()).add(called)
+        waiter = _Waiter(run_id)
+        self._waiters[waiter] = None
+        self._is_news = True
+        self._nap.cancel(reason="somebody else waits")
         try:
-            # Looked for after it was entered: an end in between is a change that whoever looks sees.
-            while not await self._store.ended([run_id]):
-                if self._is_led:
-                    await called.wait()
-                else:
-                    await self._look_for_all(called)
-                called = self._again(run_id, called)
+            while not waiter.has_ended:
+                if not self._is_led:
+                    await self._look_for_all(waiter)
+                    continue
+                await waiter.called.wait()
+                if not waiter.has_ended:
+                    waiter.called = trio.Event()  # to look, which somebody does by now, or it does next
         finally:
-            self._leave(run_id, called)
+            del self._waiters[waiter]
+            self._pass_on()
 
-    async def _look_for_all(self, called: trio.Event) -> None:
-        """Look for all who wait, until `called` is.
+    async def _look_for_all(self, waiter: _Waiter) -> None:
+        """Look for all who wait, until `waiter` has what it waits for.
 
         Cancellation: nothing is changed.
         """
         self._is_led = True
         try:
-            seen = await self._store.wait_for_change(None, self._poll)
             while True:
-                for run_id in await self._store.ended(list(self._waiting)):
-                    for waiting in self._waiting.get(run_id, ()):
-                        waiting.set()
-                if called.is_set():
+                # Those who come together are looked for together.
+                await trio.lowlevel.checkpoint()
+                self._is_news = False
+                seen = await self._store.wait_for_change(None, self._poll)
+                ended = set(await self._store.ended(list({each.run_id for each in self._waiters})))
+                for each in self._waiters:
+                    if each.run_id in ended:
+                        each.has_ended = True
+                        each.called.set()
+                if waiter.has_ended:
                     return
-                seen = await self._store.wait_for_change(seen, self._poll)
-                if len(self._waiting) > _FEW:
-                    await trio.sleep(_PACE)
+                await self._sleep(seen)
         finally:
             self._is_led = False
 
-    def _again(self, run_id: str, called: trio.Event) -> trio.Event:
-        """Return an event in the place of one that may be set."""
-        if not called.is_set():
-            return called
-        waiting = self._waiting[run_id]
-        waiting.discard(called)
-        fresh = trio.Event()
-        waiting.add(fresh)
-        return fresh
+    async def _sleep(self, seen: int) -> None:
+        """Wait for a change, or for somebody else who waits.
 
-    def _leave(self, run_id: str, called: trio.Event) -> None:
-        waiting = self._waiting[run_id]
-        waiting.discard(called)
-        if not waiting:
-            del self._waiting[run_id]
-        if not self._is_led and self._waiting:
-            # Whoever looked is gone: another one does.
-            for others in self._waiting.values():
-                for other in others:
-                    other.set()
-                    return
+        Cancellation: nothing is changed.
+        """
+        with trio.CancelScope() as self._nap:
+            if not self._is_news:
+                await self._store.wait_for_change(seen, self._poll)
+                if len(self._waiters) > _FEW:
+                    await trio.sleep(_PACE)
+
+    def _pass_on(self) -> None:
+        """Let another one look, where nobody does."""
+        if not self._is_led:
+            for waiter in self._waiters:
+                waiter.called.set()
+                return

@@ -16,7 +16,7 @@ from trioflow.checkpoint.codec import LARGE, Codec, sealed
 from trioflow.checkpoint.protocol import Checkpoint
 from trioflow.checkpoint.registry import check_store
 from trioflow.checkpoint.service_protocol import ServiceRun, ServiceStore
-from trioflow.checkpoint.session import check_run_id, decode, encode, load_verified
+from trioflow.checkpoint.session import check_loaded, check_run_id, decode, encode, load_verified
 from trioflow.config import ServiceConfig
 from trioflow.config.checks import check_in_trio, check_instance, check_number, check_text
 from trioflow.errors import CheckpointNotFoundError, ConfigError, RunCancelledError
@@ -246,7 +246,11 @@ class ServiceClient:
         codec = self._codec(run.graph)
         if not isinstance(outcome, Completed):
             raise rebuilt(outcome, run.run_id, codec)
-        state = await decode(codec, (await load_verified(self._store, run.run_id)).state)
+        if run.last is None:
+            last = await load_verified(self._store, run.run_id)
+        else:
+            last = await check_loaded(run.last, run.run_id)
+        state = await decode(codec, last.state)
         path, iterations = outcome.path, outcome.iterations
         return GraphResult(state, run.run_id, "completed", outcome.exit_point, path, iterations)
 

@@ -369,6 +369,7 @@ class _Engine:
             observer=self._observer or graph.observer_or(self._default_observer),
             on_step=run.on_step,
             answer=self._answer_for(run),
+            last=run.lease.last,
         )
         return await graph._serve(served)  # noqa: SLF001 - the other half of it
 

@@ -113,6 +113,18 @@ class ServiceCases(StoreCases):
         await store.save(checkpoint(), lease.epoch)
 
     @case
+    async def test_who_prolongs_late_keeps_its_place_in_the_limit(self, store: Any) -> None:
+        """A lease that has ended and is prolonged counts: no other run is given for it."""
+        for name in ("a", "b"):
+            await store.submit(checkpoint(name, step=0), 0.0)
+        limits = {"graph": 1}
+        (lease,) = await _take(store, lease=_SHORT, limits=limits)
+        await trio.sleep(2 * _SHORT)
+        grant = await store.lease(_request(held=[(lease.run_id, lease.epoch)], limits=limits))
+        check(dict(grant.held) == {lease.run_id: False}, "a run that nobody took was lost")
+        check(not grant.taken, "a run was given over the limit")
+
+    @case
     async def test_limits_hold(self, store: Any) -> None:
         """A graph's limit holds over all processes, and does not delay other graphs."""
         for number in range(4):
