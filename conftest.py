@@ -25,5 +25,5 @@ def _run_alone(example: Example) -> str | None:
 
 pytest_collect_file = (
     Sybil(parsers=[CodeBlockParser("python", _run_alone)], patterns=["README.md"])
-    + Sybil(parsers=[PythonCodeBlockParser()], patterns=["docs/**/*.md"])
+    + Sybil(parsers=[PythonCodeBlockParser()], patterns=["docs/*.md", "docs/**/*.md"])
 ).pytest()

@@ -52,7 +52,7 @@ async def test_it_is_tried(examples):
 
 
 async def test_it_serves_through_a_kill_until_sigterm(examples, tmp_path, tracebacks):
-    run = program(examples, "serve", "--store", tmp_path / "briefings.db", "--port", 0, "--lease", 1)
+    run = program(examples, "serve", "--store", tmp_path / "briefings.db", "--port", 0, "--lease", 2)
     async with SqliteStore(tmp_path / "briefings.db") as store, trio.open_nursery() as nursery:
         client = service_client(store)
         first = await nursery.start(run)
