@@ -5,6 +5,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 
 _HERE = Path(__file__).parent
@@ -20,6 +22,7 @@ html_theme = "furo"
 html_title = "trioflow"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+pygments_dark_style = "monokai"
 html_copy_source = False
 exclude_patterns = ["_build"]
 default_role = "code"
@@ -32,9 +35,6 @@ python_use_unqualified_type_names = True
 myst_fence_as_directive = ["mermaid"]
 myst_heading_anchors = 3
 napoleon_google_docstring = True
-
-# `type[S]` in a signature finds the fields called `type`, too: Sphinx does not know which is meant.
-suppress_warnings = ["ref.python"]
 
 
 _SHORTER = (
@@ -65,7 +65,16 @@ def _keep_colons(  # noqa: PLR0917 - Sphinx calls it
         lines[:0] = ["..", ""]
 
 
+def _leave_builtins(app: Sphinx, doctree: nodes.document) -> None:
+    """Keep `type[S]` in a signature from being taken for a field called `type`."""
+    del app
+    for reference in list(doctree.findall(pending_xref)):
+        if reference.get("reftarget") == "type":
+            reference.replace_self(nodes.Text("type"))
+
+
 def setup(app: Sphinx) -> None:
     """Connect what is ours."""
     app.connect("autodoc-process-signature", _shorten_signature)
     app.connect("autodoc-process-docstring", _keep_colons, priority=400)  # Napoleon's has 500
+    app.connect("doctree-read", _leave_builtins)

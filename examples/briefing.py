@@ -97,7 +97,8 @@ async def follow(call: Callable[[str], Awaitable[str]], names: Sequence[str]) ->
     """Summarise the topics, and print what becomes of each as it is known."""
     async with open_parallel(names, call, config=FAN_OUT) as run:
         async for outcome in run:
-            end = f"{outcome.duration:.1f} s" if outcome.ok else f"failed: {outcome.error}"
+            ok = outcome.ok
+            end = f"{outcome.duration:.1f} s" if ok else f"failed: {outcome.error}"
             print(f"{outcome.item}: {end}")
     return run.result()
 
@@ -107,7 +108,8 @@ async def follow(call: Callable[[str], Awaitable[str]], names: Sequence[str]) ->
 
 def build(call: Callable[[str], Awaitable[str]], store: CheckpointStore | None = None) -> StateGraph[State]:
     """Return the graph of a briefing: collect summaries, write, wait for an answer, publish."""
-    graph = StateGraph(GraphConfig(name="briefing", observer="noop"), store=store, on_resume=take_answer)
+    config = GraphConfig(name="briefing", observer="noop")
+    graph = StateGraph(config, store=store, on_resume=take_answer)
     collect = parallel_node(call, items=lambda state: state["topics"], aggregate=keep, config=FAN_OUT)
     graph.add_node("collect", collect)
     graph.add_node("write", write)
@@ -115,7 +117,8 @@ def build(call: Callable[[str], Awaitable[str]], store: CheckpointStore | None =
     graph.add_node("publish", publish)
     graph.add_edge("collect", "write")
     graph.add_edge("write", "approve")
-    graph.add_edge("approve", "write", when=key_equals("answer", "shorter"), name="shorter")
+    wants_less = key_equals("answer", "shorter")
+    graph.add_edge("approve", "write", when=wants_less, name="shorter")
     graph.add_edge("approve", "publish")
     graph.set_entry_point("collect")
     graph.set_exit_point("publish")
@@ -126,7 +129,8 @@ def keep(state: State, result: ParallelResult[str, str]) -> State:
     """Put the summaries into the state, and the topics that have none."""
     names = [state["topics"][index] for index in result.indices]
     missing = [failed.item for failed in result.errors]
-    return state.merge(summaries=dict(zip(names, result.results, strict=True)), missing=missing)
+    summaries = dict(zip(names, result.results, strict=True))
+    return state.merge(summaries=summaries, missing=missing)
 
 
 async def write(state: State) -> State:
@@ -174,7 +178,8 @@ async def serve(path: Path, port: int, config: ServiceConfig) -> None:
         async with open_client(seed=21) as client, SqliteStore(path) as store:
             graph = build(careful(client))
             async with open_service(store, [graph], config=config), trio.open_nursery() as nursery:
-                page = partial(serve_page, f"sqlite:///{path}", port=port, graphs=[graph], show_data=True)
+                url = f"sqlite:///{path}"
+                page = partial(serve_page, url, port=port, graphs=[graph], show_data=True)
                 address = await nursery.start(page)
                 print(f"serving briefings, shown at {address} (Ctrl-C ends it)", flush=True)
                 async for _ in signals:
