@@ -24,6 +24,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 pygments_dark_style = "monokai"
 html_copy_source = False
+html_search_scorer = str(_HERE / "_ext" / "search-scorer.js")
 exclude_patterns = ["_build"]
 default_role = "code"
 
