@@ -5,9 +5,9 @@ Run it (`pip install '.[cli,ui]' h11 "openai>=1.63" rich` in the clone)::
     python examples/briefing.py try                          # one fan-out, shown as it goes
     python examples/briefing.py serve --store briefings.db   # the service, and the page of its runs
 
-A briefing is about topics of the language reference that ships with Python. The service has each of them
-summarised through the `openai` client, many at once, writes a text, and waits until somebody says "publish" or
-"shorter". What it does is in the store, so it may be killed at any time. From another terminal::
+A briefing is about some of the topics in `notes.py`. The service has each of them summarised through the `openai`
+client, many at once, writes a text, and waits until somebody says "publish" or "shorter". What it does is in the
+store, so it may be killed at any time. From another terminal::
 
     trioflow runs submit briefing --store sqlite:///briefings.db --state '{"topics": ["with", "try"]}'
     trioflow runs signal RUN_ID resume --store sqlite:///briefings.db --payload '{"answer": "publish"}'
@@ -23,12 +23,12 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any
 
 import openai
 import trio
 from fan_out import open_client
+from notes import NOTES
 
 from trioflow import (
     CheckpointNotFoundError,
@@ -54,7 +54,7 @@ from trioflow import (
 from trioflow.checkpoint.sqlite import SqliteStore
 from trioflow.ui import serve_page
 
-NAMES = ["with", "try", "async", "class", "import", "raise", "lambda", "yield", "global", "del", "assert", "while"]
+NAMES = list(NOTES)
 
 # Page 1: a fan-out.
 
@@ -63,7 +63,7 @@ async def summarise(client: openai.AsyncOpenAI, name: str) -> str:
     """Ask the model for a summary of one topic."""
     completion = await client.chat.completions.create(
         model=os.environ.get("OPENAI_MODEL") or "gpt-4o-mini",
-        messages=[{"role": "user", "content": topics[name]}],
+        messages=[{"role": "user", "content": NOTES[name]}],
     )
     return completion.choices[0].message.content or ""
 
@@ -175,7 +175,7 @@ async def go_on(graph: StateGraph[State], run_id: str, names: Sequence[str]) -> 
 async def serve(path: Path, port: int, config: ServiceConfig) -> None:
     """Make the briefings that are submitted to the store, and show them, until SIGTERM or Ctrl-C."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with open_client(seed=21) as client, SqliteStore(path) as store:
+        async with open_client(seed=70) as client, SqliteStore(path) as store:
             graph = build(careful(client))
             async with open_service(store, [graph], config=config), trio.open_nursery() as nursery:
                 url = f"sqlite:///{path}"
@@ -191,7 +191,7 @@ async def serve(path: Path, port: int, config: ServiceConfig) -> None:
 
 async def show() -> None:
     """Summarise all topics once."""
-    async with open_client(seed=21) as client:
+    async with open_client(seed=70) as client:
         print(await follow(careful(client), NAMES))
 
 
