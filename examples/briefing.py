@@ -25,7 +25,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import openai
 import trio
 from fan_out import open_client
 from notes import NOTES
@@ -53,6 +52,11 @@ from trioflow import (
 )
 from trioflow.checkpoint.sqlite import SqliteStore
 from trioflow.ui import serve_page
+
+try:
+    import openai
+except ImportError as missing:
+    raise SystemExit(f"this example needs {missing.name}: pip install h11 'openai>=1.63'") from None
 
 NAMES = list(NOTES)
 
