@@ -57,10 +57,11 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation, warnings being errors, and run every code block in README and docs."""
+    """Run every code block in README and docs, build the site, and check its links and its search."""
     install(session, "docs", "tests", "demo")
     session.run("pytest", "README.md", "docs")
     session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html")
+    session.run("python", "docs/check_site.py", "docs/_build/html")
 
 
 @nox.session

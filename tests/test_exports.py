@@ -51,8 +51,9 @@ def test_the_public_names_are_exported_sorted_and_described():
 
 
 def test_the_reference_has_every_public_name():
-    page = (Path(__file__).parents[1] / "docs" / "reference" / "api.md").read_text()
-    shown = re.findall(r"auto\w+:: trioflow\.(\w+)(?:\(\))?$", page, re.MULTILINE)
+    pages = (Path(__file__).parents[1] / "docs" / "reference").glob("*.md")
+    text = "\n".join(page.read_text() for page in pages)
+    shown = re.findall(r"auto\w+:: trioflow\.(\w+)(?:\(\))?$", text, re.MULTILINE)
     assert sorted(set(trioflow.__all__) - set(shown)) == []
     assert sorted(name for name in shown if not hasattr(trioflow, name)) == []
     assert len(shown) == len(set(shown))

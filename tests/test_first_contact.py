@@ -139,6 +139,7 @@ def without(package, *command):
         ("document_review", "openai"),
         ("document_review", "h11"),
         ("resume", "openai"),
+        ("briefing", "openai"),
         ("chat_server", "h11"),
     ],
 )
