@@ -1,11 +1,12 @@
 """How Sphinx builds the documentation: `nox -s docs`."""
 
-from importlib.metadata import version as _version
+import tomllib
+from pathlib import Path
 
 project = "trioflow"
 author = "the trioflow authors"
 copyright = "2026, the trioflow authors"
-release = version = _version("trioflow")
+release = version = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["version"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxcontrib_trio"]
 html_theme = "furo"
