@@ -93,7 +93,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error_as_in_any_module():
 
 def test_importing_is_light():
     code = "import sys; before = set(sys.modules); import trioflow; print(*(sys.modules.keys() - before))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True)
     loaded = set(done.stdout.split())
     assert "trio" in loaded
     heavy = {"loguru", "tenacity", "trio_util", "apsw", "rich", "yaml", "opentelemetry", "distributed", "cyclopts"}
