@@ -24,7 +24,9 @@ builder = StateGraph(Review)
 builder.add_node("revise", revise)
 builder.add_node("approve", approve)
 builder.add_edge(START, "revise")
-builder.add_conditional_edges("revise", lambda state: "revise" if "  " in state["text"] else "approve")
+builder.add_conditional_edges(
+    "revise", lambda state: "revise" if "  " in state["text"] else "approve"
+)
 builder.add_edge("approve", END)
 graph = builder.compile(checkpointer=InMemorySaver())
 

@@ -2,7 +2,8 @@ import sys
 
 from dbos import DBOS, SetWorkflowID
 
-DBOS(config={"name": "reviews", "system_database_url": f"sqlite:///{sys.argv[1]}", "log_level": "ERROR"})
+database = f"sqlite:///{sys.argv[1]}"
+DBOS(config={"name": "reviews", "system_database_url": database, "log_level": "ERROR"})
 
 
 @DBOS.step()

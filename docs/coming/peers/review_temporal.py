@@ -22,15 +22,19 @@ class Review:
 
     @workflow.run
     async def run(self, topic: str) -> str:
-        text = await workflow.execute_activity(draft, topic, start_to_close_timeout=timedelta(minutes=1))
+        limit = timedelta(minutes=1)
+        text = await workflow.execute_activity(draft, topic, start_to_close_timeout=limit)
         await workflow.wait_condition(lambda: self.approver is not None)
         return f"{text}, approved by {self.approver}"
 
 
 async def main() -> None:
     client = await Client.connect("localhost:7233")
-    async with Worker(client, task_queue="reviews", workflows=[Review], activities=[draft]):
-        handle = await client.start_workflow(Review.run, "notes on trio", id="review-7", task_queue="reviews")
+    queue = "reviews"
+    async with Worker(client, task_queue=queue, workflows=[Review], activities=[draft]):
+        handle = await client.start_workflow(
+            Review.run, "notes on trio", id="review-7", task_queue=queue
+        )
         await handle.signal(Review.approve, "Ada")
         print("result:", await handle.result())
 
