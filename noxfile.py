@@ -83,12 +83,18 @@ FIRST_RUN = """
 import trio, trioflow
 from trioflow.checkpoint.sqlite import SqliteStore
 
+async def work(item):
+    await trio.sleep(0)
+    if trioflow.current_run().attempt == 1:
+        raise ConnectionError("refused")
+    return item
+
 async def main():
-    retry = trioflow.RetryConfig()
+    config = trioflow.ParallelConfig(retry=trioflow.RetryConfig(initial_delay=0.001))
     async with SqliteStore("first.db") as store:
-        config = trioflow.ParallelConfig(retry=retry)
-        result = await trioflow.process_parallel(range(3), trio.sleep, config=config, store=store, run_id="first")
-    print(trioflow.__version__, result)
+        async with trioflow.open_parallel(range(3), work, config=config, store=store, run_id="first") as run:
+            await run.progress.wait_value(lambda progress: progress.done == 3)
+    print(trioflow.__version__, run.result())
 
 trio.run(main)
 """
