@@ -3,6 +3,13 @@
 Sessions on several Pythons run on those that are found and skip the others, saying so.
 """
 
+import os
+import re
+import shutil
+import tarfile
+from pathlib import Path
+from zipfile import ZipFile
+
 import nox
 
 nox.needs_version = ">=2024.10"
@@ -11,7 +18,16 @@ nox.options.error_on_missing_interpreters = False
 nox.options.sessions = ["tests", "lint", "types", "docs", "demo"]
 
 PYTHONS = ["3.11", "3.12", "3.13"]
-GROUPS = nox.project.load_toml("pyproject.toml")["dependency-groups"]
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+GROUPS = PYPROJECT["dependency-groups"]
+
+QUICK_NEEDS = {
+    "httpx", "hypothesis", "pydantic", "pytest", "pytest-timeout", "pytest-trio", "pytest-xdist", "PyYAML", "sybil"
+}  # fmt: skip
+"""What the quick part of the suite needs of the group `tests`; tests of other libraries are skipped."""
+
+QUICK = ("pytest", "-q", "-n", "2", "--dist", "worksteal", "-m", "not slow", "-p", "no:cacheprovider", "-r", "fE")
+"""Runs the tests that are named after it, without those that take more than a second."""
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -32,6 +48,100 @@ def tests(session: nox.Session) -> None:
     """Run the test suite with branch coverage, in two processes."""
     install(session, "tests", "demo")
     session.run("pytest", "-n", "2", "--dist", "worksteal", "--cov", *session.posargs)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build sdist and wheel, check them, and run tests of the sdist against the wheel, installed anew."""
+    session.install(*GROUPS["release"])
+    folder = Path(session.create_tmp()).resolve()
+    shutil.rmtree(folder)
+    built, fresh = folder / "dist", folder / "fresh"
+    session.run("python", "-m", "build", "--outdir", str(built), silent=True)
+    (sdist,), (packed,) = built.glob("*.tar.gz"), built.glob("*.whl")
+    session.run("twine", "check", "--strict", str(sdist), str(packed))
+    if odd := what_is_odd_in(packed):
+        session.error(f"{packed.name}: {odd}")
+
+    session.run("virtualenv", "--quiet", str(fresh))
+    python = str(fresh / ("Scripts" if os.name == "nt" else "bin") / "python")
+    # With nothing but its own dependencies first: what a user gets.
+    session.run(python, "-m", "pip", "install", "--quiet", str(packed), external=True)
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    unpacked = folder / sdist.name.removesuffix(".tar.gz")
+    shutil.rmtree(unpacked / "trioflow")  # so that no test finds it there
+    with session.chdir(unpacked):
+        session.run(python, "-W", "error", "-c", FIRST_RUN, external=True)
+        extras = f"{packed}[cli,ui,yaml]"
+        session.run(python, "-m", "pip", "install", "--quiet", extras, *quick_needs(), external=True)
+        rooms = ("workflows", "graph", "ui/test_page.py", "test_cli.py", "test_errors.py", "test_house.py")
+        session.run(python, "-m", *QUICK, *(f"tests/{room}" for room in rooms), external=True)
+
+
+FIRST_RUN = """
+import trio, trioflow
+from trioflow.checkpoint.sqlite import SqliteStore
+
+async def work(item):
+    await trio.sleep(0)
+    if trioflow.current_run().attempt == 1:
+        raise ConnectionError("refused")
+    return item
+
+async def main():
+    config = trioflow.ParallelConfig(retry=trioflow.RetryConfig(initial_delay=0.001))
+    async with SqliteStore("first.db") as store:
+        async with trioflow.open_parallel(range(3), work, config=config, store=store, run_id="first") as run:
+            await run.progress.wait_value(lambda progress: progress.done == 3)
+    print(trioflow.__version__, run.result())
+
+trio.run(main)
+"""
+"""Needs each of the core's dependencies, and nothing else."""
+
+
+def what_is_odd_in(wheel: Path) -> str | None:
+    """Say what `wheel` lacks, or has too much: it is to have the package as it stands here, and the licence."""
+    files = {path.as_posix() for path in Path("trioflow").rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    must = {"trioflow/py.typed", *(f"trioflow/ui/page.{suffix}" for suffix in ("css", "html", "js"))}
+    with ZipFile(wheel) as archive:
+        packed = set(archive.namelist())
+    inside = {name for name in packed if name.startswith("trioflow/")}
+    if wrong := sorted((files | must) ^ inside):
+        return f"is not the package as it stands here: {', '.join(wrong)}"
+    beside = {re.sub(r"^trioflow-[^/]*[.]dist-info/", "", name) for name in packed - inside}
+    expected = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
+    return None if beside == expected else f"has beside the package: {', '.join(sorted(beside))}"
+
+
+def quick_needs() -> list[str]:
+    """Return what `QUICK_NEEDS` names, with the versions that the group asks for."""
+    wanted = [needed for needed in GROUPS["tests"] if re.match(r"[\w-]+", needed)[0] in QUICK_NEEDS]
+    if len(wanted) != len(QUICK_NEEDS):
+        raise LookupError(f"the group `tests` has only {wanted} of {QUICK_NEEDS}")
+    return wanted
+
+
+@nox.session(python=PYTHONS[0])
+def lowest(session: nox.Session) -> None:
+    """Run the quick tests with the lowest versions of the dependencies that pyproject.toml allows."""
+    pins = [re.sub(r"^([\w-]+)>=([\d.]+)$", r"\1==\2", needed) for needed in PYPROJECT["project"]["dependencies"]]
+    session.install(".", *pins, *quick_needs())
+    rooms = ("workflows", "graph", "hub", "policies", "checkpoint", "config", "runtime")
+    session.run(*QUICK, *(f"tests/{room}" for room in rooms))
+
+
+@nox.session
+def profile(session: nox.Session) -> None:
+    """Show where the time of a benchmark goes, of another than the fan-outs' by `-- benchmarks/... --repeat 1`."""
+    install(session, "bench", "tests", "profile")
+    script = session.posargs or ["benchmarks/bench_observers.py", "--repeat", "1"]
+    recorded = str(Path(session.create_tmp()).resolve() / "recorded.pyisession")
+    session.run("pyinstrument", "--interval", "0.0005", "--renderer", "pyisession", "--outfile", recorded, *script)
+    shown = ("pyinstrument", "--load", recorded, "--show", "*/trioflow/*")
+    session.run(*shown, "--outfile", "profile.html")
+    session.run(*shown, "--no-color", "--no-unicode")
 
 
 @nox.session

@@ -200,7 +200,7 @@ def test_there_is_completion_for_other_shells(capsys, shell):
 
 
 def test_it_runs_as_a_module(url):
-    command = [sys.executable, "-W", "error", "-m", "trioflow", "runs", "list", "--store", url]
+    command = [sys.executable, "-P", "-W", "error", "-m", "trioflow", "runs", "list", "--store", url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert "letter-1" in done.stdout
 
@@ -639,7 +639,7 @@ def test_a_folder_is_no_trace(tmp_path, capsys):
 def test_what_reads_no_further_is_no_error(trace):
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-W", "error", "-m", "trioflow", "trace", "summary", str(trace), "--json"]
+    command = [sys.executable, "-P", "-W", "error", "-m", "trioflow", "trace", "summary", str(trace), "--json"]
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")

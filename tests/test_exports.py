@@ -1,6 +1,7 @@
 """The public face: what is exported, what it costs, and that every public name is described."""
 
 import importlib
+import importlib.metadata
 import inspect
 import pkgutil
 import re
@@ -68,10 +69,33 @@ def test_every_public_coroutine_says_what_a_cancellation_does():
                 assert "Cancellation:" in (inspect.getdoc(function) or ""), f"{name}: {function}"
 
 
+def test_the_version_is_that_of_the_installed_package(tmp_path, monkeypatch):
+    metadata = tmp_path / "trioflow-9.8.7.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: trioflow\nVersion: 9.8.7\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert trioflow.__version__ == "9.8.7"
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(AttributeError, match="trioflow is not installed: its version is unknown"):
+        trioflow.__version__  # noqa: B018 - reading it is what is tested
+    assert not hasattr(trioflow, "__version__")
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error_as_in_any_module():
+    with pytest.raises(AttributeError, match="module 'trioflow' has no attribute 'process_paralel'"):
+        trioflow.process_paralel  # noqa: B018 - reading it is what is tested
+
+
 def test_importing_is_light():
-    code = "import sys, trioflow; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    code = "import sys; before = set(sys.modules); import trioflow; print(*(sys.modules.keys() - before))"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True)
     loaded = set(done.stdout.split())
     assert "trio" in loaded
     heavy = {"loguru", "tenacity", "trio_util", "apsw", "rich", "yaml", "opentelemetry", "distributed", "cyclopts"}
-    assert loaded & heavy == set()
+    assert loaded & {*heavy, "importlib.metadata"} == set()

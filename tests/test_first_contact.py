@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+import trioflow
 from trioflow import (
     EventStream,
     GraphConfig,
@@ -123,10 +124,10 @@ def test_a_hub_that_is_called_under_asyncio_says_so(name):
 
 def without(package, *command):
     """Run a script or module where `package` cannot be imported."""
-    code = f"import sys, runpy; sys.modules[{package!r}] = None; sys.path.insert(0, {str(ROOT)!r}); "
+    code = f"import sys, runpy; sys.modules[{package!r}] = None; "
     code += "sys.path.insert(0, 'examples'); " + command[0]
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
     )
 
 
@@ -159,7 +160,7 @@ def test_the_command_line_without_its_extra_says_in_one_line_what_to_install(pac
 def test_an_extra_exists_only_while_library_code_imports_it():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     imported = {"PyYAML": "yaml", "opentelemetry-api": "opentelemetry"}
-    source = "\n".join(path.read_text() for path in (ROOT / "trioflow").rglob("*.py"))
+    source = "\n".join(path.read_text() for path in Path(trioflow.__file__).parent.rglob("*.py"))
     documented = (ROOT / "docs/design/dependencies.md").read_text()
     for extra, requirements in extras.items():
         assert f"| `{extra}` |" in documented

@@ -1,6 +1,7 @@
 """The house stays tidy: the layout comment names every room, each guarantee its tests, live objects how they stand."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import trio
@@ -41,6 +42,12 @@ def test_contributors_know_how_to_make_tests_longer():
             row = next((line for line in page.splitlines() if line.startswith(f"| `{name}` |")), "")
             assert row, f"CONTRIBUTING.md does not name {name}"
             assert default in row.split("|")[3].replace(",", ""), name
+
+
+def test_the_changelog_begins_with_what_comes_and_then_with_this_version():
+    versions = re.findall(r"(?m)^## \[(.+?)\]", (CLONE / "CHANGELOG.md").read_text())
+    version = tomllib.loads((CLONE / "pyproject.toml").read_text())["project"]["version"]
+    assert versions[:2] == ["Unreleased", version]
 
 
 async def test_every_live_object_says_how_it_stands():

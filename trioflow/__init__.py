@@ -22,6 +22,8 @@
 #   __main__       `python -m trioflow`
 """Structured workflows for agent services on Trio that report exactly what succeeded, what failed and why."""
 
+from typing import TYPE_CHECKING
+
 from trioflow._durable.waits import durable_sleep, wait_for_signal
 from trioflow._runtime.context import RunContext, current_run
 from trioflow.checkpoint import (
@@ -271,3 +273,18 @@ __all__ = (
     "with_retry",
     "with_timeout",
 )
+
+__version__: str
+
+if not TYPE_CHECKING:  # a checker that saw it would take any name for one of ours
+
+    def __getattr__(name: str) -> str:
+        """Return the version of the installed package, which is looked up when it is asked for."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - an import pays nothing for it
+
+        try:
+            return version(__name__)
+        except PackageNotFoundError as error:
+            raise AttributeError(f"{__name__} is not installed: its version is unknown", name=name) from error

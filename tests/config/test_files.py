@@ -96,7 +96,7 @@ def test_yaml_without_its_library_names_the_extra():
         "try: load_config(b'{}', ParallelConfig, format='yaml')\n"
         "except ImportError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert "pip install 'trioflow[yaml]'" in done.stdout
 
 

@@ -82,7 +82,7 @@ def test_ctrl_c_ends_a_run_at_once_and_bare(face, kind):
     rng = random.Random(f"{face} {kind}")
     for _ in range(TIMES):
         child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, face, kind],
+            [sys.executable, "-P", "-c", CHILD, face, kind],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -107,7 +107,7 @@ def test_ctrl_c_ends_a_run_at_once_and_bare(face, kind):
 def test_system_exit_in_a_processor_is_the_exit_status_of_the_process(face):
     code = CHILD.replace("async def quick(item):\n    return item", "async def quick(item):\n    sys.exit(3)")
     done = subprocess.run(
-        [sys.executable, "-c", code, face, "quick"], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-P", "-c", code, face, "quick"], capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 3, done.stderr
 
@@ -116,7 +116,7 @@ def test_system_exit_in_a_processor_is_the_exit_status_of_the_process(face):
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to itself")
 def test_the_suite_works_where_sigint_was_ignored_before():
     tests = Path(__file__).parents[1] / "workflows" / "test_chain.py"
-    suite = [sys.executable, "-m", "pytest", "-q", "-k", "ctrl_c", str(tests)]
+    suite = [sys.executable, "-P", "-m", "pytest", "-q", "-k", "ctrl_c", str(tests)]
     command = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *suite]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stdout
@@ -179,6 +179,6 @@ assert gaps <= 1 + int(sys.argv[2]) // 500
 @pytest.mark.timeout(60 + TIMES)
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to itself")
 def test_no_ctrl_c_in_a_tight_loop_around_a_stream_is_swallowed():
-    code = [sys.executable, "-W", "ignore", "-c", LOOP, "1", str(TIMES * 25)]
+    code = [sys.executable, "-P", "-W", "ignore", "-c", LOOP, "1", str(TIMES * 25)]
     done = subprocess.run(code, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -230,7 +230,7 @@ def test_a_migration_that_is_killed_is_done_whole_or_not_at_all(tmp_path):
         db = apsw.Connection(str(path))
         _schema.prepare(db, str(path), ("CREATE TABLE first(x);",))
         db.close()
-        process = subprocess.Popen([sys.executable, "-c", MIGRATION, str(path)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([sys.executable, "-P", "-c", MIGRATION, str(path)], stdout=subprocess.PIPE, text=True)
         assert process.stdout.readline() == "ready\n"
         time.sleep(random_.uniform(0, 0.06))
         process.send_signal(signal.SIGKILL)
@@ -298,7 +298,7 @@ OPENINGS = int(os.environ.get("TRIOFLOW_OPENINGS", "3"))
 def test_several_processes_open_a_new_file_at_once(tmp_path):
     for number in range(OPENINGS):
         path = tmp_path / f"{number}.db"
-        command = [sys.executable, "-c", OPENING, str(path)]
+        command = [sys.executable, "-P", "-c", OPENING, str(path)]
         processes = [
             subprocess.Popen([*command, f"run {n}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for n in range(4)

@@ -140,7 +140,7 @@ async def test_the_key_is_the_same_over_resumes_and_processes(seen):
     )
     import sys
 
-    done = await trio.run_process([sys.executable, "-c", code], capture_stdout=True)
+    done = await trio.run_process([sys.executable, "-P", "-c", code], capture_stdout=True)
     assert done.stdout.decode().strip() == seen[0].key
 
 

@@ -264,12 +264,7 @@ trio.run(lambda: process_parallel(range(10_000), nap, observer=TraceObserver(sys
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX's")
 def test_what_was_written_before_a_kill_can_be_loaded(path):
-    root = str(Path(__file__).parents[2])
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(path)],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": root},
-    )
+    child = subprocess.Popen([sys.executable, "-P", "-c", CHILD, str(path)], stdout=subprocess.PIPE)
     with child:
         assert child.stdout.readline() == b"now\n"
         child.kill()

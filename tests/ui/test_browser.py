@@ -23,11 +23,13 @@ import apsw
 import msgspec
 import trio
 
+import trioflow
 from trioflow import CheckpointConfig, ParallelConfig, process_parallel
 from trioflow.checkpoint.protocol import Checkpoint
 from trioflow.checkpoint.session import Session
 from trioflow.checkpoint.sqlite import SqliteStore
 
+LIBRARY = str(Path(trioflow.__file__).parents[1])
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 pytestmark = [
@@ -196,7 +198,7 @@ def browser(tmp_path):
 @contextmanager
 def served(folder, *flags, port="0"):
     command = [sys.executable, "-m", "trioflow", "ui", "--store", "sqlite:///runs.db", "--port", port, *flags]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([LIBRARY, os.environ.get("PYTHONPATH", "")])}
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             yield re.search(r"http://[\d.]+:\d+/", process.stdout.readline())[0]
@@ -205,7 +207,7 @@ def served(folder, *flags, port="0"):
 
 
 def program(folder, *arguments):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([LIBRARY, os.environ.get("PYTHONPATH", "")])}
     return subprocess.Popen(
         [sys.executable, "letters.py", *arguments], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
     )
@@ -281,7 +283,7 @@ def test_a_run_that_is_killed_and_resumed_is_followed(browser, folder):
             assert "running" in browser.text("#facts")
             resumed = subprocess.run(
                 [sys.executable, "-c", "import letters, trio; print(trio.run(lambda: letters.graph.resume('letter-1', update=lambda state: state.set('slow', 0.5))).status)"],
-                cwd=folder, env=os.environ | {"PYTHONPATH": str(Path.cwd())}, capture_output=True, text=True, timeout=40, check=True,
+                cwd=folder, env=os.environ | {"PYTHONPATH": LIBRARY}, capture_output=True, text=True, timeout=40, check=True,
             )  # fmt: skip
             assert resumed.stdout == "paused\n"
             browser.wait("document.querySelector('#facts').innerText.includes('paused')")

@@ -417,7 +417,7 @@ async def test_without_the_extra_it_names_it(monkeypatch):
 
 @contextmanager
 def open_command(path, *flags):
-    command = [sys.executable, "-W", "error", "-m", "trioflow", "ui", "--store", f"sqlite:///{path}", "--port", "0", *flags]
+    command = [sys.executable, "-P", "-W", "error", "-m", "trioflow", "ui", "--store", f"sqlite:///{path}", "--port", "0", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process, re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())[0]

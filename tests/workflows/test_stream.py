@@ -646,7 +646,7 @@ trio.run(globals()[sys.argv[1]])
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["bare", "scoped", "in_a_task"])
 def test_a_block_in_an_async_generator_that_is_left_early_ends_with_an_error_that_says_what_to_use(where):
-    code = [sys.executable, "-W", "ignore", "-c", LEFT_EARLY, where]
+    code = [sys.executable, "-P", "-W", "ignore", "-c", LEFT_EARLY, where]
     done = subprocess.run(code, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 1
     assert "put @trio.as_safe_channel on that generator" in done.stderr
