@@ -64,16 +64,16 @@ class AsyncioThread:
 
 @asynccontextmanager
 async def open_asyncio() -> AsyncIterator[AsyncioThread]:
-    async def run(task_status: trio.TaskStatus[asyncio.AbstractEventLoop]) -> None:
-        def serve() -> None:
+    async def serve(task_status: trio.TaskStatus[asyncio.AbstractEventLoop]) -> None:
+        def run() -> None:
             with asyncio.Runner() as runner:
-                trio.from_thread.run_sync(task_status.started, runner.get_loop())
+                trio.from_thread.run_sync(lambda: task_status.started(runner.get_loop()))
                 runner.get_loop().run_forever()
 
-        await trio.to_thread.run_sync(serve)
+        await trio.to_thread.run_sync(run)
 
     async with trio.open_nursery() as nursery:
-        loop = await nursery.start(run)
+        loop = await nursery.start(serve)
         try:
             yield AsyncioThread(loop)
         finally:

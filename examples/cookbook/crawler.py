@@ -1,6 +1,6 @@
 """A crawler: pages are fetched as they are found, each once, a few at a time from each host.
 
-Run it: `pip install httpx starlette "hypercorn[trio]"`, `python examples/cookbook/crawler.py`
+Run it: `pip install httpx2 starlette "hypercorn[trio]"`, `python examples/cookbook/crawler.py`
 """
 
 import re
@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from urllib.parse import urldefrag, urljoin, urlsplit
 
-import httpx
+import httpx2
 import trio
 from servers import Site, open_server
 
@@ -26,9 +26,9 @@ Crawled = tuple[dict[str, str], dict[str, Exception]]
 
 
 def worth_another_attempt(error: Exception) -> bool:
-    if isinstance(error, httpx.HTTPStatusError):
+    if isinstance(error, httpx2.HTTPStatusError):
         return error.response.status_code in {408, 429} or error.response.status_code >= 500
-    return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
+    return isinstance(error, httpx2.TransportError) and not isinstance(error, httpx2.UnsupportedProtocol)
 
 
 async def crawl(
@@ -61,7 +61,7 @@ def links(base: str, page: str) -> list[str]:
 async def main() -> None:
     tree = {f"/{number}": [f"/{2 * number}", f"/{2 * number + 1}#top"] for number in range(1, 50)}
     site = Site(tree, broken={"/7": [503, 429]})
-    async with open_server(site.app) as url, httpx.AsyncClient(trust_env=False) as client:
+    async with open_server(site.app) as url, httpx2.AsyncClient(trust_env=False) as client:
 
         async def fetch(url: str) -> str:
             return (await client.get(url)).raise_for_status().text

@@ -23,8 +23,8 @@ from trioflow import ParallelConfig, open_parallel
 def make_app(answer: Callable[[str], Awaitable[str]], stopping: trio.Event, on_end: Any = print) -> Any:
     config = ParallelConfig(max_workers=2, fail_fast=False, observer="noop")
 
-    # Nothing may be yielded out of a plain async generator while a nursery is open: what the decorator makes
-    # runs in a task of its own, which ends when the response does.
+    # Nothing may be yielded out of a plain async generator while a nursery is open (ASYNC101, ASYNC119): what
+    # the decorator makes runs in a task of its own, which ends when the response does.
     @trio.as_safe_channel
     async def events(prompts: list[str]) -> AsyncGenerator[bytes, None]:
         async def drain() -> None:
@@ -36,8 +36,8 @@ def make_app(answer: Callable[[str], Awaitable[str]], stopping: trio.Event, on_e
             try:
                 async for outcome in run:
                     end = {"answer": outcome.result} if outcome.ok else {"error": str(outcome.error)}
-                    yield event("answer" if outcome.ok else "failure", prompt=outcome.item, **end)
-                yield event("end", status=run.result().status, unfinished=len(run.result().unfinished))
+                    yield event("answer" if outcome.ok else "failure", prompt=outcome.item, **end)  # noqa: ASYNC101, ASYNC119
+                yield event("end", status=run.result().status, unfinished=len(run.result().unfinished))  # noqa: ASYNC101, ASYNC119
             finally:
                 on_end(run.result())
             nursery.cancel_scope.cancel()

@@ -1,6 +1,6 @@
 """A nightly batch that survives: it is killed half-way, runs again, and makes only the calls that are missing.
 
-Run it: `pip install httpx starlette "hypercorn[trio]"`, `python examples/cookbook/nightly.py`
+Run it: `pip install httpx2 starlette "hypercorn[trio]"`, `python examples/cookbook/nightly.py`
 """
 
 import sys
@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import httpx
+import httpx2
 import trio
 from servers import Models, open_server
 
@@ -20,7 +20,7 @@ TICKETS = [f"ticket {number}" for number in range(60)]
 
 async def batch(url: str, path: str) -> ParallelResult[str, str]:
     """The batch itself: the same call every time, whether it begins or goes on."""
-    async with httpx.AsyncClient(base_url=url, trust_env=False) as client, SqliteStore(path) as store:
+    async with httpx2.AsyncClient(base_url=url, trust_env=False) as client, SqliteStore(path) as store:
 
         async def triage(ticket: str) -> str:
             body = {"model": "small", "messages": [{"role": "user", "content": ticket}]}

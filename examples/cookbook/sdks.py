@@ -40,7 +40,7 @@ async def open_everything() -> AsyncIterator[tuple[str, int]]:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     app = Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])])
     async with open_server(app) as url, trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, speak_redis, listeners)
+        nursery.start_soon(trio.serve_listeners, speak_redis, listeners)  # noqa: ASYNC113 - they listen already
         yield url, listeners[0].socket.getsockname()[1]
         nursery.cancel_scope.cancel()
 
@@ -51,8 +51,15 @@ async def speak_redis(stream: trio.SocketStream) -> None:
             await stream.send_all(b"+PONG\r\n" if b"PING" in received else b"+OK\r\n")
 
 
+async def httpx2(url: str, _: int) -> object:
+    import httpx2
+
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        return (await client.get(url)).status_code
+
+
 async def httpx(url: str, _: int) -> object:
-    import httpx
+    import httpx  # noqa: ASYNC127 - it is what is tried
 
     async with httpx.AsyncClient(trust_env=False) as client:
         return (await client.get(url)).status_code
@@ -97,7 +104,7 @@ async def ollama(url: str, _: int) -> object:
 
 
 async def mistralai(url: str, _: int) -> object:
-    import httpx
+    import httpx  # noqa: ASYNC127 - it is what is tried
     from mistralai.client import Mistral
 
     http = httpx.AsyncClient(trust_env=False)
@@ -113,7 +120,7 @@ async def google_genai(url: str, _: int) -> object:
 
 
 async def google_genai_with_httpx(url: str, _: int) -> object:
-    import httpx
+    import httpx  # noqa: ASYNC127 - it is what is tried
     from google import genai
 
     async with httpx.AsyncClient(trust_env=False) as http:
@@ -160,11 +167,8 @@ async def aiosqlite(_url: str, _: int) -> object:
 async def asyncpg(_url: str, _: int) -> object:
     import asyncpg
 
-    connection = await asyncpg.connect(os.environ["POSTGRES_URL"])
-    try:
-        return await connection.fetchval("SELECT 1")
-    finally:
-        await connection.close()
+    async with asyncpg.create_pool(os.environ["POSTGRES_URL"], min_size=1) as pool:
+        return await pool.fetchval("SELECT 1")
 
 
 async def psycopg(_url: str, _: int) -> object:
@@ -175,6 +179,6 @@ async def psycopg(_url: str, _: int) -> object:
 
 
 SDKS = [
-    httpx, openai, anthropic, mcp, groq, ollama, google_genai_with_httpx, google_genai, mistralai, aiohttp, redis,
-    websockets, aiosqlite, asyncpg, psycopg,
+    httpx2, httpx, openai, anthropic, mcp, groq, ollama, google_genai_with_httpx, google_genai, mistralai, aiohttp,
+    redis, websockets, aiosqlite, asyncpg, psycopg,
 ]  # fmt: skip

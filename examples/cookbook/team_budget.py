@@ -1,11 +1,11 @@
 """A team of agents on one budget: each has a share of its own, and together they stay within the whole.
 
-Run it: `pip install httpx starlette "hypercorn[trio]"`, `python examples/cookbook/team_budget.py`
+Run it: `pip install httpx2 starlette "hypercorn[trio]"`, `python examples/cookbook/team_budget.py`
 """
 
 from collections.abc import Awaitable, Callable
 
-import httpx
+import httpx2
 import msgspec
 import trio
 from servers import Models, open_server
@@ -58,7 +58,7 @@ async def main() -> None:
         "critic": Budget({"tokens": 100}, parent=whole),
         "writer": Budget({"tokens": 60}, parent=whole),
     }
-    async with open_server(Models().app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+    async with open_server(Models().app) as url, httpx2.AsyncClient(base_url=url, trust_env=False) as client:
 
         async def ask(text: str) -> Said:
             body = {"model": "small", "messages": [{"role": "user", "content": text}]}

@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-httpx = pytest.importorskip("httpx", reason="the recipe needs the httpx package: tests group")
+httpx2 = pytest.importorskip("httpx2", reason="the recipe needs the httpx2 package: tests group")
 pytest.importorskip("starlette", reason="its server is a Starlette app: tests group")
 pytest.importorskip("hypercorn", reason="its server runs on hypercorn[trio]: tests group")
 
@@ -25,7 +25,7 @@ async def test_each_page_is_fetched_once_and_each_host_is_spared(store):
     with trio.fail_after(20):
         async with open_server(first.app) as here, open_server(second.app) as there:
             first.pages["/3"].append(f"{there}/")
-            async with httpx.AsyncClient(trust_env=False) as client:
+            async with httpx2.AsyncClient(trust_env=False) as client:
                 pages, errors = await crawl(fetching(client), f"{here}/", store)
 
     assert set(pages) == {f"{here}/", *(f"{here}/{number}" for number in range(10)), f"{there}/", f"{there}/busy"}
@@ -39,7 +39,7 @@ async def test_each_page_is_fetched_once_and_each_host_is_spared(store):
 async def test_a_crawl_that_was_cut_short_goes_on(store):
     site = Site({f"/{number}": [f"/{number + 1}", f"/leaf{number}"] for number in range(20)} | {f"/leaf{number}": [] for number in range(20)}, {})
     with trio.fail_after(20):
-        async with open_server(site.app) as here, httpx.AsyncClient(trust_env=False) as client:
+        async with open_server(site.app) as here, httpx2.AsyncClient(trust_env=False) as client:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(crawl, fetching(client), f"{here}/0", store)
                 await site.tenth.wait()

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-for package in ("anthropic", "httpx", "openai", "starlette", "hypercorn"):
+for package in ("anthropic", "httpx2", "openai", "starlette", "hypercorn"):
     pytest.importorskip(package, reason="the recipes that it tests need the SDKs: tests group")
 
 import test_recipes as recipe  # noqa: E402 - may be missing

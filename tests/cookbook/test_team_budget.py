@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-pytest.importorskip("httpx", reason="the recipe needs the httpx package: tests group")
+pytest.importorskip("httpx2", reason="the recipe needs the httpx2 package: tests group")
 pytest.importorskip("starlette", reason="its server is a Starlette app: tests group")
 pytest.importorskip("hypercorn", reason="its server runs on hypercorn[trio]: tests group")
 
