@@ -1,5 +1,6 @@
 """The recipe of OpenAI's limits: patient, within a rate and a budget of tokens, and kept where that is wanted."""
 
+import re
 from contextlib import asynccontextmanager
 
 import pytest
@@ -123,8 +124,12 @@ async def test_the_program_shows_what_was_answered_and_what_was_not(capsys):
     with trio.fail_after(20):
         await openai_limits.main()
     requests, answers, *failures = capsys.readouterr().out.splitlines()
-    # eight texts, one of them refused twice and one once, and the last one not paid for
-    assert requests == "10 requests, <Budget tokens 240 spent and 0 reserved of 250>"
-    assert sorted(answers.split()) == ["ANTS", "BEES", "BIRDS", "CATS", "DOGS", "NEWTS"]
-    assert failures[0] == "fish: Error code: 404 - refused with 404, after attempts: 1"
-    assert failures[1].startswith("toads: budget of 250 tokens exceeded: ")
+    made, spent = map(int, re.fullmatch(r"(\d+) requests, <Budget tokens (\d+) spent and 0 reserved of 250>", requests).groups())
+    # Who comes too late for the money depends on who comes first. All eight would cost 260 tokens in 11 requests.
+    assert made <= 10
+    assert spent <= 240
+    answered = [answer.lower() for answer in answers.split()]
+    assert set(answered) | {failure.partition(":")[0] for failure in failures} == set(openai_limits.TEXTS)
+    assert len(answered) + len(failures) == len(openai_limits.TEXTS)
+    assert "fish: Error code: 404 - refused with 404, after attempts: 1" in failures
+    assert any("budget of 250 tokens exceeded: " in failure for failure in failures)
