@@ -43,7 +43,7 @@ WAYS = {way.__name__: way for way in (as_it_is, on_trio_asyncio, in_a_thread)}
 
 async def attempt(way: Callable[[Call], Awaitable[None]], call: Call) -> str:
     try:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await way(call)
     except Exception as raised:  # noqa: BLE001 - whatever it is, is what we want to know
         error = raised

@@ -40,13 +40,14 @@ class Models:
     """A service that speaks as those of OpenAI and Anthropic do: a text comes back in capitals.
 
     A message that comes with tools gets a call of the first tool for each of its words, then what they gave.
-    `faults` are the statuses with which the first attempts at a text are answered; `texts` are all attempts, and
-    `keys` their idempotency keys. Each answer takes `latency` seconds.
+    `faults` are the statuses with which the first attempts at a text are answered; `texts` are all attempts,
+    `keys` their idempotency keys, and `times` when they came. Each answer takes `latency` seconds.
     """
 
     def __init__(self, faults: Mapping[str, Sequence[int]] | None = None, *, latency: float = 0.0) -> None:
         self.texts: list[str] = []
         self.keys: list[str | None] = []
+        self.times: list[float] = []
         self._faults = {text: list(statuses) for text, statuses in (faults or {}).items()}
         self._latency = latency
         routes = [("/v1/chat/completions", self._openai), ("/v1/messages", self._anthropic)]
@@ -91,6 +92,7 @@ class Models:
 
     async def _refusal(self, text: str, request: Request) -> JSONResponse | None:
         self.texts.append(text)
+        self.times.append(trio.current_time())
         self.keys.append(request.headers.get("idempotency-key"))
         await trio.sleep(self._latency)
         statuses = self._faults.get(text)

@@ -155,7 +155,7 @@ async def test_sigterm_drains_what_the_program_answers(start_recipe):
             output += b"".join([part async for part in process.stdout])
     assert process.returncode == 0
     answered = [data["answer"] for name, data in came if name == "answer"]
-    assert 2 <= len(answered) <= 4
+    assert 2 <= len(answered) < 6
     assert set(answered) <= set("ABCDEF")
     assert came[-1] == ("end", {"status": "drained", "unfinished": 6 - len(answered)})
     assert f"<ParallelResult: drained, {len(answered)} ok" in output.decode()
