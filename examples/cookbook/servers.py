@@ -41,15 +41,23 @@ class Models:
 
     A message that comes with tools gets a call of the first tool for each of its words, then what they gave.
     `faults` are the statuses with which the first attempts at a text are answered; `texts` are all attempts,
-    `keys` their idempotency keys, and `times` when they came. Each answer takes `latency` seconds.
+    `keys` their idempotency keys, and `times` when they came. Each answer takes `latency` seconds, and a refusal
+    says to come again after `retry_after` of them.
     """
 
-    def __init__(self, faults: Mapping[str, Sequence[int]] | None = None, *, latency: float = 0.0) -> None:
+    def __init__(
+        self,
+        faults: Mapping[str, Sequence[int]] | None = None,
+        *,
+        latency: float = 0.0,
+        retry_after: float = 0.02,
+    ) -> None:
         self.texts: list[str] = []
         self.keys: list[str | None] = []
         self.times: list[float] = []
         self._faults = {text: list(statuses) for text, statuses in (faults or {}).items()}
         self._latency = latency
+        self._headers = {"retry-after": str(retry_after)}
         routes = [("/v1/chat/completions", self._openai), ("/v1/messages", self._anthropic)]
         self.app = Starlette(routes=[Route(path, handler, methods=["POST"]) for path, handler in routes])
 
@@ -102,7 +110,7 @@ class Models:
         if status == SILENCE:
             await trio.sleep(0.2)
         error = {"type": "error", "message": f"refused with {status}", "code": None}
-        return JSONResponse({"type": "error", "error": error}, status, {"retry-after": "0.02"})
+        return JSONResponse({"type": "error", "error": error}, status, self._headers)
 
 
 class Site:
