@@ -107,7 +107,7 @@ async def mistralai(url: str, _: int) -> object:
     import httpx  # noqa: ASYNC127 - it is what is tried
     from mistralai.client import Mistral
 
-    http = httpx.AsyncClient(trust_env=False)
+    http: Any = httpx.AsyncClient(trust_env=False)
     async with http, Mistral(api_key="k", server_url=url, async_client=http) as client:
         return (await client.chat.complete_async(model="m", messages=MESSAGES)).id
 

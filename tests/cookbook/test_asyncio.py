@@ -14,6 +14,15 @@ from trioflow import ParallelConfig, process_parallel
 AS_IT_IS = {"httpx2": True, "aiohttp": False}
 
 
+def needs(*packages):
+    # not imported here: trio-asyncio changes asyncio for the whole process
+    missing = [package for package in packages if find_spec(package) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"the recipe needs {', '.join(missing)}: tests group")
+
+
+needs_aiohttp = needs("aiohttp", "httpx2", "starlette", "hypercorn")
+
+
 async def test_calls_run_on_a_loop_of_asyncio_in_one_thread_side_by_side():
     running, most, threads = 0, 0, set()
 
@@ -110,9 +119,8 @@ async def test_a_program_that_fails_leaves_no_thread():
     assert not any("asyncio" in thread.name for thread in threading.enumerate())
 
 
+@needs_aiohttp
 async def test_the_program_fans_out_and_ends_the_call_that_hangs(capsys):
-    for package in ("aiohttp", "starlette", "hypercorn"):
-        pytest.importorskip(package, reason="the recipe needs it: tests group")
     import asyncio_sdk
 
     with trio.fail_after(20):
@@ -120,14 +128,10 @@ async def test_the_program_fans_out_and_ends_the_call_that_hangs(capsys):
     assert capsys.readouterr().out == "29 pages of 7276 characters, [<TaskError of item 7: TooSlowError, attempts 1>]\n"
 
 
-@pytest.mark.parametrize("way", ["as_it_is", "on_trio_asyncio", "in_a_thread"])
+@needs_aiohttp
+@pytest.mark.parametrize("way", ["as_it_is", pytest.param("on_trio_asyncio", marks=needs("trio_asyncio")), "in_a_thread"])
 async def test_what_the_page_says_works_does(way, run_recipe):
     wanted = AS_IT_IS if way == "as_it_is" else {"aiohttp": True}
-    for package in (*wanted, "starlette", "hypercorn"):
-        pytest.importorskip(package, reason="the survey tries it: tests group")
-    # not imported here: it changes asyncio for the whole process
-    if way == "on_trio_asyncio" and find_spec("trio_asyncio") is None:
-        pytest.skip("the survey tries trio-asyncio: tests group")
     lines = (await run_recipe("asyncio_survey.py", way, *wanted)).splitlines()
     works = {line.split()[1]: line.endswith("works") for line in lines}
     assert works == wanted, lines
