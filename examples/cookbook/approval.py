@@ -1,21 +1,15 @@
-"""An agent that asks before it spends: one process drafts and stops at the question, another one has the answer.
+"""An agent that asks before it spends: one process drafts and stops at the question, another has the answer."""
 
-::
-
-    python approval_agent.py sqlite:///runs.db ask order-7 "three chairs" 450
-    python approval_agent.py sqlite:///runs.db answer order-7 yes
-"""
-
-import json
+import subprocess
 import sys
-from typing import Literal
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 import msgspec
 import trio
+from msgspec.structs import replace
 
 from trioflow import CheckpointConfig, GraphConfig, GraphResult, StateGraph, pause
-
-NEEDS_APPROVAL = 100.0
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -23,12 +17,13 @@ class Order(msgspec.Struct, frozen=True):
 
     wish: str
     limit: float
-    price: float | None = None
+    price: float = 0.0
     verdict: Literal["yes", "no"] | None = None
     log: tuple[str, ...] = ()
 
-    def noting(self, what: str, **changes) -> "Order":
-        return msgspec.structs.replace(self, log=(*self.log, what), **changes)
+
+def noting(order: Order, what: str, **changes: Any) -> Order:
+    return replace(order, log=(*order.log, what), **changes)
 
 
 def make_agent(store: str) -> StateGraph[Order]:
@@ -37,25 +32,25 @@ def make_agent(store: str) -> StateGraph[Order]:
 
     @agent.node
     async def quote(order: Order) -> Order:
-        return order.noting("quoted", price=float(len(order.wish) * 10))
+        return noting(order, "quoted", price=float(len(order.wish) * 10))
 
     @agent.node
     async def approval(order: Order) -> Order:
         if order.verdict is None:
             pause({"question": f"buy {order.wish} for {order.price:.2f}?"})
-        return order.noting(f"told {order.verdict}")
+        return noting(order, f"told {order.verdict}")
 
     @agent.node
     async def buy(order: Order) -> Order:
-        return order.noting("bought")
+        return noting(order, "bought")
 
     @agent.node
     async def drop(order: Order) -> Order:
-        return order.noting("dropped")
+        return noting(order, "dropped")
 
     agent.set_entry_point("quote")
     agent.add_edge("quote", "drop", when=lambda order: order.price > order.limit, name="too dear")
-    agent.add_edge("quote", "approval", when=lambda order: order.price > NEEDS_APPROVAL, name="to be asked")
+    agent.add_edge("quote", "approval", when=lambda order: order.price > 100, name="to be asked")
     agent.add_edge("quote", "buy")
     agent.add_edge("approval", "buy", when=lambda order: order.verdict == "yes")
     agent.add_edge("approval", "drop")
@@ -70,14 +65,16 @@ async def ask(store: str, run_id: str, wish: str, limit: str) -> GraphResult[Ord
 
 async def answer(store: str, run_id: str, verdict: str) -> GraphResult[Order]:
     told = msgspec.convert(verdict, Literal["yes", "no"])
-    return await make_agent(store).resume(run_id, update=lambda order: msgspec.structs.replace(order, verdict=told))
-
-
-def main(store: str, command: str, *arguments: str) -> None:
-    result = trio.run({"ask": ask, "answer": answer}[command], store, *arguments)
-    shown = {"status": result.status, "pause": result.pause, "log": result.state.log, "exit": result.exit_point}
-    print(json.dumps(shown))
+    return await make_agent(store).resume(run_id, update=lambda order: replace(order, verdict=told))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1:]:
+        command: Any = {"ask": ask, "answer": answer}[sys.argv[1]]
+        result: GraphResult[Order] = trio.run(command, *sys.argv[2:])
+        print(result.status, *result.state.log, result.pause or f"the end: {result.exit_point}", sep=", ")
+    else:
+        with TemporaryDirectory() as folder:
+            runs = f"sqlite:///{folder}/runs.db"
+            for words in (["ask", runs, "order-7", "three oak chairs", "450"], ["answer", runs, "order-7", "yes"]):
+                subprocess.run([sys.executable, __file__, *words], check=True)  # noqa: S603 - itself

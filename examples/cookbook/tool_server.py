@@ -1,4 +1,4 @@
-"""Tools for the programs that speak MCP. As a script it serves them over stdio."""
+"""Tools for the recipe that speaks MCP. As a script it serves them over stdio, which is how a client starts it."""
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError

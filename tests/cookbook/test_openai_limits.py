@@ -1,77 +1,41 @@
-"""Completions of OpenAI's API, fanned out: patient, within a rate and a budget of tokens, and kept."""
+"""The recipe of OpenAI's limits: patient, within a rate and a budget of tokens, and kept where that is wanted."""
 
+import re
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
 
-from trioflow import (
-    Budget,
-    BudgetExceededError,
-    CheckpointConfig,
-    ParallelConfig,
-    ParallelResult,
-    RateLimiter,
-    RetryConfig,
-    process_parallel,
-    with_budget,
-    with_rate_limit,
-    with_retry,
-)
+from trioflow import Budget, BudgetExceededError, CheckpointConfig, ParallelConfig, RateLimiter, process_parallel
 
-openai = pytest.importorskip("openai", reason="a program with the openai package: tests group")
+openai = pytest.importorskip("openai", reason="the recipe needs the openai package: tests group")
 pytest.importorskip("starlette", reason="its server is a Starlette app: tests group")
 pytest.importorskip("hypercorn", reason="its server runs on hypercorn[trio]: tests group")
 
-from openai import APIConnectionError, APIStatusError, AsyncOpenAI, RateLimitError  # noqa: E402 - may be missing
+import openai_limits  # noqa: E402 - may be missing
+from openai import AsyncOpenAI, RateLimitError  # noqa: E402
 from openai.types.chat import ChatCompletion  # noqa: E402
+from openai_limits import server_says, within_limits, worth_another_attempt  # noqa: E402
 from servers import Models, open_server  # noqa: E402
-
-THOUGHT_TO_COST = 30  # tokens a call, before it is made
-
-
-def worth_another_attempt(error: Exception) -> bool:
-    if isinstance(error, APIStatusError):
-        return error.status_code in {408, 409, 429} or error.status_code >= 500
-    return isinstance(error, APIConnectionError)
-
-
-def server_says(error: Exception) -> float | None:
-    if isinstance(error, APIStatusError) and "retry-after" in error.response.headers:
-        return float(error.response.headers["retry-after"])
-    return None
 
 
 class Summaries:
-    """The program: what its runs share is the client, the tokens a minute, and the tokens in all."""
+    """What the runs of a program share: the client, the tokens a minute, and the tokens in all."""
 
     def __init__(self, client: AsyncOpenAI, *, tokens: float = 100_000) -> None:
         self.client = client
         self.limiter = RateLimiter(60_000, per=60, burst=20_000)
         self.budget = Budget({"tokens": tokens})
+        self.ask = within_limits(self.complete, self.limiter, self.budget)
 
-    async def ask(self, text: str) -> ChatCompletion:
+    async def complete(self, text):
         messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}]
-        try:
-            completion = await self.client.chat.completions.create(model="small", messages=messages)
-        except RateLimitError as error:
-            self.limiter.pause(server_says(error) or 1.0)  # one refusal slows everybody
-            raise
-        self.limiter.adjust(completion.usage.total_tokens - THOUGHT_TO_COST)
-        return completion
+        return await self.client.chat.completions.create(model="small", messages=messages)
 
-    async def run(self, texts: list[str], store: str) -> ParallelResult[str, ChatCompletion]:
-        paced = with_rate_limit(self.ask, self.limiter, cost=THOUGHT_TO_COST)
-        paid = with_budget(
-            paced,
-            self.budget,
-            estimate={"tokens": THOUGHT_TO_COST},
-            actual=lambda completion: {"tokens": completion.usage.total_tokens},
-        )
-        patient = with_retry(paid, RetryConfig(initial_delay=0.01), on=worth_another_attempt, delay=server_says)
+    async def run(self, texts, store):
         kept = CheckpointConfig(store=store)
         config = ParallelConfig(max_workers=4, fail_fast=False, checkpoint=kept, observer="noop")
-        return await process_parallel(texts, patient, config=config, run_id="nightly", result_type=ChatCompletion)
+        return await process_parallel(texts, self.ask, config=config, run_id="nightly", result_type=ChatCompletion)
 
 
 @asynccontextmanager
@@ -79,11 +43,6 @@ async def open_client(url: str):
     # max_retries=0: the client's own attempts would be neither counted nor paid for
     async with AsyncOpenAI(base_url=f"{url}/v1", api_key="test", max_retries=0) as client:
         yield client
-
-
-@pytest.fixture
-def store(tmp_path):
-    return f"sqlite:///{tmp_path}/runs.db"
 
 
 async def test_what_was_refused_for_a_while_is_asked_again_and_what_is_wrong_is_not(store):
@@ -140,12 +99,48 @@ async def test_the_budget_bounds_what_is_spent_and_the_rest_is_asked_later(store
 
 
 async def test_one_refusal_makes_everybody_wait():
-    models = Models({"busy": [429]})
+    models = Models({"busy": [429]}, retry_after=0.4)
+    refused = trio.Event()
+
+    class Telling(Summaries):
+        async def complete(self, text):
+            try:
+                return await super().complete(text)
+            except RateLimitError as error:
+                assert server_says(error) == 0.4
+                refused.set()
+                raise
+
     with trio.fail_after(20):
-        async with open_server(models.app) as url, open_client(url) as client:
-            summaries = Summaries(client)
-            with pytest.raises(RateLimitError):
-                await summaries.ask("busy")
-            began = trio.current_time()
-            await summaries.limiter.acquire()
-            assert trio.current_time() - began >= 0.015
+        async with open_server(models.app) as url, open_client(url) as client, trio.open_nursery() as nursery:
+            summaries = Telling(client)
+            nursery.start_soon(summaries.ask, "busy")
+            await refused.wait()
+            await summaries.ask("calm")
+
+    came = models.times[models.texts.index("calm")]
+    assert came - models.times[0] >= 0.4
+    assert sorted(models.texts) == ["busy", "busy", "calm"]
+
+
+def test_an_empty_purse_is_not_worth_another_attempt():
+    response = type("Response", (), {"status_code": 429, "headers": {}, "request": None})()
+    broke = RateLimitError("no money", response=response, body={"code": "insufficient_quota"})
+    busy = RateLimitError("slow down", response=response, body={"code": "rate_limit_exceeded"})
+    assert (worth_another_attempt(broke), worth_another_attempt(busy)) == (False, True)
+    assert server_says(busy) is None
+
+
+async def test_the_program_shows_what_was_answered_and_what_was_not(capsys):
+    with trio.fail_after(20):
+        await openai_limits.main()
+    requests, answers, *failures = capsys.readouterr().out.splitlines()
+    made, spent = map(int, re.fullmatch(r"(\d+) requests, <Budget tokens (\d+) spent and 0 reserved of 250>", requests).groups())
+    # Who comes too late for the money depends on who comes first. All eight would cost 260 tokens in 11 requests.
+    assert made <= 10
+    assert spent <= 240
+    answered = [answer.lower() for answer in answers.split()]
+    assert set(answered) | {failure.partition(":")[0] for failure in failures} == set(openai_limits.TEXTS)
+    assert len(answered) + len(failures) == len(openai_limits.TEXTS)
+    assert "fish: Error code: 404 - refused with 404, after attempts: 1" in failures
+    assert any("budget of 250 tokens exceeded: " in failure for failure in failures)
