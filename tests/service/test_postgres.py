@@ -6,7 +6,7 @@ import time
 import pytest
 import trio
 
-from trioflow import ServiceConfig, open_service, service_client, wait_for_signal
+from trioflow import CheckpointNotFoundError, ServiceConfig, open_service, service_client, wait_for_signal
 
 postgres = pytest.importorskip("trioflow.checkpoint.postgres", reason="psycopg is not installed")
 
@@ -42,6 +42,23 @@ async def test_a_signal_of_another_process_wakes_without_a_poll(url, graph_of, n
                 waits.append(time.monotonic() - sent)
     print(f"from a signal to the result: {1e3 * statistics.median(waits):.0f} ms at the median")
     assert max(waits) < SLOW_POLL / 2
+
+
+@pytest.mark.parametrize("by", ["this process", "another"])
+async def test_a_wait_for_a_run_that_is_deleted_ends_without_a_poll(url, graph_of, nothing, by):
+    async with postgres.PostgresStore(url) as mine, postgres.PostgresStore(url) as theirs:
+        client = service_client(mine)
+        await client.submit("work", nothing, run_id="r", delay=60)
+
+        async def wait():
+            with pytest.raises(CheckpointNotFoundError):
+                await client.result("r")
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                await trio.sleep(0.3)  # so that it waits; where it does not yet, the test says less
+                await (mine if by == "this process" else theirs).delete("r")
 
 
 async def test_a_wait_outlives_the_connection_that_is_notified(url, graph_of, nothing, postgres_server):

@@ -16,7 +16,7 @@ import psycopg
 from psycopg.sql import SQL
 
 from trioflow._text import quote
-from trioflow.checkpoint._postgres_schema import Connection
+from trioflow.checkpoint._postgres_schema import CHANNEL, Connection
 from trioflow.checkpoint._seals import INFO, REST, damaged, seal_info, seal_item, seal_step
 from trioflow.checkpoint.memory import conflict, foreign_child, not_found
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo
@@ -220,12 +220,18 @@ _SELECT_DAMAGED = """
 _DELETE = """
     WITH gone AS (DELETE FROM trioflow_steps WHERE run = ANY(%(numbers)s)),
         lost AS (DELETE FROM trioflow_items WHERE run = ANY(%(numbers)s)),
-        left_queue AS (DELETE FROM trioflow_service WHERE run = ANY(%(numbers)s)),
+        left_queue AS (
+            DELETE FROM trioflow_service WHERE run = ANY(%(numbers)s)
+            RETURNING pg_notify(%(channel)s, current_schema())
+        ),
         untaken AS (DELETE FROM trioflow_signals WHERE run = ANY(%(numbers)s))
     DELETE FROM trioflow_runs WHERE number = ANY(%(numbers)s)
 """
 _DELETE_RUNS = """
-    WITH left_queue AS (DELETE FROM trioflow_service WHERE run = ANY(%(numbers)s)),
+    WITH left_queue AS (
+            DELETE FROM trioflow_service WHERE run = ANY(%(numbers)s)
+            RETURNING pg_notify(%(channel)s, current_schema())
+        ),
         untaken AS (DELETE FROM trioflow_signals WHERE run = ANY(%(numbers)s))
     DELETE FROM trioflow_runs WHERE number = ANY(%(numbers)s)
 """
@@ -499,15 +505,15 @@ def delete(db: Connection, run_id: str, epoch: int | None, *, tried: Tried) -> N
             # The one that was to go is gone, and somebody has begun another of the same name.
             return
         tried.number = run.number
-        numbers = {"numbers": [run.number, *_lock_inside(db, [run.number])]}
+        gone = {"numbers": [run.number, *_lock_inside(db, [run.number])], "channel": CHANNEL}
         try:
             with db.transaction():
-                db.execute(_DELETE, numbers)
+                db.execute(_DELETE, gone)
         except psycopg.Error as error:
             if error.sqlstate not in DAMAGE:
                 raise
             # What cannot be read cannot be taken out of its table. Without its run it is nobody's.
-            db.execute(_DELETE_RUNS, numbers)
+            db.execute(_DELETE_RUNS, gone)
 
 
 def _find_damaged(db: Connection, run_id: str) -> Run | None:

@@ -13,7 +13,10 @@ from psycopg.sql import SQL
 
 from trioflow.errors import CheckpointStoreError
 
-__all__ = ("MIGRATIONS", "Connection", "prepare")
+__all__ = ("CHANNEL", "MIGRATIONS", "Connection", "prepare")
+
+CHANNEL = "trioflow"
+"""The channel of notifications about changes; the payload is the schema that was changed."""
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 

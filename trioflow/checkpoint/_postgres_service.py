@@ -31,7 +31,7 @@ from trioflow.checkpoint._postgres_rows import (
     shown,
     step_values,
 )
-from trioflow.checkpoint._postgres_schema import Connection
+from trioflow.checkpoint._postgres_schema import CHANNEL, Connection
 from trioflow.checkpoint._seals import damaged, seal_item
 from trioflow.checkpoint.memory import conflict, not_found
 from trioflow.checkpoint.protocol import Checkpoint
@@ -47,7 +47,6 @@ from trioflow.checkpoint.service_protocol import (
 from trioflow.errors import CheckpointConflictError, CheckpointError
 
 __all__ = (
-    "CHANNEL",
     "ended",
     "finish",
     "lease",
@@ -58,9 +57,6 @@ __all__ = (
     "submit",
     "take_signal",
 )
-
-CHANNEL = "trioflow"
-"""Where changes are notified of; what comes on it is the schema that was changed."""
 
 _FRESH = 0.7
 """The part of a lease that has to be left for it not to be written again."""

@@ -25,7 +25,7 @@ from trioflow.checkpoint._changes import Changes
 from trioflow.checkpoint._postgres_calls import Alone, Calls, Close, Together
 from trioflow.checkpoint._postgres_link import Bounds, Link
 from trioflow.checkpoint._postgres_notify import Notifications
-from trioflow.checkpoint._postgres_schema import Connection
+from trioflow.checkpoint._postgres_schema import CHANNEL, Connection
 from trioflow.checkpoint._turns import Turns
 from trioflow.checkpoint._users import OneRunAtATime
 from trioflow.checkpoint.memory import check_page
@@ -78,7 +78,7 @@ class PostgresStore:
         self._changes = Changes()
         self._notifications = Notifications(
             _link(url, read_only=True, bounds=self._bounds),
-            _service.CHANNEL,
+            CHANNEL,
             self._changes.note,
             lambda: self._link.process,
         )
