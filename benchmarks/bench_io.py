@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
 from functools import partial
 
 import peers
@@ -56,8 +55,7 @@ def ask(letter: str, workers: int, repeat: int) -> list[Row]:
     ]
     question = f"{letter}. {items:,} calls of {1000 * nap:g} ms, {workers:,} at a time"
     # A value is then in times of the ideal.
-    rows = compare(question, contenders, items=rounds * nap * MICRO, repeat=repeat, x=workers)
-    return [replace(row, unit="times") for row in rows]
+    return compare(question, contenders, items=rounds * nap * MICRO, repeat=repeat, unit="times", x=workers)
 
 
 def ask_all(repeat: int, *, full: bool) -> Iterable[list[Row]]:

@@ -140,7 +140,13 @@ class Timed:
 
 
 def compare(
-    question: str, contenders: Sequence[Contender], *, items: int, repeat: int, x: float | None = None
+    question: str,
+    contenders: Sequence[Contender],
+    *,
+    items: float,
+    repeat: int,
+    unit: str = "µs/item",
+    x: float | None = None,
 ) -> list[Row]:
     """Time the contenders in turns; the first one is what the others are compared with."""
     timed = time_in_turns(contenders, repeat)
@@ -155,7 +161,8 @@ def compare(
                 question,
                 contender.name,
                 min(theirs.seconds) / items * MICRO if theirs.seconds else None,
-                role=contender.role,
+                unit,
+                contender.role,
                 ratio=min(pair[0]) / min(pair[1]) if compared else None,
                 limit=contender.limit,
                 x=x,
@@ -174,7 +181,8 @@ def compare_added(
     """Time the contenders in turns; what counts is how much longer than the first one the others take."""
     timed = time_in_turns(contenders, repeat)
     base = timed[contenders[0].name].seconds
-    rows = []
+    bare = tuple(seconds / items * MICRO for seconds in base)
+    rows = [Row(question, contenders[0].name, min(bare, default=None), unit, Role.FLOOR, rounds=bare)]
     for contender in contenders[1:]:
         theirs = timed[contender.name]
         added = (min(theirs.seconds) - min(base)) / items * MICRO if theirs.seconds and base else None
@@ -200,7 +208,7 @@ def time_in_turns(contenders: Sequence[Contender], repeat: int) -> dict[str, Tim
             gc.collect()
             try:
                 mine.seconds.append(within(LONGEST, contender.measure))
-            except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - the others go on
+            except (Exception, BaseExceptionGroup) as error:
                 if isinstance(error, BaseExceptionGroup) and error.subgroup(KeyboardInterrupt):
                     raise
                 mine.seconds.clear()
@@ -306,7 +314,7 @@ def print_table(rows: Sequence[Row], about: About | None = None) -> None:
         print(indent(fill(f"Measures {about.measures} Fair: {about.fair}", 111), "  "))
     for row in rows:
         name, role, ratio, value, spread, limit, verdict = row.cells()
-        print(f"  {name:34}{role:8}{ratio:>10}{value:>18}{spread:>28}{limit:>10}  {verdict}".rstrip())
+        print(f"  {name:34}{role:8}{ratio:>10}{value:>19} {spread:>28}{limit:>10}  {verdict}".rstrip())
 
 
 def write_json(file: Path, rows: Sequence[Row], about: Mapping[str, About]) -> None:
