@@ -2,8 +2,9 @@
 
     python benchmarks/bench_instructions.py [--json FILE] [--check]
 
-Valgrind's Callgrind counts them for a process with few items and for one with many, and the difference is divided by
-the difference of the items: what starting Python and importing takes drops out. Skipped where there is no Valgrind.
+Valgrind's Cachegrind counts them for a process with few items and for one with many, and the difference is divided
+by the difference of the items: what starting Python and importing takes drops out. Skipped where there is no
+Valgrind.
 """
 
 import argparse
@@ -19,15 +20,15 @@ from functools import partial
 
 import peers
 import trio
-from measuring import About, Role, Row, add_arguments, is_installed, report
+from measuring import About, Role, Row, add_arguments, report
 from peers import under_asyncio, under_trio
 
 from trioflow import ChainConfig, GraphConfig, State, StateGraph, process_chain
 
 FEW, MANY = 200, 1_200
 WORKERS = 16
-LONGEST = 120
-LEGEND = "user-space instructions by Callgrind; ratio: of a floor to ours, of ours to a peer"
+LONGEST = 200
+LEGEND = "user-space instructions by Cachegrind; ratio: of a floor to ours, of ours to a peer"
 ABOUT = {
     "a": About(
         "the instructions that an item of a fan-out takes whose call yields once.",
@@ -86,11 +87,9 @@ def fan_outs(items: int) -> dict[str, tuple[Role, Callable[[], object]]]:
         "process_parallel": (Role.OURS, here(peers.collected)),
         "bare loop": (Role.FLOOR, here(partial(peers.bare_loop, checkpoint=False))),
         "nursery + CapacityLimiter": (Role.PEER, here(peers.nursery_limiter)),
-        "anyio + CapacityLimiter, on Trio": (Role.PEER, here(peers.anyio_limiter)),
         "aiometer.run_all": (Role.PEER, here(peers.aiometer_run_all)),
         "asyncio TaskGroup + Semaphore": (Role.PEER, there(peers.asyncio_semaphore)),
         "asyncio gather + Semaphore": (Role.PEER, there(peers.asyncio_gather)),
-        "aiostream.stream.map": (Role.PEER, there(peers.aiostream_map)),
     }
 
 
@@ -104,19 +103,18 @@ def steps(items: int) -> dict[str, tuple[Role, Callable[[], object]]]:
 
 def count(name: str, items: int) -> int:
     """Return the instructions of a process that runs one contender."""
-    valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={os.devnull}"]
+    valgrind = ["valgrind", "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={os.devnull}"]
     command = [*valgrind, sys.executable, __file__, "--run", name, str(items)]
     environment = os.environ | {"PYTHONHASHSEED": "0"}
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env=environment, timeout=LONGEST
     )
-    return int(re.search(r"Collected : (\d+)", done.stderr)[1])
+    return int(re.search(r"I +refs: +([\d,]+)", done.stderr)[1].replace(",", ""))
 
 
 def per_item(name: str) -> float | str:
     """Return the instructions of an item, or why there are none."""
-    package = name.partition(".")[0].partition(" ")[0]
-    if package in ("anyio", "aiometer", "aiostream") and not is_installed(package):
+    if name.startswith("aiometer") and not peers.HAS_AIOMETER:
         return "not installed"
     try:
         return (count(name, MANY) - count(name, FEW)) / (MANY - FEW)
@@ -126,7 +124,8 @@ def per_item(name: str) -> float | str:
 
 def ask(question: str, contenders: dict[str, tuple[Role, object]]) -> list[Row]:
     if shutil.which("valgrind") is None:
-        return [Row(question, name, None, role=role, skipped="no valgrind") for name, (role, _) in contenders.items()]
+        why = "Valgrind is not installed"
+        return [Row(question, name, None, role=role, skipped=why) for name, (role, _) in contenders.items()]
     # Other processes do not change the counts, so each core may have its own.
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         counts = dict(zip(contenders, threads.map(per_item, contenders), strict=True))

@@ -189,7 +189,8 @@ def compare_added(
         pairs = zip(theirs.seconds, base, strict=False)
         rounds = tuple((seconds - least) / items * MICRO for seconds, least in pairs)
         why = {"skipped": contender.skipped, "failed": theirs.failed or timed[contenders[0].name].failed}
-        rows.append(Row(question, contender.name, added, unit, limit=contender.limit, rounds=rounds, **why))
+        limit = contender.limit
+        rows.append(Row(question, contender.name, added, unit, contender.role, limit=limit, rounds=rounds, **why))
     return rows
 
 
