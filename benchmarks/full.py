@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -90,7 +91,9 @@ def facts() -> dict[str, Any]:
     """Return what a reader has to know of the machine."""
     told = environment()
     versions = {name: told[name] for name in told if name not in ("python", "machine", "cpus")}
-    versions |= {"valgrind": first_line("valgrind", "--version"), "PostgreSQL": first_line("psql", "--version")}
+    for name, command in (("Valgrind", "valgrind"), ("PostgreSQL", "psql")):
+        found = re.search(r"[\d.]+", first_line(command, "--version") or "")
+        versions[name] = found and found[0]
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "commit": first_line("git", "-C", str(ROOT), "rev-parse", "--short=10", "HEAD"),

@@ -230,7 +230,7 @@ def within(longest: float, measure: Callable[[], float]) -> float:
         raise TimeoutError
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, longest)
+    remaining, _ = signal.setitimer(signal.ITIMER_REAL, longest)
     try:
         return measure()
     except (Exception, BaseExceptionGroup) as error:
@@ -240,6 +240,7 @@ def within(longest: float, measure: Callable[[], float]) -> float:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, remaining)
 
 
 # Memory of this process.

@@ -2,9 +2,11 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from statistics import median
+from textwrap import fill
 
 from gathered import Gathered, Row, relative, title_of
 
+WIDTH = 115
 CHARTS = {
     "engine": {"a": "overhead", "e": "options"},
     "instructions": {"a": "instructions"},
@@ -51,20 +53,20 @@ of it anew and writes this page:
 nox -s bench -- --full
 ```
 
-![Times as long as trioflow, for a fan-out, a stream, a graph, a kept graph and a service](../benchmarks/summary.svg)
+![How many times as long as trioflow others take, from fan-outs to services](../benchmarks/summary.svg)
 
 ## How to read it
 
 - **Ratios first.** *× ours* is how many times as long as trioflow a contender takes: 2 is twice as long, 0.5
   half as long. Ratios carry over to other machines; microseconds do not.
 - Contenders take turns in one process, round by round, so that whatever else the machine does hits all alike. A
-  ratio is that of two neighbours in one round; the figure is the median of {rounds} rounds, and the range behind it
+  ratio is that of two times in one round; the figure is the median of {rounds} rounds, and the range behind it is
   the least and the most.
-- A *floor* is the least that does the work at all, without any account. A *peer* is what one would use instead. A
-  *variant* is trioflow with one thing changed.
+- A *floor* is the least that does the work at all, without any account. A *peer* is what one would use instead.
+  A *variant* is trioflow with one thing changed.
 - A *limit* is what the project holds itself to (`nox -s bench -- --check`): the best round must keep to it,
-  which has the least of other programs in it. It is on trioflow's time over a floor's, on a contender's over trioflow's,
-  or on the value itself.
+  which has the least of other programs in it. It is on trioflow's time over a floor's, on a contender's over
+  trioflow's, or on the value itself.
 - What is not installed, fails or takes too long is a line that says so.
 """
 
@@ -92,7 +94,7 @@ def machine(data: Gathered) -> Iterator[str]:
 def section(data: Gathered, name: str, charts: Collection[str]) -> Iterator[str]:
     script = data.scripts[name]
     yield f"## {TITLES.get(name, name)}\n"
-    yield f"`benchmarks/bench_{name}.py`: {script['title']}\n"
+    yield fill(f"`benchmarks/bench_{name}.py`: {script['title']}", WIDTH) + "\n"
     if script["problem"]:
         yield f"**Not complete:** {script['problem']}. What it had measured by then is shown.\n"
     questions = data.questions(name)
@@ -100,7 +102,7 @@ def section(data: Gathered, name: str, charts: Collection[str]) -> Iterator[str]
         chart = CHARTS.get(name, {}).get(letter)
         about = script["about"].get(letter)
         if about:
-            yield f"**Measures** {about['measures']} **Fair:** {about['fair']}\n"
+            yield fill(f"**Measures** {about['measures']} **Fair:** {about['fair']}", WIDTH) + "\n"
         if chart in charts:
             alt = f"{TITLES.get(name, name)}: {title_of(next(q for q in questions if q[0] == letter))}"
             yield f"![{alt}](../benchmarks/{chart}.svg)\n"
@@ -114,7 +116,8 @@ def section(data: Gathered, name: str, charts: Collection[str]) -> Iterator[str]
 
 def table(question: str, rows: Sequence[Row]) -> Iterator[str]:
     """One line a contender: ratio, value, spread, limit; columns that nobody fills are left out."""
-    head = [title_of(question), "", "× ours", "median", "of", "limit"]
+    middle = "median" if any(len(row["rounds"]) > 1 for row in rows) else "value"
+    head = [title_of(question), "", "× ours", middle, "all rounds", "limit"]
     lines = [[row["name"], row["role"], times(row), value(row), spread(row), limit(row)] for row in rows]
     used = [column for column in range(len(head)) if column == 0 or any(line[column] for line in lines)]
     yield "| " + " | ".join(head[column] for column in used) + " |"
@@ -129,7 +132,8 @@ def by_size(asked: dict[str, list[Row]]) -> Iterator[str]:
     everything = [row for rows in asked.values() for row in rows]
     sizes = list(dict.fromkeys(row["x"] for row in everything))
     first, *_, last = asked
-    yield f"From “{title_of(first)}” to “{title_of(last)}”; {everything[0]['unit']}, and × ours:\n"
+    said = f"From “{title_of(first)}” to “{title_of(last)}”; {everything[0]['unit']}, and × ours:"
+    yield fill(said, WIDTH) + "\n"
     yield "| | " + " | ".join(f"{size:,.0f}" for size in sizes) + " |"
     yield "|---|" + "---:|" * len(sizes)
     for name in dict.fromkeys(row["name"] for row in everything):
