@@ -92,7 +92,7 @@ def ask_calls(items: int, repeat: int) -> list[Row]:
     question = "a. what a policy adds to a call"
     calls: dict[str, tuple[Call, Limit | None]] = {"bare": (noop, None), **wrapped()}
     contenders = [
-        Contender(name, partial(trio.run, best_time, call, items), Role.OURS, limit)
+        Contender(name, partial(trio.run, best_time, call, items), Role.PEER if call is turn else Role.OURS, limit)
         for name, (call, limit) in calls.items()
     ]
     return compare_added(question, contenders, items=1, repeat=repeat, unit="µs/call")

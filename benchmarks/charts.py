@@ -16,9 +16,9 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-OURS, FLOOR, PEER, VARIANT = "#0a6ebd", "#7a7a7a", "#c2571a", "#3f9bdc"
+OURS, FLOOR, PEER, VARIANT = "#0a6ebd", "#7a7a7a", "#c2571a", "#2b86c9"
 BY_ROLE = {"": OURS, "floor": FLOOR, "peer": PEER, "variant": VARIANT}
 BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
 LINES = {
@@ -77,7 +77,9 @@ def dots(data: Gathered, *chosen: tuple[str, str]) -> Figure | None:
     for axis, (question, rows) in zip(axes[:, 0], panels, strict=True):
         dot_panel(axis, question, rows)
     low, high = axes[0, 0].get_xlim()
-    axes[0, 0].set_xlim(low / 1.3, high * 2.2)  # room for the numbers
+    low, high = low / 1.3, high * 2.2  # room for the numbers
+    axes[0, 0].set_xlim(low, high)
+    axes[0, 0].xaxis.set_major_locator(ticks(low, high))
     axes[-1, 0].set_xlabel("times as long as trioflow, logarithmic; left of 1 is faster")
     return figure
 
@@ -86,6 +88,7 @@ def dot_panel(axis: Axes, question: str, rows: Sequence[Row]) -> None:
     axis.set_title(title_of(question), loc="left")
     axis.set_xscale("log")
     axis.axvline(1, color=OURS, linewidth=1.2, zorder=1)
+    rows = sorted(rows, key=lambda row: (bool(row["role"]), median(relative(row) or [float("inf")])))
     for place, row in enumerate(rows):
         ratios = relative(row) or ([1.0] if place == 0 and row["value"] is not None else [])
         if not ratios:
@@ -122,7 +125,7 @@ def name_lines(axis: Axes, rows: Sequence[Row]) -> None:
 
 def bars(data: Gathered, *chosen: tuple[str, str], logarithmic: bool = False) -> Figure | None:
     panels = [
-        (question, [row for row in rows if row["role"] != "floor"])
+        (question, rows[rows[0]["role"] == "floor" :])  # what the others are beside is not drawn
         for script, part in chosen
         for question, rows in data.questions(script).items()
         if part in question and any(row["value"] is not None for row in rows)
@@ -189,6 +192,7 @@ def lines(
         axis.set_yscale("log")
         axis.set_xlabel(label or size)
         axis.set_xticks(sorted({row["x"] for rows in series.values() for row in rows}))
+        axis.yaxis.set_major_locator(ticks(*axis.get_ylim()))
         for each in (axis.xaxis, axis.yaxis):
             each.set_major_formatter(FuncFormatter(short))
             each.set_minor_formatter(NullFormatter())
@@ -208,6 +212,11 @@ def line_of(axis: Axes, name: str, rows: Sequence[Row], color: str, marker: str)
         sizes, list(map(median, rounds)), marker=marker, markersize=4, color=color, linewidth=width, label=name
     )
     axis.fill_between(sizes, list(map(min, rounds)), list(map(max, rounds)), color=color, alpha=0.12, linewidth=0)
+
+
+def ticks(low: float, high: float) -> LogLocator:
+    """Return where a logarithmic axis is numbered: at powers of ten, and between them where those are few."""
+    return LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,))
 
 
 # Texts.

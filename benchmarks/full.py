@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -58,13 +59,7 @@ def run(name: str, repeat: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "told.json"
         command = [sys.executable, str(script), "--full", "--repeat", str(repeat), "--json", str(told)]
-        problem = None
-        try:
-            done = subprocess.run([*command, *SCRIPTS[name]], check=False, timeout=LONGEST)
-            if done.returncode:
-                problem = f"the script ended with status {done.returncode}"
-        except subprocess.TimeoutExpired:
-            problem = f"the script took more than {LONGEST} s"
+        problem = waited_for([*command, *SCRIPTS[name]])
         answers = json.loads(told.read_text()) if told.exists() else {"about": {}, "rows": []}
     title = script.read_text().partition('"""')[2].partition("\n")[0]
     return {
@@ -74,6 +69,21 @@ def run(name: str, repeat: int) -> dict[str, Any]:
         "about": answers["about"],
         "rows": [rounded(row) for row in answers["rows"]],
     }
+
+
+def waited_for(command: list[str]) -> str | None:
+    """Run a script, and return what was wrong with it. One that is late is interrupted, to end what it began."""
+    with subprocess.Popen(command) as process:
+        try:
+            status = process.wait(LONGEST)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(LONGEST / 10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            return f"the script took more than {LONGEST} s"
+    return f"the script ended with status {status}" if status else None
 
 
 def rounded(row: dict[str, Any]) -> dict[str, Any]:
@@ -124,16 +134,16 @@ def first_line(*command: str) -> str | None:
 
 
 def gather(names: list[str], repeat: int) -> None:
-    kept = json.loads(DATA.read_text())["scripts"] if DATA.exists() else {}
+    """Run scripts, and put what they tell in the place of what they had told before."""
+    FOLDER.mkdir(exist_ok=True)
     told = {"facts": facts() | {"rounds": repeat}, "scripts": {}}
-    for name in SCRIPTS:
-        if name in names:
-            print(f"\n=== {name}", flush=True)
-            kept[name] = run(name, repeat)
-            print(f"\n{name} took {kept[name]['seconds']:.0f} s", kept[name]["problem"] or "", flush=True)
-        if name in kept:
-            told["scripts"][name] = kept[name]
-        FOLDER.mkdir(exist_ok=True)
+    known = json.loads(DATA.read_text())["scripts"] if DATA.exists() else {}
+    known = {name: script for name, script in known.items() if name not in names}
+    for name in names:
+        print(f"\n=== {name}", flush=True)
+        known[name] = run(name, repeat)
+        print(f"\n{name} took {known[name]['seconds']:.0f} s", known[name]["problem"] or "", flush=True)
+        told["scripts"] = {name: known[name] for name in SCRIPTS if name in known}
         DATA.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
 
