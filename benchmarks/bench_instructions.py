@@ -134,7 +134,7 @@ def ask(question: str, contenders: dict[str, tuple[Role, object]]) -> list[Row]:
     for name, (role, _) in contenders.items():
         found = counts[name]
         if isinstance(found, str):
-            failed = found if found.startswith("failed") else ""
+            failed = found.removeprefix("failed: ") if found.startswith("failed: ") else ""
             rows.append(Row(question, name, None, role=role, skipped=found, failed=failed))
             continue
         compared = role is not Role.OURS and not isinstance(ours, str)

@@ -57,12 +57,28 @@ def draw_all(data: Gathered, folder: Path) -> list[str]:
 
 def dots(data: Gathered, *chosen: tuple[str, str]) -> Figure | None:
     """Draw one panel for each question of a script whose title has what is asked for in it."""
-    panels = [
-        (question, rows)
-        for script, part in chosen
-        for question, rows in data.questions(script).items()
-        if part in question and any(relative(row) for row in rows)
-    ]
+    return dot_panels(
+        [
+            (title_of(question), rows)
+            for script, part in chosen
+            for question, rows in data.questions(script).items()
+            if part in question and any(map(relative, rows))
+        ]
+    )
+
+
+def summary(data: Gathered) -> Figure | None:
+    """Draw the peers and floors of one question of each kind."""
+    panels = []
+    for title, (script, part) in SUMMARY.items():
+        for question, rows in data.questions(script).items():
+            if part in question and any(map(relative, rows)):
+                panels.append((title, [row for row in rows if row["role"] != "variant"]))
+                break
+    return dot_panels(panels)
+
+
+def dot_panels(panels: Sequence[tuple[str, Sequence[Row]]]) -> Figure | None:
     if not panels:
         return None
     heights = [len(rows) + 2.2 for _, rows in panels]
@@ -74,8 +90,8 @@ def dots(data: Gathered, *chosen: tuple[str, str]) -> Figure | None:
         height_ratios=heights,
         layout="constrained",
     )
-    for axis, (question, rows) in zip(axes[:, 0], panels, strict=True):
-        dot_panel(axis, question, rows)
+    for axis, (title, rows) in zip(axes[:, 0], panels, strict=True):
+        dot_panel(axis, title, rows)
     low, high = axes[0, 0].get_xlim()
     low, high = low / 1.3, high * 2.2  # room for the numbers
     axes[0, 0].set_xlim(low, high)
@@ -84,8 +100,8 @@ def dots(data: Gathered, *chosen: tuple[str, str]) -> Figure | None:
     return figure
 
 
-def dot_panel(axis: Axes, question: str, rows: Sequence[Row]) -> None:
-    axis.set_title(title_of(question), loc="left")
+def dot_panel(axis: Axes, title: str, rows: Sequence[Row]) -> None:
+    axis.set_title(title, loc="left")
     axis.set_xscale("log")
     axis.axvline(1, color=OURS, linewidth=1.2, zorder=1)
     rows = sorted(rows, key=lambda row: (bool(row["role"]), median(relative(row) or [float("inf")])))
@@ -243,15 +259,15 @@ def short(value: float, _: object = None) -> str:
     return f"{value:g}"
 
 
+SUMMARY = {
+    "an item of a fan-out, whose call yields once": ("engine", "checkpoint of its own"),
+    "a result of a stream, whose call yields once": ("streams", "as they complete"),
+    "a step of a graph": ("graph", "a. "),
+    "a step of a graph that is kept in SQLite": ("durable", "a step, on the disk"),
+    "a run of a service on SQLite": ("service", "on SQLite: a run"),
+}
 CHARTS = {
-    "summary": lambda data: dots(
-        data,
-        ("engine", "checkpoint of its own"),
-        ("streams", "as they complete"),
-        ("graph", "a. "),
-        ("durable", "on a disk in memory"),
-        ("service", "on SQLite: a run"),
-    ),
+    "summary": summary,
     "overhead": lambda data: dots(data, ("engine", "a. ")),
     "waits": lambda data: lines(
         data,
@@ -279,7 +295,8 @@ CHARTS = {
         data, "graph", {"d": "branches that do nothing, and their join"}, "branches", "µs a branch"
     ),
     "checkpoints": lambda data: dots(data, ("durable", "a. "), ("durable", "d. "), ("durable", "b. ")),
-    "service": lambda data: dots(data, ("service", "a. "), ("hub", "a. ")),
+    "service": lambda data: dots(data, ("service", "a. ")),
+    "hub": lambda data: dots(data, ("hub", "a. ")),
     "executors": lambda data: bars(data, ("executors", "a. "), logarithmic=True),
     "state": lambda data: lines(
         data, "state", {"a": "setting one name", "b": "reading one name"}, "names in the state", "µs"

@@ -19,6 +19,7 @@ CHARTS = {
     "state": {"a": "state"},
     "durable": {"a": "checkpoints"},
     "service": {"a": "service"},
+    "hub": {"a": "hub"},
     "executors": {"a": "executors"},
     "import": {"a": "import"},
 }
