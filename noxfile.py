@@ -176,10 +176,12 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the engine against its peers, as ratios in one run."""
+    """Measure the engine against its peers, as ratios in one run; with `--full` all of it, and the page of it."""
     install(session, "bench", "tests")
-    questions = "engine cliffs policies graph state durable hub executors observers service"
+    if "--full" in session.posargs:
+        session.run("python", "benchmarks/full.py", *session.posargs)
+        return
+    questions = "engine cliffs policies graph state durable hub executors observers service import"
     for question in questions.split():
         session.run("python", f"benchmarks/bench_{question}.py", *session.posargs)
-    session.run("python", "benchmarks/bench_import.py")
     session.run("python", "benchmarks/check_whatif.py", "--check")

@@ -16,13 +16,27 @@ from time import perf_counter
 from typing import Any
 
 import trio
-from measuring import MEBI, Contender, Limit, Role, Row, add_arguments, compare, peak_memory, report
+from measuring import MEBI, About, Contender, Limit, Role, Row, add_arguments, compare, peak_memory, report
 
 from trioflow import ParallelConfig, ParallelError, RetryConfig, open_parallel, process_parallel
 
 ITEMS = 8_000
 HUGE = 10_000_000
 LEGEND = "ratio: how much longer a variant takes than the first line of its table"
+ABOUT = {
+    "a": About("whether workers that nobody needs cost anything.", "the same ten items, in turns."),
+    "b": About("what it costs to ask for the account at each outcome of a stream.", "the same stream, in turns."),
+    "c": About(
+        "whether an account of what was never begun depends on how much that is.",
+        "the input is a `range`, which costs the same in any length.",
+    ),
+    "d": About("whether splitting a group of failures grows with their square.", "groups of the same make."),
+    "e": About("whether items that are never begun take memory.", "the second of two equal runs is looked at."),
+    "f": About(
+        "whether failures that were tried again leave reference cycles behind.",
+        "the collector is off during the run, and counts afterwards.",
+    ),
+}
 
 
 async def noop(item: int) -> int:
@@ -213,7 +227,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
     arguments = parser.parse_args()
-    return report(arguments, ask_all(arguments.repeat), LEGEND)
+    return report(arguments, ask_all(arguments.repeat), LEGEND, ABOUT)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ beside them. With `--check` the exit status is 1 if a limit is missed.
 import argparse
 import asyncio
 import importlib.util
+import subprocess
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable
@@ -20,7 +21,7 @@ from typing import TypedDict
 
 import apsw
 import trio
-from measuring import Contender, Limit, Role, Row, add_arguments, compare, is_installed, report
+from measuring import About, Contender, Limit, Role, Row, add_arguments, compare, is_installed, report
 
 from trioflow import (
     CheckpointConfig,
@@ -41,6 +42,7 @@ from trioflow.checkpoint.sqlite import SqliteStore
 SERVER = Path(__file__).parents[1] / "tests" / "postgres_server.py"
 MEMORY_DISK = Path("/dev/shm")
 STEPS = 1_000
+DBOS_STEPS = 200
 ITEMS = 20_000
 MEMORY_MARGIN = 15.0
 ITEM_BOUND = 60.0
@@ -48,6 +50,37 @@ BLOCK_BOUND = 100.0
 LEGEND = (
     "ratio: how much longer a peer or a variant takes than the first line of its table, or that line than a floor"
 )
+ABOUT = {
+    "a": About(
+        "what a step costs that is on the disk before the next one begins: two nodes that do next to nothing, "
+        "again and again.",
+        "each commits every step to SQLite on the same disk. trioflow and the floor use `synchronous=FULL`, "
+        "LangGraph's saver and DBOS their own settings. The floor is a commit of one row by SQLite alone; the "
+        "disk in memory takes the disk's part away. DBOS runs its steps in one workflow, in a process of its "
+        "own.",
+    ),
+    "b": About(
+        "what an item of a fan-out costs that is kept.",
+        "the same run without a store, in memory and in SQLite, where results are committed in batches.",
+    ),
+    "c": About(
+        "for how long the event loop serves nobody while a state of 64 MiB is saved.",
+        "a task beside the run sleeps for a millisecond again and again, and notes the longest gap.",
+    ),
+    "d": About(
+        "what a step costs whose state is 1 MiB, of which a little has changed.",
+        "each keeps every step in full, on the same disk or in memory, and changes the same few bytes.",
+    ),
+    "e": About("whether beginning a run depends on how many the file has.", "files of the same make, in turns."),
+    "f": About(
+        "what a kept fan-out costs more inside a graph's node than by itself.",
+        "the same items in the same kind of store.",
+    ),
+    "g": About(
+        "what an item of a kept fan-out costs in PostgreSQL, beside SQLite.",
+        "the server runs on this machine and commits to its disk, as SQLite does.",
+    ),
+}
 
 Folder = Path
 
@@ -130,6 +163,37 @@ def langgraph(folder: Folder) -> Callable[[], float]:
     return lambda: asyncio.run(run())
 
 
+DBOS = """
+import sys, time
+from dbos import DBOS
+
+DBOS(config={"name": "bench", "system_database_url": sys.argv[1], "log_level": "ERROR"})
+
+@DBOS.step()
+def step(count):
+    return count + 1
+
+@DBOS.workflow()
+def workflow(steps):
+    count = 0
+    start = time.perf_counter()
+    while count < steps:
+        count = step(count)
+    return time.perf_counter() - start
+
+DBOS.launch()
+DBOS.start_workflow(workflow, 1).get_result()
+print(DBOS.start_workflow(workflow, int(sys.argv[2])).get_result(), flush=True)
+DBOS.destroy()
+"""
+
+
+def dbos(folder: Folder) -> float:
+    command = [sys.executable, "-c", DBOS, f"sqlite:///{new_file(folder)}", str(DBOS_STEPS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
+    return float(done.stdout.split()[-1]) * STEPS / DBOS_STEPS
+
+
 def ask_graph(folder: Folder, repeat: int) -> Iterable[list[Row]]:
     """Ask on two disks: what a commit takes is the same for both, so the limit is for a disk in memory."""
     yield compare_loops(folder, repeat, "on the disk", None)
@@ -154,6 +218,7 @@ def compare_loops(folder: Folder, repeat: int, where: str, limit: Limit | None) 
         Contender(
             "LangGraph, AsyncSqliteSaver", langgraph(folder) if installed else None, Role.PEER, limit
         ),
+        Contender("DBOS", partial(dbos, folder) if is_installed("dbos") else None, Role.PEER),
     ]
     question = f"a. a loop of two trivial nodes, {STEPS:,} steps: a step, {where}"
     return compare(question, contenders, items=STEPS, repeat=repeat)
@@ -482,7 +547,7 @@ def main() -> int:
     parser.add_argument("--only", default="".join(QUESTIONS), help="the letters of the questions to ask")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        return report(arguments, ask_all(Path(folder), arguments.repeat, arguments.only), LEGEND)
+        return report(arguments, ask_all(Path(folder), arguments.repeat, arguments.only), LEGEND, ABOUT)
 
 
 if __name__ == "__main__":

@@ -21,11 +21,21 @@ from time import perf_counter, sleep
 from typing import Any
 
 import trio
-from measuring import MICRO, Contender, Limit, Role, Row, add_arguments, best_of, positive, report
+from measuring import MICRO, About, Contender, Limit, Role, Row, add_arguments, best_of, positive, report
 
 from trioflow import ParallelConfig, dask_executor, on_executor, on_process, process_parallel
 
 LEGEND = "every call is an item of a fan-out; wall time, divided by the items"
+ABOUT = {
+    "a": About(
+        "what the way to another thread, process or machine and back costs.",
+        "the call does nothing, the pools are at work before the clock starts, and all take turns.",
+    ),
+    "b": About(
+        "from which size on a call is worth a process of its own pool.",
+        "the same calls on the loop, on one process and on two, in turns; nothing is asked where cores are busy.",
+    ),
+}
 SIZES = (0.0001, 0.001, 0.01, 0.1)
 """Seconds that a call computes."""
 
@@ -193,7 +203,7 @@ def main() -> int:
     parser.add_argument("--items", type=positive, default=10_000, help="calls in a round")
     add_arguments(parser)
     arguments = parser.parse_args()
-    return report(arguments, ask_all(arguments.items, arguments.repeat), LEGEND)
+    return report(arguments, ask_all(arguments.items, arguments.repeat), LEGEND, ABOUT)
 
 
 if __name__ == "__main__":

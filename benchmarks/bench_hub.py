@@ -14,7 +14,20 @@ from functools import partial
 from time import perf_counter, process_time
 
 import trio
-from measuring import MEBI, MICRO, Contender, Limit, Role, Row, add_arguments, compare, peak_memory, report
+from measuring import (
+    MEBI,
+    MICRO,
+    About,
+    Contender,
+    Limit,
+    Role,
+    Row,
+    add_arguments,
+    compare,
+    is_installed,
+    peak_memory,
+    report,
+)
 
 from trioflow import HubConfig, Message, open_hub
 
@@ -23,6 +36,22 @@ SUBSCRIBERS = 1_000
 FEW, MANY = 1_000, 100_000
 CONFIG = HubConfig(observer="noop")
 LEGEND = "ratio: how much longer ours takes than the bare floor"
+ABOUT = {
+    "a": About(
+        "what a request and its answer cost, one after the other.",
+        "the floor is two bare memory channels and a task; Pykka's actor is asked from a thread, as it is meant "
+        "to be, and so crosses threads twice. Each answers with what it was sent.",
+    ),
+    "b": About(
+        "what a publication costs each of its subscribers.",
+        "the second of two is timed, until it is sent and until every handler has run.",
+    ),
+    "c": About("what a hub costs that nobody uses.", "the processor time of one second, after all is quiet."),
+    "d": About(
+        "whether a hub's memory grows with the messages that it has carried.",
+        "each count in a fresh process; what is read is the operating system's peak for it.",
+    ),
+}
 
 
 async def echo(message: Message) -> object:
@@ -57,10 +86,28 @@ async def ask_channels() -> float:
     return seconds
 
 
+def ask_pykka() -> float:
+    import pykka  # noqa: PLC0415 - optional
+
+    class Echo(pykka.ThreadingActor):
+        def on_receive(self, message: object) -> object:
+            return message
+
+    actor = Echo.start()
+    try:
+        start = perf_counter()
+        for number in range(REQUESTS):
+            actor.ask(number)
+        return perf_counter() - start
+    finally:
+        actor.stop()
+
+
 def ask_requests(repeat: int) -> list[Row]:
     contenders = [
         Contender("request and answer", partial(trio.run, ask_hub), Role.OURS),
         Contender("two bare memory channels", partial(trio.run, ask_channels), Role.FLOOR, Limit(2.2)),
+        Contender("Pykka, an actor in a thread", ask_pykka if is_installed("pykka") else None, Role.PEER),
     ]
     question = f"a. {REQUESTS:,} requests, one after the other: a request"
     return compare(question, contenders, items=REQUESTS, repeat=repeat)
@@ -150,7 +197,7 @@ def main() -> int:
         trio.run(exchange, arguments.print_peak)
         print(peak_memory())
         return 0
-    return report(arguments, ask_all(arguments.repeat), LEGEND)
+    return report(arguments, ask_all(arguments.repeat), LEGEND, ABOUT)
 
 
 if __name__ == "__main__":

@@ -1,58 +1,37 @@
-"""What does `import trioflow` cost beside `import trio`, and does it leave alone what few programs need?
+"""What does `import trioflow` cost beside others' imports, and does it leave alone what few programs need?
 
-    python benchmarks/bench_import.py [--repeat 20]
+    python benchmarks/bench_import.py [--full] [--repeat 20] [--json FILE] [--check]
 
 Each import runs in a fresh interpreter, in turns with the others; the best wall times count, less the one of an
-interpreter that does nothing. What trioflow loads on first use is timed on top of trioflow.
+interpreter that does nothing. What trioflow loads on first use is timed on top of trioflow. With `--check` the
+exit status is 1 if `import trioflow` loads any of it. `--full` adds the imports of peers.
 """
 
 import argparse
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
+from functools import partial
 from time import perf_counter
+
+from measuring import About, Contender, Limit, Role, Row, add_arguments, compare_added, report
 
 LAZY = ("loguru", "tenacity", "apsw", "rich", "yaml", "trio_util")
 """What `import trioflow` must not load."""
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeat", type=int, default=20, help="interpreters for each import; the best counts")
-    repeat = max(1, parser.parse_args().repeat)
-    loaded = loaded_by_trioflow()
-    statements = ["pass", "import trio", "import trioflow", *(f"import trioflow, {name}" for name in present())]
-    print_times(best_of(statements, repeat))
-    print("\nafter import trioflow")
-    for name in LAZY:
-        print(f"  {name:34}{'LOADED' if name in loaded else 'not loaded'}")
-
-
-def print_times(best: dict[str, float]) -> None:
-    trio, trioflow = best["import trio"], best["import trioflow"]
-    print("milliseconds over an interpreter that does nothing")
-    line("import trio", trio - best["pass"])
-    line("import trioflow", trioflow - best["pass"])
-    line("trioflow itself", trioflow - trio)
-    print("\nmilliseconds on top of import trioflow")
-    for name in LAZY:
-        seconds = best.get(f"import trioflow, {name}")
-        line(name, None if seconds is None else seconds - trioflow)
-
-
-def line(name: str, seconds: float | None) -> None:
-    print(f"  {name:34}{'not installed' if seconds is None else f'{seconds * 1000:.1f}':>14}")
-
-
-def best_of(statements: list[str], repeat: int) -> dict[str, float]:
-    """Return the least seconds of each; a first round, which may have to compile, does not count."""
-    for statement in statements:
-        seconds_of(statement)
-    return {
-        statement: min(times)
-        for statement, *times in zip(
-            statements, *([seconds_of(each) for each in statements] for _ in range(repeat)), strict=True
-        )
-    }
+THEIRS = ("asyncio", "anyio", "aiometer", "aiostream", "pykka", "pydantic_graph", "langgraph.graph", "dbos")
+LEGEND = "milliseconds of wall time"
+ABOUT = {
+    "a": About(
+        "what an import costs a program at its start.",
+        "each import is alone in a fresh interpreter whose files are in the disk's cache and compiled; an "
+        "interpreter that imports nothing is subtracted.",
+    ),
+    "b": About(
+        "what a part of trioflow costs when it is used for the first time.",
+        "the same on top of `import trioflow`.",
+    ),
+    "c": About("whether `import trioflow` leaves alone what few programs need.", "`sys.modules` is looked at."),
+}
 
 
 def seconds_of(statement: str) -> float:
@@ -61,20 +40,48 @@ def seconds_of(statement: str) -> float:
     return perf_counter() - start
 
 
-def present() -> list[str]:
-    return output_of("from importlib.util import find_spec", "find_spec(name) is not None")
+def ask_times(question: str, base: str, imports: Mapping[str, str], repeat: int) -> list[Row]:
+    """Time `imports`, statements by their names, less `base`; a first round, which may compile, does not count."""
+    there = set(named("from importlib.util import find_spec", "find_spec(name.split('.')[0]) is not None"))
+    contenders = [Contender(base or "nothing", partial(seconds_of, base or "pass"), Role.OURS)]
+    for name, statement in imports.items():
+        measure = partial(seconds_of, statement) if name in there else None
+        contenders.append(Contender(name, measure, Role.OURS if "trioflow" in statement else Role.PEER))
+    for contender in contenders:
+        if contender.measure is not None:
+            contender.measure()
+    return compare_added(question, contenders, items=1_000, repeat=repeat, unit="ms")
 
 
-def loaded_by_trioflow() -> list[str]:
-    return output_of("import sys, trioflow", "name in sys.modules")
-
-
-def output_of(first: str, condition: str) -> list[str]:
+def named(first: str, condition: str) -> list[str]:
     """Return the names for which `condition` holds in a fresh interpreter, after the statement `first`."""
-    program = f"{first}; print(*[name for name in {LAZY!r} if {condition}])"
+    names = ("trio", "trioflow", *LAZY, *THEIRS)
+    program = f"{first}; print(*[name for name in {names!r} if {condition}])"
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
     return child.stdout.split()
 
 
+def ask_loaded() -> list[Row]:
+    question = "c. modules that are loaded after import trioflow"
+    loaded = named("import sys, trioflow", "name in sys.modules")
+    return [Row(question, name, float(name in loaded), "loaded", limit=Limit(0)) for name in LAZY]
+
+
+def ask_all(repeat: int, *, full: bool) -> Iterable[list[Row]]:
+    imports = {name: f"import {name}" for name in ("trio", "trioflow", *(THEIRS if full else ()))}
+    yield ask_times("a. an import, over an interpreter that does nothing", "", imports, repeat)
+    imports = {name: f"import trioflow, {name}" for name in LAZY}
+    yield ask_times("b. an import on top of trioflow", "import trioflow", imports, repeat)
+    yield ask_loaded()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    parser.set_defaults(repeat=20)
+    arguments = parser.parse_args()
+    return report(arguments, ask_all(arguments.repeat, full=arguments.full), LEGEND, ABOUT)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

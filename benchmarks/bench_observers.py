@@ -17,7 +17,19 @@ from pathlib import Path
 from time import perf_counter
 
 import trio
-from measuring import MICRO, Contender, Limit, Role, Row, add_arguments, best_of, is_installed, positive, report
+from measuring import (
+    About,
+    Contender,
+    Limit,
+    Role,
+    Row,
+    add_arguments,
+    compare,
+    compare_added,
+    is_installed,
+    positive,
+    report,
+)
 
 from trioflow import (
     EventStream,
@@ -36,6 +48,14 @@ from trioflow import (
 )
 
 LEGEND = "what an item takes with the observer, less what it takes without"
+ABOUT = {
+    "a": About(
+        "what each observer adds to an item that does nothing; what it does at its end counts too.",
+        "the same fan-out under each in turn, less a silent one. Nothing that they write leaves the process but "
+        "the trace, which goes to a file.",
+    ),
+    "b": About("the same for the observer that is there by default.", "its sink writes nowhere."),
+}
 WORKERS = 16
 
 Make = Callable[[Path], AbstractContextManager[Observer]]
@@ -118,27 +138,13 @@ def ask_all(items: int, repeat: int) -> Iterator[list[Row]]:
     chosen = observers()
     contenders = [Contender("silent", partial(seconds, plain(NoopObserver), items), Role.OURS)]
     contenders += [
-        Contender(name, None if make is None else partial(seconds, make, items), Role.OURS)
-        for name, (make, _) in chosen.items()
+        Contender(name, None if make is None else partial(seconds, make, items), Role.OURS, limit)
+        for name, (make, limit) in chosen.items()
     ]
-    best = best_of(contenders, repeat)
-    silent = best["silent"]
     question = f"a. what an observer adds to an item, of {items:,} that do nothing"
-    rows = [Row(question, "a silent run", silent / items * MICRO, "µs/item")]
-    for name, (_, limit) in chosen.items():
-        took = best.get(name)
-        added = None if took is None else (took - silent) / items * MICRO
-        rows.append(Row(question, name, added, "µs/item", limit=limit))
-    yield rows
-    yield [
-        Row(
-            "b. what the default observer adds to a run, as a share of a silent one",
-            "LoguruObserver",
-            (best["LoguruObserver"] - silent) / silent,
-            "silent runs",
-            limit=Limit(1.5),
-        )
-    ]
+    yield compare_added(question, contenders, items=items, repeat=repeat)
+    default = Contender("LoguruObserver", partial(seconds, plain(LoguruObserver), items), Role.VARIANT, Limit(2.5))
+    yield compare("b. a run with the default observer", [contenders[0], default], items=items, repeat=repeat)
 
 
 def main() -> int:
@@ -147,7 +153,7 @@ def main() -> int:
     add_arguments(parser)
     arguments = parser.parse_args()
     log_as_users_do()
-    return report(arguments, ask_all(arguments.items, arguments.repeat), LEGEND)
+    return report(arguments, ask_all(arguments.items, arguments.repeat), LEGEND, ABOUT)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from functools import partial
 from time import perf_counter
 
 import trio
-from measuring import MICRO, Contender, Limit, Role, Row, add_arguments, best_of, positive, report
+from measuring import About, Contender, Limit, Role, Row, add_arguments, compare_added, positive, report
 
 from trioflow import (
     Budget,
@@ -21,6 +21,7 @@ from trioflow import (
     RetryConfig,
     with_budget,
     with_concurrency_limit,
+    with_rate_limit,
     with_retry,
     with_timeout,
 )
@@ -28,6 +29,18 @@ from trioflow import (
 Call = Callable[[int], Awaitable[object]]
 
 LEGEND = "what a call takes with the policy, less what it takes without"
+ABOUT = {
+    "a": About(
+        "what each policy adds to a call that does nothing.",
+        "it is the best of many short rounds, in turns, less the same for the bare call; a turn of Trio's "
+        "scheduler stands beside it as a measure of the machine.",
+    ),
+    "b": About(
+        "whether a rate limiter lets through what it promises, to one task and to a thousand that always want "
+        "more.",
+        "it is counted on the real clock, and 100 % is the rate that was asked for.",
+    ),
+}
 PLENTY = 1e15
 RATES = (10, 100, 600, 1_000)
 ROUND = 200
@@ -57,6 +70,7 @@ def wrapped() -> dict[str, tuple[Call, Limit | None]]:
         "with_concurrency_limit, function": (with_concurrency_limit(noop, lambda _: limiter), None),
         "with_retry": (with_retry(noop), None),
         "with_retry, total_timeout": (with_retry(noop, RetryConfig(total_timeout=60)), None),
+        "with_rate_limit": (with_rate_limit(noop, RateLimiter(PLENTY, burst=1_000_000)), None),
         "with_timeout": (with_timeout(noop, 60), None),
     }
 
@@ -78,14 +92,10 @@ def ask_calls(items: int, repeat: int) -> list[Row]:
     question = "a. what a policy adds to a call"
     calls: dict[str, tuple[Call, Limit | None]] = {"bare": (noop, None), **wrapped()}
     contenders = [
-        Contender(name, partial(trio.run, best_time, call, items), Role.OURS) for name, (call, _) in calls.items()
+        Contender(name, partial(trio.run, best_time, call, items), Role.PEER if call is turn else Role.OURS, limit)
+        for name, (call, limit) in calls.items()
     ]
-    best = best_of(contenders, repeat)
-    bare = best.pop("bare")
-    return [
-        Row(question, name, (seconds - bare) * MICRO, "µs/call", limit=calls[name][1])
-        for name, seconds in best.items()
-    ]
+    return compare_added(question, contenders, items=1, repeat=repeat, unit="µs/call")
 
 
 async def share_let_through(rate: float, tasks: int, seconds: float) -> float:
@@ -127,7 +137,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=positive, default=10, help="how long each rate is asked for")
     add_arguments(parser)
     arguments = parser.parse_args()
-    return report(arguments, ask_all(arguments.items, arguments.seconds, arguments.repeat), LEGEND)
+    return report(arguments, ask_all(arguments.items, arguments.seconds, arguments.repeat), LEGEND, ABOUT)
 
 
 if __name__ == "__main__":

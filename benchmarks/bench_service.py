@@ -24,7 +24,18 @@ from time import perf_counter
 from typing import Any
 
 import trio
-from measuring import Contender, Limit, Role, Row, add_arguments, allocated_memory, compare, is_installed, report
+from measuring import (
+    About,
+    Contender,
+    Limit,
+    Role,
+    Row,
+    add_arguments,
+    allocated_memory,
+    compare,
+    is_installed,
+    report,
+)
 
 from trioflow import (
     GraphConfig,
@@ -44,6 +55,21 @@ PARKED = 1_000
 SIGNALS = 30
 POLL = 0.5
 LEGEND = "ratio: how much longer a peer takes than the first line of its table"
+ABOUT = {
+    "a": About(
+        "how long a service takes for a run that is submitted to a store, and makes one step that does nothing.",
+        "DBOS makes workflows of one step on the same disk, or server, in a process of its own; all are submitted "
+        "by one client, and the clock stops when the last result is there.",
+    ),
+    "b": About(
+        "how soon a run goes on that waits for a signal.",
+        "the signal is sent over another connection; the clock stops when the result is there.",
+    ),
+    "c": About(
+        "what runs cost that wait for a signal.",
+        "processor time of five quiet seconds, and what the allocator has handed out.",
+    ),
+}
 
 DBOS = """
 import sys, time
@@ -227,7 +253,7 @@ def main() -> int:
     add_arguments(parser)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        return report(arguments, ask_all(Path(folder), arguments.repeat), LEGEND)
+        return report(arguments, ask_all(Path(folder), arguments.repeat), LEGEND, ABOUT)
 
 
 if __name__ == "__main__":

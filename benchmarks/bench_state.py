@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from measuring import Contender, Role, Row, add_arguments, allocated_memory, compare, is_installed, report
+from measuring import About, Contender, Role, Row, add_arguments, allocated_memory, compare, is_installed, report
 
 from trioflow import State
 
@@ -25,6 +25,17 @@ SIZES = (5, 20, 100, 1_000, 10_000)
 VERSIONS = 1_000
 CALLS = 5_000
 LEGEND = "ratio: how much longer, or larger, than State"
+ABOUT = {
+    "a": About(
+        "what it costs to make the next state, which has another value for one of its names.",
+        "each map has the same names and values; the old version stays whole in all of them.",
+    ),
+    "b": About("what reading a name of a state costs.", "the same name in the same map."),
+    "c": About(
+        "what one more version of a state takes in memory, of a thousand that are kept.",
+        "each kind in a fresh process; the allocator is asked, so that what Rust allocates counts too.",
+    ),
+}
 
 
 def kinds(size: int) -> dict[str, tuple[Any, Callable[[Any, str, int], Any]] | None]:
@@ -52,11 +63,11 @@ def ask(what: str, size: int, repeat: int) -> list[Row]:
         measure = None
         if kind is not None:
             value, change = kind
-            call = 'change(value, "name3", -1)' if what == "set" else 'value["name3"]'
+            call = 'change(value, "name3", -1)' if "set" in what else 'value["name3"]'
             names = {"value": value, "change": change}
             measure = partial(timeit.timeit, call, number=CALLS, globals=names)
         contenders.append(Contender(name, measure, Role.PEER if contenders else Role.OURS))
-    return compare(f"{what} one name of {size:,}", contenders, items=CALLS, repeat=repeat)
+    return compare(f"{what} one name of {size:,}", contenders, items=CALLS, repeat=repeat, x=size)
 
 
 def memory_of_child(name: str, size: int) -> float:
@@ -91,15 +102,15 @@ def ask_memory(size: int) -> list[Row]:
         used = None if kind is None else memory_of_child(name, size)
         ratio = used / rows[0].value if rows and used is not None and rows[0].value else None
         role = Role.PEER if rows else Role.OURS
-        question = f"memory of one version of {size:,} names, {VERSIONS:,} kept"
-        rows.append(Row(question, name, used, "KiB", role, ratio))
+        question = f"c. memory of one version of {size:,} names, {VERSIONS:,} kept"
+        rows.append(Row(question, name, used, "KiB", role, ratio, x=size))
     return rows
 
 
 def ask_all(repeat: int) -> Iterable[list[Row]]:
     for size in SIZES:
-        yield ask("set", size, repeat)
-        yield ask("get", size, repeat)
+        yield ask("a. set", size, repeat)
+        yield ask("b. get", size, repeat)
         yield ask_memory(size)
 
 
@@ -112,7 +123,7 @@ def main() -> int:
         name, size = arguments.print_memory
         print_memory(name, int(size))
         return 0
-    return report(arguments, ask_all(arguments.repeat), LEGEND)
+    return report(arguments, ask_all(arguments.repeat), LEGEND, ABOUT)
 
 
 if __name__ == "__main__":

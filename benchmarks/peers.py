@@ -1,8 +1,8 @@
 """What is there to compare with: the floor under any Trio pool, and the pools that one would use instead.
 
-Each is `await pool(items, fn, workers)`, calls `fn` once for each item with at most `workers` calls at a time,
-and returns the results: in item order, except the channel pools, which return them in order of completion. None
-of them accounts for failures, so none pays for it.
+Each pool is `await pool(items, fn, workers)`, calls `fn` once for each item with at most `workers` calls at a
+time, and returns the results: in item order, except the channel pools and aiostream, which return them in order
+of completion. None of them accounts for failures, so none pays for it.
 """
 
 import asyncio
@@ -10,24 +10,44 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
+from time import perf_counter
 from typing import TypeVar
 
 import trio
+from measuring import Contender, Role
+
+from trioflow import ParallelConfig, process_parallel
 
 __all__ = (
     "HAS_AIOMETER",
+    "HAS_AIOSTREAM",
     "aiometer_run_all",
+    "aiostream_map",
+    "anyio_limiter",
+    "asyncio_gather",
     "asyncio_semaphore",
     "bare_loop",
+    "collected",
+    "nursery_limiter",
+    "pools",
     "three_channel_pool",
     "three_channel_pool_nowait",
+    "timed",
+    "under_asyncio",
+    "under_trio",
 )
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+Pool = Callable[[Sequence[int], Callable[[int], Awaitable[int]], int], Awaitable[Sequence[int]]]
+Processor = Callable[[int], Awaitable[int]]
+
 HAS_AIOMETER = find_spec("aiometer") is not None
-"""Whether `aiometer_run_all` can run."""
+"""Whether `aiometer_run_all` can run, and `anyio_limiter`, which it brings with it."""
+
+HAS_AIOSTREAM = find_spec("aiostream") is not None
+"""Whether `aiostream_map` can run."""
 
 
 async def bare_loop(
@@ -54,6 +74,38 @@ async def _checkpointing_worker(
     for index, item in shared:
         results[index] = await fn(item)
         await trio.lowlevel.checkpoint()
+
+
+async def nursery_limiter(items: Sequence[T], fn: Callable[[T], Awaitable[R]], workers: int) -> list[R]:
+    """What Trio's users write first: a task an item behind a limiter."""
+    limiter = trio.CapacityLimiter(workers)
+    results: list = [None] * len(items)
+
+    async def process(index: int, item: T) -> None:
+        async with limiter:
+            results[index] = await fn(item)
+
+    async with trio.open_nursery() as nursery:
+        for index, item in enumerate(items):
+            nursery.start_soon(process, index, item)
+    return results
+
+
+async def anyio_limiter(items: Sequence[T], fn: Callable[[T], Awaitable[R]], workers: int) -> list[R]:
+    """The same in anyio, on whichever loop runs."""
+    import anyio  # noqa: PLC0415 - optional: see HAS_AIOMETER
+
+    limiter = anyio.CapacityLimiter(workers)
+    results: list = [None] * len(items)
+
+    async def process(index: int, item: T) -> None:
+        async with limiter:
+            results[index] = await fn(item)
+
+    async with anyio.create_task_group() as group:
+        for index, item in enumerate(items):
+            group.start_soon(process, index, item)
+    return results
 
 
 async def three_channel_pool(items: Sequence[T], fn: Callable[[T], Awaitable[R]], workers: int) -> list[R]:
@@ -143,3 +195,71 @@ async def asyncio_semaphore(items: Sequence[T], fn: Callable[[T], Awaitable[R]],
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(process(item)) for item in items]
     return [task.result() for task in tasks]
+
+
+async def asyncio_gather(items: Sequence[T], fn: Callable[[T], Awaitable[R]], workers: int) -> list[R]:
+    """The same without a task group: a failure leaves the other tasks running."""
+    semaphore = asyncio.Semaphore(workers)
+
+    async def process(item: T) -> R:
+        async with semaphore:
+            return await fn(item)
+
+    return await asyncio.gather(*map(process, items))
+
+
+async def aiostream_map(
+    items: Sequence[T], fn: Callable[[T], Awaitable[R]], workers: int, *, ordered: bool = False
+) -> list[R]:
+    """asyncio's streams: operators over iterators; for `asyncio.run`."""
+    from aiostream import async_, stream  # noqa: PLC0415 - optional: see HAS_AIOSTREAM
+
+    mapped = stream.map(stream.iterate(items), async_(fn), ordered=ordered, task_limit=workers)
+    async with mapped.stream() as results:
+        return [result async for result in results]
+
+
+async def collected(items: Sequence[int], fn: Processor, workers: int, **options: object) -> Sequence[int]:
+    """`process_parallel` with the signature of a peer; `options` are further fields of its config."""
+    config = ParallelConfig(**{"max_workers": workers, "observer": "noop", **options})
+    return (await process_parallel(items, fn, config=config)).results
+
+
+# How one contender is timed: inside the event loop, so that starting one does not count.
+
+
+async def timed(pool: Pool, items: int, fn: Processor, workers: int) -> float:
+    numbers = list(range(items))
+    start = perf_counter()
+    results = await pool(numbers, fn, workers)
+    seconds = perf_counter() - start
+    if sorted(item_of(result) for result in results) != numbers:
+        raise RuntimeError(f"{pool} lost or made up results")
+    return seconds
+
+
+def item_of(result: int | ValueError) -> int:
+    return result.args[0] if isinstance(result, ValueError) else result
+
+
+def under_trio(pool: Pool, items: int, fn: Processor, workers: int) -> Callable[[], float]:
+    return partial(trio.run, timed, pool, items, fn, workers)
+
+
+def under_asyncio(pool: Pool, items: int, fn: Processor, workers: int) -> Callable[[], float]:
+    return lambda: asyncio.run(timed(pool, items, fn, workers))
+
+
+def pools(items: int, fn: Processor, theirs: Processor, workers: int) -> list[Contender]:
+    """Return what one would use instead of `process_parallel`; `theirs` is `fn` for asyncio's loop."""
+    here = partial(under_trio, items=items, fn=fn, workers=workers)
+    there = partial(under_asyncio, items=items, fn=theirs, workers=workers)
+    measures = {
+        "nursery + CapacityLimiter": here(nursery_limiter),
+        "anyio + CapacityLimiter, on Trio": here(anyio_limiter) if HAS_AIOMETER else None,
+        "aiometer.run_all": here(aiometer_run_all) if HAS_AIOMETER else None,
+        "asyncio TaskGroup + Semaphore": there(asyncio_semaphore),
+        "asyncio gather + Semaphore": there(asyncio_gather),
+        "aiostream.stream.map": there(aiostream_map) if HAS_AIOSTREAM else None,
+    }
+    return [Contender(name, measure, Role.PEER) for name, measure in measures.items()]
