@@ -294,13 +294,7 @@ class KeptSteps(Generic[S]):
             # It is still running, but not here.
             await self.flush()
         elif isinstance(error, Paused):
-            try:
-                payload = _payloads.encode(error.payload)
-            except CheckpointEncodeError:
-                # That is what the run ends with, and nobody can answer it.
-                await self._save("failed")
-                raise
-            await self._save("paused", payload)
+            await self._save_pause(error)
         elif self._is_last and error is not None:
             # It reached its end, which could not be saved: a resume returns the result.
             await self._save("completed")
@@ -312,6 +306,22 @@ class KeptSteps(Generic[S]):
             if forget and not self._keeping.preserve:
                 # If this fails, the run stays in the store as completed.
                 await self.session.forget()
+
+    async def _save_pause(self, pause: Paused) -> None:
+        payload, refused = b"", None
+        try:
+            payload = _payloads.encode(pause.payload)
+        except CheckpointEncodeError as error:
+            refused = error
+        if refused is None:
+            await self._save("paused", payload)
+            return
+        # Nobody could answer the pause: the run ends with this error.
+        await self._save("failed")
+        try:
+            raise refused
+        finally:
+            del refused
 
     async def _save(self, status: RunStatus, pause: bytes | None = None) -> None:
         last = self._last

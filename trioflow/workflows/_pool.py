@@ -340,7 +340,7 @@ class Pool(Generic[T, R]):
                 self._events.hand_over()
             except BaseException as error:  # noqa: BLE001, ASYNC103 - an observer's, and no Exception
                 self._break_off(error)
-                return
+                return  # noqa: ASYNC104 - the same
 
     @trio.lowlevel.enable_ki_protection
     async def _watch(self, task_status: trio.TaskStatus[None]) -> None:
