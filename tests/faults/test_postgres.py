@@ -233,8 +233,11 @@ async def test_a_way_that_is_cut_around_a_commit_costs_nothing(postgres_server, 
     with Way(postgres_server.port) as way:
         url = postgres_server.url(schema).replace(f":{postgres_server.port}/", f":{way.port}/")
         async with PostgresStore(url) as store:
-            epoch = await store.claim("run")
+            epoch, warm = await store.claim("run"), await store.claim("warm")
             for step in range(1, TERMINATIONS + 1):
+                # A session prepares a statement by a request of its own; what is cut is the one after that.
+                await store.save(checkpoint(step, run_id="warm"), warm)
+                await store.save_items("warm", warm, [("a", b"v")])
                 way.cut(after=random_.random() < 0.5, told=random_.random() < 0.5)
                 if step % 2:
                     await store.save(checkpoint(step), epoch)
