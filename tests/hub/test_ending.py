@@ -417,3 +417,29 @@ async def test_errors_of_a_hub_are_of_one_family():
         assert type(again) is type(error)
         assert str(again) == str(error)
         assert getattr(again, "agent", None) == getattr(error, "agent", None)
+
+
+async def test_another_trio_run_is_refused_and_changes_nothing(opened, inbox):
+    async with opened() as hub:
+        hub.register("planner", inbox)
+
+        async def call_all():
+            for call in (
+                lambda: hub.send("user", "planner", 1),
+                lambda: hub.request("user", "planner", 1, timeout=1),
+                lambda: hub.broadcast("user", 1),
+                lambda: hub.publish("user", "topic", 1),
+                lambda: hub.retire("planner"),
+            ):
+                with pytest.raises(RuntimeError, match="works in the trio.run that opened it"):
+                    await call()
+
+        await trio.to_thread.run_sync(trio.run, call_all)
+        assert hub.metrics().sent == 0
+        assert "planner" in hub.agents()
+
+    async def call_closed():
+        with pytest.raises(HubClosedError):
+            await hub.send("user", "planner", 1)
+
+    await trio.to_thread.run_sync(trio.run, call_closed)

@@ -53,8 +53,10 @@ class HubState:
         "resources",
         "spawned",
         "timer",
+        "token",
     )
 
+    token: trio.lowlevel.TrioToken
     nursery: trio.Nursery
     _clock: trio.abc.Clock
 
@@ -81,6 +83,7 @@ class HubState:
             dismiss: rejects everything that waits, when the hub is closed.
         """
         self.nursery = nursery
+        self.token = trio.lowlevel.current_trio_token()
         self._clock = trio.lowlevel.current_clock()
         self.spawn(self._close_when_cancelled, dismiss, name="trioflow hub: closer")
         self.spawn(self.timer.run, name="trioflow hub: timer")

@@ -152,7 +152,7 @@ class Hub:
 
         Cancellation: the agent still retires when it has handled everything.
         """
-        check_in_trio()
+        self._check_run()
         await trio.lowlevel.checkpoint()
         self._check_open()
         agent = self._directory.find(name)
@@ -230,7 +230,7 @@ class Hub:
 
         Cancellation: nothing was delivered.
         """
-        check_in_trio()
+        self._check_run()
         await trio.lowlevel.checkpoint()
         self._check_open()
         agent = self._directory.find_accepting(recipient)
@@ -272,7 +272,7 @@ class Hub:
         Cancellation: the message is withdrawn; a handler already running is not cancelled, and its answer is
         dropped.
         """
-        check_in_trio()
+        self._check_run()
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             if timeout is None:
@@ -312,7 +312,7 @@ class Hub:
 
         Cancellation: nothing was delivered; a delivery that has started is completed.
         """
-        check_in_trio()
+        self._check_run()
         await trio.lowlevel.checkpoint()
         self._check_open()
         first = self._compose(sender, "", MessageType.BROADCAST, data, priority=priority, headers=headers)
@@ -336,7 +336,7 @@ class Hub:
 
         Cancellation: nothing was delivered; a delivery that has started is completed.
         """
-        check_in_trio()
+        self._check_run()
         await trio.lowlevel.checkpoint()
         self._check_open()
         subscribers = self._directory.subscribers(topic)
@@ -375,6 +375,13 @@ class Hub:
         )
         self._ledger.announce(EventType.MESSAGE_SENT, message)
         return message
+
+    def _check_run(self) -> None:
+        """Refuse a call in another `trio.run`, whose tasks this one could not wake."""
+        check_in_trio()
+        if not self._state.closed and trio.lowlevel.current_trio_token() is not self._state.token:
+            name = quote(self.name)
+            raise RuntimeError(f"hub {name} works in the trio.run that opened it: use trio.from_thread.run")
 
     def _check_open(self) -> None:
         if self._state.closed:
