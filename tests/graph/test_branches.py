@@ -347,7 +347,8 @@ async def test_branches_that_had_finished_do_not_run_again(kept, calls):
     assert calls == ["a", "b", "b", "c"]
 
 
-async def test_a_pause_cancels_the_others_and_those_that_had_finished_do_not_run_again(kept, calls):
+@pytest.mark.parametrize("is_kept", [True, False], ids=["in a store", "in memory"])
+async def test_a_pause_cancels_the_others_and_those_that_had_finished_do_not_run_again(kept, calls, is_kept):
     cancelled = []
 
     async def slow(state):
@@ -367,12 +368,47 @@ async def test_a_pause_cancels_the_others_and_those_that_had_finished_do_not_run
             pause("well?")
         return state.set("heard", state["answer"])
 
-    graph = make(branches_node({"quick": calls.node("quick"), "slow": slow, "ask": later}), kept)
+    node = branches_node({"quick": calls.node("quick"), "slow": slow, "ask": later})
+    graph = make(node, kept if is_kept else None)
     paused = await graph.execute(State(), run_id="r")
     assert (paused.status, paused.pause, cancelled) == ("paused", "well?", [1])
     done = await graph.resume("r", update=lambda state: state.set("answer", 42))
     assert done.state == State(answer=42, quick=1, slow=1, heard=42)
     assert sorted(calls) == ["ask", "ask", "quick", "slow", "slow"]
+
+
+async def test_in_memory_branches_within_branches_do_not_run_again_and_see_the_answer(calls):
+    async def ask(state):
+        await trio.testing.wait_all_tasks_blocked()
+        if "answer" not in state:
+            pause("well?")
+        return state
+
+    async def wait(state):
+        if "answer" not in state:
+            await trio.sleep_forever()
+        return state
+
+    inner = branches_node({"deep": calls.node("deep"), "wait": wait})
+    node = branches_node({"inner": inner, "quick": calls.node("quick"), "ask": ask})
+    graph = make(node, None)
+    for _ in range(2):
+        paused = await graph.execute(State(), run_id="r") if not calls else await graph.resume("r")
+        assert (paused.status, sorted(calls)) == ("paused", ["deep", "quick"])
+    done = await graph.resume("r", update=lambda state: state.set("answer", 42))
+    assert done.state == State(answer=42, deep=1, quick=1)
+    assert sorted(calls) == ["deep", "quick"]
+    assert (await graph.execute(State(answer=1), run_id="r")).status == "completed"
+    assert sorted(calls) == ["deep", "deep", "quick", "quick"]
+
+
+async def test_in_memory_branches_of_a_node_that_is_not_durable_run_again(calls):
+    calls.asking = {"b"}
+    graph = make(branches_node({name: calls.node(name) for name in "ab"}, config=ONE, durable=False), None)
+    await graph.execute(State(), run_id="r")
+    calls.asking = set()
+    assert (await graph.resume("r")).state == State(a=1, b=1)
+    assert calls == ["a", "b", "a", "b"]
 
 
 async def test_each_branch_goes_on_where_it_was(kept, calls):

@@ -157,6 +157,33 @@ def child_store(
     return (_BoundedChildStore if bounded else ChildStore)(store, parent, flush, rebase)
 
 
+class FinishedBranches:
+    """The branches that have finished in the current step of a run without a store, in case it pauses.
+
+    Each is known by its fan-out's id and its name, with the states that it was given and that it returned.
+    """
+
+    __slots__ = ("_by_run", "_step")
+
+    def __init__(self) -> None:
+        self._step = -1
+        self._by_run: dict[str, dict[str, tuple[Any, Any]]] = {}
+
+    def __repr__(self) -> str:
+        return f"<FinishedBranches of {len(self._by_run)} fan-outs>"
+
+    def at(self, step: int) -> "FinishedBranches":
+        """Forget those of earlier steps."""
+        if step != self._step:
+            self._step = step
+            self._by_run.clear()
+        return self
+
+    def of(self, run_id: str) -> dict[str, tuple[Any, Any]]:
+        """Return the branches of the fan-out `run_id`, to read and to add to."""
+        return self._by_run.setdefault(run_id, {})
+
+
 class Child(msgspec.Struct, frozen=True):
     """A run inside a run."""
 
@@ -170,6 +197,8 @@ class Child(msgspec.Struct, frozen=True):
     """The node, or branch, that it is."""
     state_type: type[Any] | None = None
     """The type of the states around it."""
+    finished: FinishedBranches | None = None
+    """Its finished branches, if the run around it has no store."""
 
 
 class Host(Protocol):

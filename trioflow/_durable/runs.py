@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar, final
 
 import msgspec
 
-from trioflow._durable.children import ChildStore, rebase
+from trioflow._durable.children import ChildStore, FinishedBranches, rebase
 from trioflow._durable.steps import (
     Keeping,
     Position,
@@ -312,12 +312,13 @@ class PausedRuns(Generic[S]):
         copy: copies the mutable parts of a state.
     """
 
-    __slots__ = ("_copy", "_graph", "_positions", "_resuming")
+    __slots__ = ("_copy", "_finished", "_graph", "_positions", "_resuming")
 
     def __init__(self, graph: str, copy: Callable[[S], S]) -> None:
         self._graph = graph
         self._copy = copy
         self._positions: dict[str, Position[S]] = {}
+        self._finished: dict[str, FinishedBranches] = {}
         self._resuming: set[str] = set()
 
     def __repr__(self) -> str:
@@ -375,14 +376,18 @@ class PausedRuns(Generic[S]):
             raise CheckpointConflictError(f"run {quote(run_id)} is already being resumed", run_id=run_id)
 
     def _steps(self, run_id: str) -> Steps[S]:
+        finished = self._finished.get(run_id) or FinishedBranches()
+
         def on_end(error: BaseException | None, position: Position[Any]) -> None:
             if isinstance(error, Paused):
                 self._positions[run_id] = msgspec.structs.replace(position, state=self._copy(position.state))
+                self._finished[run_id] = finished
             elif error is None:
                 self._positions.pop(run_id, None)
+                self._finished.pop(run_id, None)
             elif run_id in self._positions:
                 # It stays paused where it was; the attempts made meanwhile count at the next resume.
                 waiting = self._positions[run_id]
                 self._positions[run_id] = msgspec.structs.replace(waiting, iterations=position.iterations)
 
-        return UnkeptSteps(on_end)
+        return UnkeptSteps(on_end, finished)

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar, final
 import msgspec
 import trio
 
-from trioflow._durable.children import ChildStore, Rebase, child_store, note_entered
+from trioflow._durable.children import ChildStore, FinishedBranches, Rebase, child_store, note_entered
 from trioflow._runtime.signals import Parked, Paused
 from trioflow._text import describe_error, quote
 from trioflow.checkpoint.codec import Codec, is_large
@@ -76,6 +76,10 @@ class Steps(Protocol[S_contra]):
         """Return the store of child runs; None if they are not durable."""
         ...
 
+    def finished_branches(self, step: int) -> FinishedBranches | None:
+        """Return the branches that have finished in this step; None if a store has them."""
+        ...
+
     def start(self, on_save: Saved) -> None:
         """Call `on_save` for each save from now on, and for the first one of the run."""
 
@@ -108,18 +112,28 @@ class UnkeptSteps:
 
     Args:
         on_end: called with the error that the run ended with, and its position.
+        finished: the branches that had finished when the run paused.
     """
 
-    __slots__ = ("_on_end",)
+    __slots__ = ("_finished", "_on_end")
 
-    def __init__(self, on_end: Callable[[BaseException | None, Position[Any]], object] | None = None) -> None:
+    def __init__(
+        self,
+        on_end: Callable[[BaseException | None, Position[Any]], object] | None = None,
+        finished: FinishedBranches | None = None,
+    ) -> None:
         self._on_end = on_end
+        self._finished = finished
 
     def __repr__(self) -> str:
         return "<UnkeptSteps>"
 
     def child_store(self, rebase: Rebase) -> ChildStore | None:
         """Return None: child runs are not durable either."""
+
+    def finished_branches(self, step: int) -> FinishedBranches | None:
+        """See `Steps.finished_branches`; None if the run cannot be resumed."""
+        return None if self._finished is None else self._finished.at(step)
 
     def start(self, on_save: Saved) -> None:
         """Do nothing: nothing will be saved."""
@@ -186,6 +200,9 @@ class KeptSteps(Generic[S]):
     def child_store(self, rebase: Rebase) -> ChildStore:
         """See `Steps.child_store`."""
         return child_store(self.store, (self.session.run_id, self.session.epoch), self.flush, rebase)
+
+    def finished_branches(self, step: int) -> None:
+        """Return None: the store has them."""
 
     def start(self, on_save: Saved) -> None:
         """See `Steps.start`; also sets `outermost` for the runs inside this one."""

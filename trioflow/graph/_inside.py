@@ -35,6 +35,7 @@ def child_of(node: object, observer: str, *, durable: bool) -> Child:
         child,
         observer=child.observer if observer == DEFAULT_OBSERVER else get_observer(observer),
         store=child.store if durable else None,
+        finished=child.finished if durable else None,
     )
 
 

@@ -142,7 +142,8 @@ class GraphRunner(Generic[S]):
             return Child(uuid.uuid4().hex, self.observer, None, None, self._state_type)
         run_id = child_id(self.run_id, self._step, self._node.name)
         store = self.steps.child_store(rebased)
-        return Child(run_id, self.observer, store, self._node.name, self._state_type)
+        finished = self.steps.finished_branches(self._step)
+        return Child(run_id, self.observer, store, self._node.name, self._state_type, finished)
 
     @trio.lowlevel.enable_ki_protection
     async def execute(self) -> GraphResult[S]:

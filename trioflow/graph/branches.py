@@ -138,6 +138,9 @@ class _Branches(Generic[S]):
         self._store = store
         self._state_type: type[Any] = child.state_type or type(state)
         self._codec = state_codec(self._state_type)
+        self._finished: dict[str, tuple[S, S]] | None = None
+        if store is None and child.finished is not None and child.run_id is not None:
+            self._finished = child.finished.of(child.run_id)
 
     async def run(self, config: ParallelConfig, *, collect: bool) -> BranchesResult[S]:
         """Run all branches.
@@ -170,12 +173,17 @@ class _Branches(Generic[S]):
         return BranchesResult(states, {names[failure.index]: failure.error for failure in result.errors})
 
     async def _run_branch(self, name: str) -> Any:
+        if self._finished is not None and name in self._finished:
+            before, after = self._finished[name]
+            return rebased(await isolate_soon(after), before, self._state)
         branch = self._branches[name]
         host.set(_BranchHost(name, branch, self._child, self._store, self._state_type))
         state = await branch(await isolate_soon(self._state))
         if not isinstance(state, self._state_type):
             raise TypeError(f"branch {quote(name)} must return a {self._state_type.__name__}, got {show(state)}")
         if self._store is None:
+            if self._finished is not None:
+                self._finished[name] = self._state, state
             return state
         try:
             # With its input state: a resume may give the other branches an updated one.
@@ -232,7 +240,8 @@ class _BranchHost:
         if parent is None or inspect.unwrap(self._branch) is not node:  # type: ignore[arg-type]  # it is a function
             return Child(uuid.uuid4().hex, observer, None, None, self._state_type)
         store = None if self._store is None else self._store.inside()
-        return Child(child_id(parent, self._name), observer, store, self._name, self._state_type)
+        run_id, finished = child_id(parent, self._name), self._fan_out.finished
+        return Child(run_id, observer, store, self._name, self._state_type, finished)
 
 
 def _join(before: S, states: Mapping[str, S], reducers: Mapping[str, Reducer]) -> S:
