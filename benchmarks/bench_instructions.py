@@ -67,7 +67,8 @@ async def loop(steps: int) -> None:
 
 
 async def graph(steps: int) -> None:
-    walked: StateGraph[State] = StateGraph(GraphConfig(observer="noop", max_iterations=steps + 1))
+    config = GraphConfig(name="count", observer="noop", max_iterations=steps + 1)
+    walked: StateGraph[State] = StateGraph(config)
 
     @walked.node
     async def more(state: State) -> State:
@@ -140,13 +141,13 @@ def ask(question: str, contenders: dict[str, tuple[Role, object]]) -> list[Row]:
         compared = role is not Role.OURS and not isinstance(ours, str)
         over, under = (ours, found) if role is Role.FLOOR else (found, ours)
         ratio = over / under if compared else None
-        rows.append(Row(question, name, found, "instructions", role, ratio))
+        rows.append(Row(question, name, found / 1000, "k", role, ratio))
     return rows
 
 
 def ask_all() -> Iterable[list[Row]]:
-    yield ask(f"a. an item of a fan-out, {WORKERS} workers", fan_outs(0))
-    yield ask("b. a step", steps(0))
+    yield ask(f"a. instructions of an item of a fan-out, {WORKERS} workers, in thousands", fan_outs(0))
+    yield ask("b. instructions of a step, in thousands", steps(0))
 
 
 def main() -> int:
