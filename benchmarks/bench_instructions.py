@@ -75,10 +75,17 @@ async def graph(steps: int) -> None:
         await trio.lowlevel.checkpoint()
         return state.set("count", state["count"] + 1)
 
+    @walked.node
+    async def done(state: State) -> State:
+        return state
+
     walked.add_edge("more", "more", when=lambda state: state["count"] < steps)
+    walked.add_edge("more", "done")
     walked.set_entry_point("more")
-    walked.set_exit_point("more")
-    await walked.execute(State(count=0))
+    walked.set_exit_point("done")
+    result = await walked.execute(State(count=0))
+    if result.iterations != steps + 1:
+        raise RuntimeError(f"{result.iterations} iterations instead of {steps + 1}")
 
 
 def fan_outs(items: int) -> dict[str, tuple[Role, Callable[[], object]]]:
