@@ -67,17 +67,25 @@ async def loop(steps: int) -> None:
 
 
 async def graph(steps: int) -> None:
-    walked: StateGraph[State] = StateGraph(GraphConfig(observer="noop", max_iterations=steps + 1))
+    config = GraphConfig(name="count", observer="noop", max_iterations=steps + 1)
+    walked: StateGraph[State] = StateGraph(config)
 
     @walked.node
     async def more(state: State) -> State:
         await trio.lowlevel.checkpoint()
         return state.set("count", state["count"] + 1)
 
+    @walked.node
+    async def done(state: State) -> State:
+        return state
+
     walked.add_edge("more", "more", when=lambda state: state["count"] < steps)
+    walked.add_edge("more", "done")
     walked.set_entry_point("more")
-    walked.set_exit_point("more")
-    await walked.execute(State(count=0))
+    walked.set_exit_point("done")
+    result = await walked.execute(State(count=0))
+    if result.iterations != steps + 1:
+        raise RuntimeError(f"{result.iterations} iterations instead of {steps + 1}")
 
 
 def fan_outs(items: int) -> dict[str, tuple[Role, Callable[[], object]]]:
@@ -140,13 +148,13 @@ def ask(question: str, contenders: dict[str, tuple[Role, object]]) -> list[Row]:
         compared = role is not Role.OURS and not isinstance(ours, str)
         over, under = (ours, found) if role is Role.FLOOR else (found, ours)
         ratio = over / under if compared else None
-        rows.append(Row(question, name, found, "instructions", role, ratio))
+        rows.append(Row(question, name, found / 1000, "k", role, ratio))
     return rows
 
 
 def ask_all() -> Iterable[list[Row]]:
-    yield ask(f"a. an item of a fan-out, {WORKERS} workers", fan_outs(0))
-    yield ask("b. a step", steps(0))
+    yield ask(f"a. instructions of an item of a fan-out, {WORKERS} workers, in thousands", fan_outs(0))
+    yield ask("b. instructions of a step, in thousands", steps(0))
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ itself, and lines for what depends on a size. Dots and bars are medians, and the
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from textwrap import fill
 
 import matplotlib as mpl
 from gathered import Gathered, Row, relative, title_of
@@ -79,6 +80,11 @@ def summary(data: Gathered) -> Figure | None:
 
 
 def dot_panels(panels: Sequence[tuple[str, Sequence[Row]]]) -> Figure | None:
+    # What is derived from other lines has a value and no ratio, and no place on this axis.
+    panels = [
+        (title, [row for row in rows if row is rows[0] or relative(row) or row["value"] is None])
+        for title, rows in panels
+    ]
     if not panels:
         return None
     heights = [len(rows) + 2.2 for _, rows in panels]
@@ -101,7 +107,7 @@ def dot_panels(panels: Sequence[tuple[str, Sequence[Row]]]) -> Figure | None:
 
 
 def dot_panel(axis: Axes, title: str, rows: Sequence[Row]) -> None:
-    axis.set_title(title, loc="left")
+    axis.set_title(fill(title, 72), loc="left")
     axis.set_xscale("log")
     axis.axvline(1, color=OURS, linewidth=1.2, zorder=1)
     rows = sorted(rows, key=lambda row: (bool(row["role"]), median(relative(row) or [float("inf")])))
@@ -141,7 +147,7 @@ def name_lines(axis: Axes, rows: Sequence[Row]) -> None:
 
 def bars(data: Gathered, *chosen: tuple[str, str], logarithmic: bool = False) -> Figure | None:
     panels = [
-        (question, rows[rows[0]["role"] == "floor" :])  # what the others are beside is not drawn
+        (question, in_one_unit(rows[rows[0]["role"] == "floor" :]))  # what the others are beside is not drawn
         for script, part in chosen
         for question, rows in data.questions(script).items()
         if part in question and any(row["value"] is not None for row in rows)
@@ -161,6 +167,10 @@ def bars(data: Gathered, *chosen: tuple[str, str], logarithmic: bool = False) ->
     return figure
 
 
+def in_one_unit(rows: Sequence[Row]) -> Sequence[Row]:
+    return [row for row in rows if row["unit"] == rows[0]["unit"]]
+
+
 def bar_panel(axis: Axes, question: str, rows: Sequence[Row], *, logarithmic: bool) -> None:
     axis.set_title(title_of(question), loc="left")
     for place, row in enumerate(rows):
@@ -176,6 +186,7 @@ def bar_panel(axis: Axes, question: str, rows: Sequence[Row], *, logarithmic: bo
     name_lines(axis, rows)
     if logarithmic:
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(FuncFormatter(short))
     low, high = axis.get_xlim()
     axis.set_xlim(low, high * 4 if logarithmic else high + 0.18 * (high - low))
     unit = next(row["unit"] for row in rows)
