@@ -263,6 +263,20 @@ async def test_one_commit_is_enough_for_all_and_who_is_refused_undoes_no_other(s
     assert {run.run_id for run in await store.list_runs()} == {"a", "b", "mine"}
 
 
+async def test_a_transaction_of_many_writes_is_bounded(store, commits):
+    epochs = {name: await store.claim(name) for name in "abcdef"}
+    commits[0].clear()
+    large = [("large", b"x" * (1 << 20))]
+    assert await together(*(store.save_items(name, epoch, large) for name, epoch in epochs.items())) == [None] * 6
+    assert len(commits[0]) == 2
+    commits[0].clear()
+    many = [(str(number), b"") for number in range(500)]
+    assert await together(*(store.save_items(name, epoch, many) for name, epoch in epochs.items())) == [None] * 6
+    assert len(commits[0]) == 3
+    for name in epochs:
+        assert await store.load_items(name) == dict(large + many)
+
+
 async def test_where_all_fail_together_each_is_made_by_itself(store, commits):
     commits[1].append(True)
     ends = await together(*(store.submit(new_run(name), 0.0) for name in "abc"))

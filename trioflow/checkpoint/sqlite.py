@@ -6,7 +6,7 @@ them is a part of it that is undone by itself where it is refused. See `docs/des
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -48,10 +48,25 @@ _MEANINGS: dict[type[Exception], str] = {
 }
 
 
-class _Write(Call):
-    """A call that changes the file, and is whole in a transaction with others."""
+_MOST_BYTES = 4 << 20
+"""Bytes of one transaction at most, or one write that is larger: other processes wait for that long."""
 
-    __slots__ = ()
+_ROW_BYTES = 4 << 10
+"""Bytes that a row counts for beside its value, so that a transaction has some thousand rows at most."""
+
+
+class _Write(Call):
+    """A call that changes the file, and is whole in a transaction with others.
+
+    Attributes:
+        size: how much of a transaction it takes, in bytes.
+    """
+
+    __slots__ = ("size",)
+
+    def __init__(self, operation: Callable[..., Any], *args: Any, size: int) -> None:
+        super().__init__(operation, *args)
+        self.size = size
 
 
 class _Close(Call):
@@ -117,7 +132,7 @@ class SqliteStore:
 
         Cancellation: waits until it is kept.
         """
-        await self._write(_rows.save, checkpoint, epoch)
+        await self._write(_rows.save, checkpoint, epoch, size=len(checkpoint.state))
 
     async def load(self, run_id: str, step: int | None = None) -> Checkpoint:
         """See `CheckpointStore.load`.
@@ -154,7 +169,8 @@ class SqliteStore:
 
         Cancellation: waits until they are kept.
         """
-        await self._write(_rows.save_items, run_id, epoch, batch)
+        size = sum(len(value) for _, value in batch) + _ROW_BYTES * len(batch)
+        await self._write(_rows.save_items, run_id, epoch, batch, size=size)
 
     async def load_items(self, run_id: str) -> dict[str, bytes]:
         """See `CheckpointStore.load_items`.
@@ -168,7 +184,7 @@ class SqliteStore:
 
         Cancellation: waits until it is submitted.
         """
-        await self._write(_service_rows.submit, checkpoint, delay, store_time())
+        await self._write(_service_rows.submit, checkpoint, delay, store_time(), size=len(checkpoint.state))
         self._changes.note()
 
     async def lease(self, request: LeaseRequest) -> LeaseGrant:
@@ -193,7 +209,7 @@ class SqliteStore:
 
         Cancellation: waits until it is kept.
         """
-        await self._write(_service_rows.finish, (run_id, epoch), status, outcome, reason)
+        await self._write(_service_rows.finish, (run_id, epoch), status, outcome, reason, size=len(outcome))
         self._changes.note()
 
     async def put_signal(self, run_id: str, name: str, payload: bytes) -> None:
@@ -280,13 +296,13 @@ class SqliteStore:
         self._user.leave()
         await trio.lowlevel.checkpoint()
 
-    async def _write(self, operation: Callable[..., R], *args: object) -> R:
-        """Do what changes the file, together with others that do.
+    async def _write(self, operation: Callable[..., R], *args: object, size: int = 0) -> R:
+        """Do what changes the file, together with others that do; `size` is the bytes of what it writes.
 
         Cancellation: waits until it is done.
         """
         self._check_writable()
-        result: R = await self._take(_Write(operation, *args))
+        result: R = await self._take(_Write(operation, *args, size=_ROW_BYTES + size))
         return result
 
     def _check_writable(self) -> None:
@@ -312,10 +328,10 @@ class SqliteStore:
     # In the thread.
 
     def _make(self, calls: Sequence[Call]) -> None:
-        """Make these calls: the writes in one transaction first, so that nobody reads what is not kept."""
-        writes = [call for call in calls if isinstance(call, _Write)]
-        if len(writes) > 1:
-            self._make_together(writes)
+        """Make these calls, the writes first and together, so that no call reads what is not committed."""
+        for writes in _in_transactions(call for call in calls if isinstance(call, _Write)):
+            if len(writes) > 1:
+                self._make_together(writes)
         for call in calls:
             if not call.is_done:
                 self._make_alone(call)
@@ -387,3 +403,16 @@ class SqliteStore:
                 meant = CheckpointStoreError(f"the store {path} {message}")
         meant.__cause__ = error
         return meant
+
+
+def _in_transactions(writes: Iterable[_Write]) -> Iterator[Sequence[_Write]]:
+    """Yield the writes in order, in parts that are one transaction each."""
+    part: list[_Write] = []
+    size = 0
+    for write in writes:
+        if part and size + write.size > _MOST_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(write)
+        size += write.size
+    yield part
