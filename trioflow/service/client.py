@@ -1,6 +1,6 @@
-"""What a program does that uses a service and makes no runs itself: submit, signal, cancel, and wait for results.
+"""The client of a service, for a program that executes no runs: submit, signal, cancel, and wait for results.
 
-All of it goes through the store, so the program and the service need not know of each other.
+Everything goes through the store, so client and service need not know each other.
 """
 
 import time
@@ -46,7 +46,7 @@ _POLL = ServiceConfig().poll
 
 
 def service_client(store: ServiceStore, graphs: Iterable[StateGraph[Any]] = ()) -> "ServiceClient":
-    """Return what submits runs to the services of `store`, and knows what became of them.
+    """Return a client that submits runs to the services of `store`, and waits for their results.
 
     ::
 
@@ -55,13 +55,13 @@ def service_client(store: ServiceStore, graphs: Iterable[StateGraph[Any]] = ()) 
         result = await client.result(run_id)
 
     Args:
-        store: the store, which stays the caller's to close.
-        graphs: the graphs of the service, for the types of their states and the names that there are; without
-            them any name is taken, and states come back as `State`.
+        store: the store; the caller closes it.
+        graphs: the graphs of the service, for their names and the types of their states; without them any name
+            is accepted, and states are restored as `State`.
 
     Raises:
-        ConfigError: an argument cannot work.
-        GraphError: a graph has faults.
+        ConfigError: an argument is invalid.
+        GraphError: a graph is invalid.
     """
     check_service_store(store)
     return ServiceClient._create(store, graphs_by_name(graphs), {})  # noqa: SLF001 - only made here and by a service
@@ -69,9 +69,9 @@ def service_client(store: ServiceStore, graphs: Iterable[StateGraph[Any]] = ()) 
 
 @final
 class ServiceClient:
-    """Submits, signals and cancels runs, and waits for what they come to.
+    """Submits, signals and cancels runs, and waits for their results.
 
-    Made by `service_client` only.
+    Created only by `service_client`.
     """
 
     __slots__ = ("_endings", "_errors", "_graphs", "_store")
@@ -82,7 +82,7 @@ class ServiceClient:
     _endings: Endings
 
     def __init__(self) -> None:
-        raise TypeError("a ServiceClient is made by service_client")
+        raise TypeError("a ServiceClient is created only by service_client")
 
     @classmethod
     def _create(
@@ -105,15 +105,15 @@ class ServiceClient:
 
         Args:
             graph: the graph's name.
-            state: what its entry point is given.
-            run_id: the run's id; None makes one. Under an id that is there nothing is submitted.
-            delay: seconds before which it does not begin.
+            state: the input state of its entry point.
+            run_id: the run's id; None generates one.
+            delay: seconds before the run may begin.
 
         Raises:
-            CheckpointMismatchError: there is a run of this id.
-            CheckpointEncodeError: the state cannot be kept exactly.
+            CheckpointMismatchError: a run of this id exists; nothing is submitted.
+            CheckpointEncodeError: the state cannot be stored exactly.
             CheckpointStoreError: the store cannot be written.
-            ConfigError: there is no such graph here, or another argument cannot work.
+            ConfigError: the client has no graph of this name, or another argument is invalid.
 
         Cancellation: the run was submitted whole, or not at all.
         """
@@ -146,15 +146,16 @@ class ServiceClient:
         return run_id
 
     async def result(self, run_id: str) -> GraphResult[Any]:
-        """Wait until the run has ended, and return its result, whichever process made it.
+        """Wait until the run has ended, and return its result, whichever process executed it.
 
         Raises:
             CheckpointNotFoundError: no such run was submitted, or it was pruned.
-            CheckpointCorruptError: what is kept of it is damaged.
+            CheckpointCorruptError: the stored run is damaged.
             CheckpointStoreError: the store cannot be read.
             RunCancelledError: it was cancelled.
-            Exception: what it failed with: an `ExecutionError` for a node. Where another process made the run, an
-                error of the same type from a `RemoteError`, or that where the type is not Python's or ours.
+            Exception: the error that it failed with, an `ExecutionError` for a node. If another process executed
+                the run: an error of the same type from a `RemoteError`, or the `RemoteError` itself if the type is
+                neither Python's nor trioflow's.
 
         Cancellation: nothing is changed; the run goes on.
         """
@@ -167,16 +168,16 @@ class ServiceClient:
         """Send a run a signal; once this has returned the signal is not lost.
 
         Args:
-            run_id: the run: any that the store keeps.
-            name: the signal's name; `resume` lets a paused run go on.
-            payload: plain data that `wait_for_signal` returns, or that `on_resume` is given.
+            run_id: any run in the store.
+            name: the signal's name; `resume` continues a paused run.
+            payload: plain data that `wait_for_signal` returns, or that `on_resume` receives.
 
         Raises:
             CheckpointNotFoundError: there is no such run.
             CheckpointMismatchError: it has ended.
-            CheckpointEncodeError: the payload cannot be kept exactly.
+            CheckpointEncodeError: the payload cannot be stored exactly.
             CheckpointStoreError: the store cannot be written.
-            ConfigError: an argument cannot work, or the run's graph has no `on_resume` that could use the payload.
+            ConfigError: an argument is invalid, or the run's graph has no `on_resume` that could use the payload.
 
         Cancellation: the signal was sent, or not.
         """
@@ -189,15 +190,15 @@ class ServiceClient:
         await self._store.put_signal(run_id, name, data)
 
     async def cancel(self, run_id: str) -> None:
-        """Cancel a run: at once where nobody makes it, else as soon as who makes it looks into the store.
+        """Cancel a run: at once if no process executes it, else as soon as that process next reads the store.
 
-        One that has ended stays as it is.
+        A run that has ended stays as it is.
 
         Raises:
             CheckpointNotFoundError: no such run was submitted, or it was pruned.
             CheckpointStoreError: the store cannot be written.
 
-        Cancellation: the cancellation was asked for, or not.
+        Cancellation: the cancellation was requested, or not.
         """
         check_in_trio()
         check_text("run_id", run_id)
@@ -260,7 +261,7 @@ class ServiceClient:
 
 
 def check_service_store(store: Any) -> None:
-    """Refuse what cannot keep the runs of a service."""
+    """Refuse a store that cannot serve a service."""
     check_store("store", store)
     missing = [method for method in _METHODS if not callable(getattr(store, method, None))]
     if missing:
@@ -269,7 +270,7 @@ def check_service_store(store: Any) -> None:
 
 
 def graphs_by_name(graphs: Iterable[StateGraph[Any]]) -> dict[str, StateGraph[Any]]:
-    """Return graphs by their names; refuse two of one name, and one that cannot work."""
+    """Return graphs by their names; refuse two of one name, and one that is invalid."""
     given: object = graphs
     if isinstance(given, StateGraph) or not isinstance(given, Iterable):
         raise ConfigError.refusing("graphs", graphs, "StateGraphs, in a list")

@@ -1,11 +1,11 @@
-"""A service: a process that makes the runs which are submitted to a store, beside any number of others.
+"""A service: a process that executes the runs submitted to a store, beside any number of others.
 
-One task, the poller, asks the store again and again for two things at once: to prolong the leases of the runs
-that are made here, and to be given others. It sleeps until the store changes, a run is due, or a third of a lease
-has passed. Each run is a task of its own, which goes through the graph under the epoch of its lease, and says in
-the end what became of it: finished, to be let go of, or, where the run is somebody else's by now, nothing.
+One task, the poller, makes one request to the store over and over: to renew the leases of the runs executed here,
+and to lease others. It sleeps until the store changes, a run is due, or a third of a lease has passed. Each run is
+a task of its own, which walks the graph under the epoch of its lease, and at its end finishes the run or releases
+it, or, if another process has taken the run over, does nothing.
 
-The store decides whose a run is, never this process: where the two disagree, the save that comes next is refused.
+The store decides which process holds a run: if this process disagrees, its next save is refused.
 """
 
 import uuid
@@ -66,7 +66,7 @@ def open_service(
     config: ServiceConfig = _CONFIG,
     observer: Observer | None = None,
 ) -> AbstractAsyncContextManager["Service"]:
-    """Open a service, which makes the runs of these graphs that are submitted to `store`, until the block is left.
+    """Open a service, which executes the runs of these graphs that are submitted to `store`, until the block ends.
 
     ::
 
@@ -74,20 +74,20 @@ def open_service(
             run_id = await service.submit("review", Draft(text="..."))
             result = await service.result(run_id)
 
-    Any number of processes may serve one store. A run is made by one of them at a time; each of its steps is
-    saved, and where its process dies another one goes on after the last step. Leaving the block normally lets the
-    steps in hand end, for `config.drain_timeout`; otherwise they are cancelled at once. What has not ended stays
-    in the store for others.
+    Any number of processes may serve one store. One of them at a time executes a run; each of its steps is saved,
+    and if its process dies, another one continues after the last step. Leaving the block normally lets running
+    steps finish, for up to `config.drain_timeout`; otherwise they are cancelled at once. Runs that have not ended
+    stay in the store for other processes.
 
     Args:
-        store: where runs are submitted and kept; it stays the caller's to close.
-        graphs: the graphs whose runs this process makes. Their own stores and checkpoint settings play no part.
-        config: how many runs at once, how long a lease, and so on.
-        observer: who receives the events of runs whose graph names nobody; None takes the config's.
+        store: the store of the runs; the caller closes it.
+        graphs: the graphs whose runs this process executes. Their own stores and checkpoint settings are ignored.
+        config: the number of concurrent runs, the length of a lease, and so on.
+        observer: receives the events of runs whose graph has no observer; None takes the config's.
 
     Raises:
-        ConfigError: an argument cannot work, such as a store that cannot keep what a service needs.
-        GraphError: a graph has faults.
+        ConfigError: an argument is invalid, such as a store that is not a `ServiceStore`.
+        GraphError: a graph is invalid.
     """
     check_service_store(store)
     check_instance("config", config, ServiceConfig)
@@ -102,9 +102,9 @@ def open_service(
 
 @final
 class Service:
-    """A service that is open.
+    """An open service.
 
-    Made by `open_service` only.
+    Created only by `open_service`.
     """
 
     __slots__ = ("_client", "_engine")
@@ -113,7 +113,7 @@ class Service:
     _client: ServiceClient
 
     def __init__(self) -> None:
-        raise TypeError("a Service is made by open_service")
+        raise TypeError("a Service is created only by open_service")
 
     @classmethod
     def _create(
@@ -132,7 +132,7 @@ class Service:
         return f"<Service: {self._engine!r}>"
 
     async def submit(self, graph: str, state: Any, run_id: str | None = None, delay: float = 0.0) -> str:
-        """Submit a run, which any process that serves the graph may make; see `ServiceClient.submit`.
+        """Submit a run, which any process that serves the graph may execute; see `ServiceClient.submit`.
 
         Cancellation: the run was submitted whole, or not at all.
         """
@@ -155,14 +155,14 @@ class Service:
     async def cancel(self, run_id: str) -> None:
         """Cancel a run; see `ServiceClient.cancel`.
 
-        Cancellation: the cancellation was asked for, or not.
+        Cancellation: the cancellation was requested, or not.
         """
         await self._client.cancel(run_id)
 
     def drain(self) -> None:
-        """Take no more runs, let the steps in hand end, and let go of the rest; again does nothing.
+        """Lease no more runs, let running steps finish, and release the rest; calling it again does nothing.
 
-        Runs that were let go of stay in the store for others. For SIGTERM; leaving the block does it, too.
+        Released runs stay in the store for other processes. Meant for SIGTERM; leaving the block does it too.
         """
         self._engine.drain()
 

@@ -54,7 +54,7 @@ class WorkQueue(Generic[T]):
             the key itself. None takes every item.
 
     Raises:
-        ConfigError: an argument cannot work.
+        ConfigError: an argument is invalid.
     """
 
     __slots__ = ("_dedupe", "_ended", "_keys", "_source", "_waiting")

@@ -54,7 +54,7 @@ async def process_chain(
     store: CheckpointStore | None = None,
     run_id: str | None = None,
 ) -> ChainResult[S]:
-    """Call `processor` for each item in turn, with the state that the call before it returned.
+    """Call `processor` for each item in turn, with the state that the previous call returned.
 
     The state is handed on as it is: a processor that changes it in place, instead of returning another one, also
     changes what `ChainResult.intermediate` and `ChainError.state` hold.
@@ -68,24 +68,24 @@ async def process_chain(
         progress: a plain function called after each step with the number of steps made, the number of items
             (None where the input has no length) and the state.
         observer: receives the chain's events; None takes the one that `config` names.
-        store: where a chain with a `run_id` is kept; None takes the store that `config.checkpoint` names, if its
-            `interval` is not 0. A store that is given is the caller's to close.
-        run_id: the id that the chain's events carry; None makes one. Where the chain is kept, calling again with
-            the same id and items goes on after the last step that was saved; what the result captures begins
-            there. One that completed and is still kept returns its result.
+        store: stores a chain with a `run_id`; None takes the store that `config.checkpoint` names, if its
+            `interval` is not 0. The caller closes a store that it passes.
+        run_id: the id that the chain's events carry; None generates one. If the chain is stored, calling again
+            with the same id and items continues after the last saved step; the result's `intermediate` begins
+            there. A chain that completed and is still stored returns its result.
 
     Raises:
-        ConfigError: an argument cannot work; nothing was started.
+        ConfigError: an argument is invalid; nothing was started.
         ChainError: a step failed, from what the processor raised.
-        CheckpointMismatchError: what is kept under `run_id` had other items, or is no chain.
-        CheckpointEncodeError: an item or a state cannot be kept exactly.
-        CheckpointConflictError: somebody else goes on with this chain.
+        CheckpointMismatchError: the run stored under `run_id` had other items, or is not a chain.
+        CheckpointEncodeError: an item or a state cannot be stored exactly.
+        CheckpointConflictError: another process has taken over this chain.
         CheckpointStoreError: the store cannot be read or written.
-        Exception: what `items` or `progress` raised, as it is.
+        Exception: what `items` or `progress` raised, unchanged.
         BaseException: a `KeyboardInterrupt`, `SystemExit` or the like from the processor, bare.
 
-    Cancellation: passes through; the steps made are lost to the caller. A step that failed before comes out
-    instead.
+    Cancellation: passes through, and the caller loses the steps made. If a step had failed before, that error is
+    raised instead.
     """
     check_in_trio()
     check_items(items)

@@ -84,7 +84,7 @@ async def process_conditional(
         observer: receives its events; None takes the one that `config` names.
 
     Raises:
-        ConfigError: an argument cannot work; nothing was started.
+        ConfigError: an argument is invalid; nothing was started.
         ConditionalError: the predicate raised (`route` is None), there is no such route (from a `LookupError`
             that names those there are), or the handler raised (from what it raised).
         BaseException: a `KeyboardInterrupt`, `SystemExit` or the like from the predicate or handler, bare.

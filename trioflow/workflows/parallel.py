@@ -1,6 +1,6 @@
-"""Many calls at once, under bounded workers: `process_parallel` for the result, `open_parallel` for the stream.
+"""Concurrent calls under bounded workers: `process_parallel` returns a result, `open_parallel` streams outcomes.
 
-Both are faces of one engine (`_pool`): the first waits for its end, the second hands out outcomes meanwhile.
+Both use the engine in `_pool`: the first waits for the run's end, the second yields outcomes as they complete.
 """
 
 import os
@@ -53,7 +53,7 @@ async def process_parallel(
     key: Callable[[T], str] | None = None,
     result_type: type[R] | None = None,
 ) -> ParallelResult[T, R]:
-    """Call `processor` for each item under bounded workers, and return what became of every one.
+    """Call `processor` for each item under bounded workers, and return the outcome of every one.
 
     Args:
         items: the input, sync or async, finite or not; pulled lazily, never with more than
@@ -66,28 +66,28 @@ async def process_parallel(
         on_outcome: a plain function called with the `TaskOutcome` of each item, whether it succeeded or failed, as
             it is known; not for items that stay unfinished.
         observer: receives the run's events; None takes the one that `config` names.
-        store: where a run with a `run_id` is kept; None takes the store that `config.checkpoint` names, if there
-            is one. A store that is given is the caller's to close.
-        run_id: the id that the run's events carry; None makes one. Where the run is kept, calling again with the
-            same id and items calls `processor` only for items that have not succeeded. A run that succeeded as
-            a whole is forgotten, unless `config.checkpoint.preserve` is true.
-        key: a plain function that names an item, so that items may come and go between two calls; without it an
-            item is known by its index and what it is.
-        result_type: the type that kept results come back as; None is plain data.
+        store: stores a run with a `run_id`; None takes the store that `config.checkpoint` names, if there is one.
+            The caller closes a store that it passes.
+        run_id: the id that the run's events carry; None generates one. If the run is stored, calling again with
+            the same id and items calls `processor` only for items that have not succeeded. A run that succeeded
+            as a whole is deleted, unless `config.checkpoint.preserve` is true.
+        key: a plain function that names an item, so that items may be added and removed between two calls;
+            without it an item is identified by its index and its value.
+        result_type: the type as which stored results are restored; None is plain data.
 
     Raises:
-        ConfigError: an argument cannot work; nothing was started.
+        ConfigError: an argument is invalid; nothing was started.
         ParallelError: under `fail_fast`, an item failed; without, every item failed. Items that did not finish
             within `config.timeout` fail with `trio.TooSlowError`.
-        CheckpointMismatchError: what is kept under `run_id` had other items.
-        CheckpointEncodeError: an item or a result cannot be kept exactly.
-        CheckpointConflictError: somebody else goes on with this run.
+        CheckpointMismatchError: the run stored under `run_id` had other items.
+        CheckpointEncodeError: an item or a result cannot be stored exactly.
+        CheckpointConflictError: another process has taken over this run.
         CheckpointStoreError: the store cannot be read or written.
-        Exception: what `items`, `progress` or `on_outcome` raised, as it is; what was in flight is cancelled.
+        Exception: what `items`, `progress` or `on_outcome` raised, unchanged; items in flight are cancelled.
         BaseException: a `KeyboardInterrupt`, `SystemExit` or the like from the processor, bare.
 
-    Cancellation: passes through, and what completed is lost to the caller; use `open_parallel` to keep it. An
-    item that failed before under `fail_fast` comes out instead.
+    Cancellation: passes through, and the caller loses the completed results; use `open_parallel` to keep them. If
+    an item had failed before under `fail_fast`, that error is raised instead.
     """
     check_in_trio()
     check_callable("progress", progress, optional=True)
@@ -126,7 +126,7 @@ def open_parallel(
     key: Callable[[T], str] | None = None,
     result_type: type[R] | None = None,
 ) -> AbstractAsyncContextManager["ParallelRun[T, R]"]:
-    """Open a run whose outcomes are handed out as they complete.
+    """Open a run that yields outcomes as they complete.
 
     ::
 
@@ -137,7 +137,7 @@ def open_parallel(
     At most `workers + buffer` items are held that the block has not taken, so a slow block slows the source.
     Leaving the block early cancels the rest. Under `fail_fast` a failure ends the iteration after the outcomes
     that completed, and leaving the block raises; the block itself is not cancelled, unless something that is
-    not an `Exception` stops the run. Without, failed outcomes are handed out and nothing is raised for them.
+    not an `Exception` stops the run. Without it, failed outcomes are yielded and nothing is raised for them.
 
     Args:
         items: as for `process_parallel`.
@@ -153,7 +153,7 @@ def open_parallel(
         result_type: as for `process_parallel`.
 
     Raises:
-        ConfigError: an argument cannot work; nothing was started.
+        ConfigError: an argument is invalid; nothing was started.
         ParallelError: on leaving the block, under `fail_fast`, an item failed.
         Exception: on leaving the block, what `items` raised, as it is.
 
@@ -181,7 +181,7 @@ def open_parallel(
 class ParallelRun(Generic[T, R]):
     """A run under way: an async iterator of `TaskOutcome`, and the handle to watch and end it.
 
-    Made by `open_parallel` only.
+    Created only by `open_parallel`.
     """
 
     __slots__ = ("_pool",)
@@ -189,7 +189,7 @@ class ParallelRun(Generic[T, R]):
     _pool: Pool[T, R]
 
     def __init__(self) -> None:
-        raise TypeError("a ParallelRun is made by open_parallel")
+        raise TypeError("a ParallelRun is created only by open_parallel")
 
     @classmethod
     def _create(cls, pool: Pool[T, R]) -> Self:
@@ -253,7 +253,7 @@ class ParallelRun(Generic[T, R]):
         self._pool.stop()
 
     def result(self) -> ParallelResult[T, R]:
-        """Return the account as it stands, at any time, also after the block; items in flight are unfinished."""
+        """Return the result so far, at any time, also after the block; items in flight count as unfinished."""
         return self._pool.ledger.result()
 
 
