@@ -77,25 +77,25 @@ class _Close(Call):
 
 @final
 class SqliteStore:
-    """A `CheckpointStore` and `ServiceStore` in the SQLite file `path`, opened when first used, made if not there.
+    """A `CheckpointStore` and `ServiceStore` in the SQLite file `path`, opened at first use, created if missing.
 
     ::
 
         async with SqliteStore("runs.db") as store:
             await process_parallel(items, call, store=store, run_id="nightly")
 
-    Several processes may use one file at a time. What was saved survives a crash of the machine.
+    Several processes may use one file at a time. Saved data survives a crash of the machine.
 
     Args:
-        path: the file; its folder must be there.
-        read_only: look only: nothing is written, and nothing made, not even beside the file, which must be there.
+        path: the file; its folder must exist.
+        read_only: whether to write nothing, and create no files, not even beside this one, which must exist.
 
     Raises:
-        ConfigError: `path` is empty, or cannot be the name of a file.
+        ConfigError: `path` is empty, or not a valid file name.
     """
 
     bounds_waiting: ClassVar[bool] = True
-    """It waits for nobody, or not for ever, so nobody has to end its waiting."""
+    """It never waits indefinitely, so the caller need not limit its waiting time."""
 
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
         name = path if isinstance(path, str) else os.fspath(path)

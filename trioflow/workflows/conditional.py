@@ -33,14 +33,14 @@ Handler = Callable[[S], Awaitable[S]]
 
 @final
 class Routes(Generic[S]):
-    """Where the names that a predicate returns lead to.
+    """The handlers of the names that a predicate returns.
 
     Args:
         handlers: an async function of the state for each name.
-        default: what serves a name that has no handler; None makes such a name an error.
+        default: the handler of all other names; None makes such a name an error.
 
     Raises:
-        ConfigError: a handler is not async, or there is none at all.
+        ConfigError: a handler is not async, or there is no handler at all.
     """
 
     __slots__ = ("default", "handlers")
@@ -48,7 +48,7 @@ class Routes(Generic[S]):
     handlers: Mapping[Hashable, Handler[S]]
     """The handlers by name; read-only."""
     default: Handler[S] | None
-    """What serves an unknown name."""
+    """The handler of all other names."""
 
     def __init__(self, handlers: Mapping[Any, Handler[S]], default: Handler[S] | None = None) -> None:
         check_instance("handlers", handlers, Mapping)
@@ -74,10 +74,10 @@ async def process_conditional(
     config: ConditionalConfig = _DEFAULT,
     observer: Observer | None = None,
 ) -> S:
-    """Ask `predicate` for a route, and return what its handler makes of `state`.
+    """Let `predicate` choose a route, and return the state that its handler returns.
 
     Args:
-        state: what the predicate and the handler are given.
+        state: the input of the predicate and of the handler.
         predicate: a function of the state, plain or async, that returns a route's name.
         routes: the handlers by name.
         config: the observer.
@@ -89,7 +89,8 @@ async def process_conditional(
             that names those there are), or the handler raised (from what it raised).
         BaseException: a `KeyboardInterrupt`, `SystemExit` or the like from the predicate or handler, bare.
 
-    Cancellation: passes through; nothing is kept. A failure that happened before comes out instead.
+    Cancellation: passes through; nothing is stored. If the predicate or the handler had failed before, that error
+    is raised instead.
     """
     check_in_trio()
     check_instance("config", config, ConditionalConfig)
