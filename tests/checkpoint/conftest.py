@@ -1,6 +1,7 @@
 """What the tests of kept runs share: a store of each kind."""
 
 import pytest
+import trio
 
 from trioflow import MemoryStore
 from trioflow.checkpoint.sqlite import SqliteStore
@@ -28,3 +29,24 @@ async def store(opened_as):
     opened = opened_as()
     yield opened
     await opened.aclose()
+
+
+@pytest.fixture
+def together():
+    """Return what awaits several calls at once, and returns what each came to."""
+
+    async def await_all(*calls):
+        ends = [None] * len(calls)
+
+        async def one(number, call):
+            try:
+                ends[number] = await call
+            except Exception as error:
+                ends[number] = error
+
+        async with trio.open_nursery() as nursery:
+            for number, call in enumerate(calls):
+                nursery.start_soon(one, number, call)
+        return ends
+
+    return await_all

@@ -540,22 +540,6 @@ async def test_a_user_without_privileges_is_enough(postgres_server, schema, ask)
 # Calls that are made together
 
 
-async def together(*calls):
-    """Await all of these at once, and return what each came to."""
-    ends = [None] * len(calls)
-
-    async def one(number, call):
-        try:
-            ends[number] = await call
-        except Exception as error:
-            ends[number] = error
-
-    async with trio.open_nursery() as nursery:
-        for number, call in enumerate(calls):
-            nursery.start_soon(one, number, call)
-    return ends
-
-
 @pytest.fixture
 def statements(monkeypatch):
     """Return the list of what is asked from now on."""
@@ -571,7 +555,7 @@ def statements(monkeypatch):
     return asked
 
 
-async def test_what_many_want_is_one_statement_and_who_is_refused_undoes_no_other(store, statements):
+async def test_what_many_want_is_one_statement_and_who_is_refused_undoes_no_other(store, statements, together):
     mine, there = await store.claim("mine"), await store.claim("there")
     statements.clear()
     ends = await together(
@@ -592,7 +576,7 @@ async def test_what_many_want_is_one_statement_and_who_is_refused_undoes_no_othe
     await store.save(checkpoint("there"), there)
 
 
-async def test_what_many_ask_for_is_one_statement_and_each_is_told(store, statements, ask):
+async def test_what_many_ask_for_is_one_statement_and_each_is_told(store, statements, ask, together):
     for name in ("a", "b", "odd"):
         await store.save(checkpoint(name), await store.claim(name))
     ask("UPDATE trioflow_steps SET node = 'x' WHERE run = (SELECT number FROM trioflow_runs WHERE name = 'odd')")
@@ -604,7 +588,7 @@ async def test_what_many_ask_for_is_one_statement_and_each_is_told(store, statem
     assert statements == [_postgres_rows._LOAD]
 
 
-async def test_of_one_run_a_statement_saves_one_step(store, statements):
+async def test_of_one_run_a_statement_saves_one_step(store, statements, together):
     epoch = await store.claim("run")
     statements.clear()
     assert await together(*(store.save(checkpoint(step=step), epoch) for step in (1, 2, 3))) == [None] * 3
@@ -612,7 +596,7 @@ async def test_of_one_run_a_statement_saves_one_step(store, statements):
     assert [info.step for info in await store.history("run")] == [1, 2, 3]
 
 
-async def test_what_no_column_holds_leaves_those_that_are_saved_with_it(store):
+async def test_what_no_column_holds_leaves_those_that_are_saved_with_it(store, together):
     epochs = {name: await store.claim(name) for name in "abc"}
     odd = Checkpoint(**{name: getattr(checkpoint("b"), name) for name in Checkpoint.__struct_fields__} | {"step": 2**63})
     ends = await together(
@@ -623,7 +607,7 @@ async def test_what_no_column_holds_leaves_those_that_are_saved_with_it(store):
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_runs_of_unknown_fate_that_were_submitted_together_are_each_looked_up(store, monkeypatch, after, ask):
+async def test_runs_of_unknown_fate_that_were_submitted_together_are_each_looked_up(store, monkeypatch, after, ask, together):
     await store.claim("there")
     lossy = Lossy(store, monkeypatch, "submit", after=after, module=_postgres_service)
     names = [f"run {number}" for number in range(5)]
@@ -635,7 +619,7 @@ async def test_runs_of_unknown_fate_that_were_submitted_together_are_each_looked
     assert ask("SELECT count(*) FROM trioflow_service") == [(5,)]
 
 
-async def test_a_submission_of_unknown_fate_is_refused_where_another_came_first(store, url, monkeypatch):
+async def test_a_submission_of_unknown_fate_is_refused_where_another_came_first(store, url, monkeypatch, together):
     def overtake():
         async def submit():
             async with PostgresStore(url) as other:
@@ -650,7 +634,7 @@ async def test_a_submission_of_unknown_fate_is_refused_where_another_came_first(
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_steps_of_unknown_fate_that_were_saved_together_are_each_looked_up(store, monkeypatch, after):
+async def test_steps_of_unknown_fate_that_were_saved_together_are_each_looked_up(store, monkeypatch, after, together):
     epochs = {name: await store.claim(name) for name in "abc"}
     Lossy(store, monkeypatch, "save", after=after)
     calls = [store.save(checkpoint(name), epoch) for name, epoch in epochs.items()]

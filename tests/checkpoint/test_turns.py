@@ -224,27 +224,11 @@ def commits(store):
     return counted, refused
 
 
-async def together(*calls):
-    """Await all of these at once, and return what each came to."""
-    ends = [None] * len(calls)
-
-    async def one(number, call):
-        try:
-            ends[number] = await call
-        except Exception as error:
-            ends[number] = error
-
-    async with trio.open_nursery() as nursery:
-        for number, call in enumerate(calls):
-            nursery.start_soon(one, number, call)
-    return ends
-
-
 def new_run(name):
     return checkpoint(name, step=0)
 
 
-async def test_one_commit_is_enough_for_all_and_who_is_refused_undoes_no_other(store, commits):
+async def test_one_commit_is_enough_for_all_and_who_is_refused_undoes_no_other(store, commits, together):
     epoch = await store.claim("mine")
     commits[0].clear()
     ends = await together(
@@ -263,7 +247,7 @@ async def test_one_commit_is_enough_for_all_and_who_is_refused_undoes_no_other(s
     assert {run.run_id for run in await store.list_runs()} == {"a", "b", "mine"}
 
 
-async def test_a_transaction_of_many_writes_is_bounded(store, commits):
+async def test_a_transaction_of_many_writes_is_bounded(store, commits, together):
     epochs = {name: await store.claim(name) for name in "abcdef"}
     commits[0].clear()
     large = [("large", b"x" * (1 << 20))]
@@ -277,7 +261,7 @@ async def test_a_transaction_of_many_writes_is_bounded(store, commits):
         assert await store.load_items(name) == dict(large + many)
 
 
-async def test_where_all_fail_together_each_is_made_by_itself(store, commits):
+async def test_where_all_fail_together_each_is_made_by_itself(store, commits, together):
     commits[1].append(True)
     ends = await together(*(store.submit(new_run(name), 0.0) for name in "abc"))
     assert ends == [None, None, None]
@@ -285,7 +269,7 @@ async def test_where_all_fail_together_each_is_made_by_itself(store, commits):
     assert {run.run_id for run in await store.list_runs()} == set("abc")
 
 
-async def test_where_one_fails_by_itself_the_others_are_kept(store, commits):
+async def test_where_one_fails_by_itself_the_others_are_kept(store, commits, together):
     # One is of a type that SQLite knows no form for.
     odd = new_run("odd")
     msgspec.structs.force_setattr(odd, "node", object())
@@ -294,13 +278,13 @@ async def test_where_one_fails_by_itself_the_others_are_kept(store, commits):
     assert {run.run_id for run in await store.list_runs()} == {"a", "b"}
 
 
-async def test_nobody_reads_what_is_not_kept(store, commits):
+async def test_nobody_reads_what_is_not_kept(store, commits, together):
     commits[1].extend([True] * 3)
     ends = await together(store.submit(new_run("a"), 0.0), store.load("a"), store.submit(new_run("b"), 0.0))
     assert [type(end) for end in ends] == [CheckpointStoreError, CheckpointNotFoundError, CheckpointStoreError]
 
 
-async def test_other_processes_are_waited_for_once_and_not_by_each(store, tmp_path, monkeypatch):
+async def test_other_processes_are_waited_for_once_and_not_by_each(store, tmp_path, monkeypatch, together):
     monkeypatch.setattr(_schema, "BUSY_TIMEOUT", 300)
     store._db.set_busy_timeout(300)
     other = apsw.Connection(str(tmp_path / "runs.db"))
@@ -335,7 +319,7 @@ async def test_who_is_cancelled_in_a_group_has_done_what_it_wanted(store):
     assert {run.run_id for run in await store.list_runs()} == {"run 0", "run 1", "run 2"}
 
 
-async def test_a_transaction_that_was_left_open_takes_nothing_with_it(store, tmp_path):
+async def test_a_transaction_that_was_left_open_takes_nothing_with_it(store, tmp_path, together):
     store._db.execute("BEGIN IMMEDIATE")
     await together(*(store.submit(new_run(name), 0.0) for name in "ab"))
     store._db.execute("BEGIN IMMEDIATE")
@@ -344,7 +328,7 @@ async def test_a_transaction_that_was_left_open_takes_nothing_with_it(store, tmp
         assert {run.run_id for run in await other.list_runs()} == {"a", "b", "c"}
 
 
-async def test_closing_comes_after_those_who_wait(tmp_path):
+async def test_closing_comes_after_those_who_wait(tmp_path, together):
     store = SqliteStore(tmp_path / "runs.db")
     await together(*(store.submit(new_run(name), 0.0) for name in "abc"), store.aclose())
     assert store._db is None
