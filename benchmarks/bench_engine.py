@@ -9,7 +9,6 @@ With `--check` the exit status is 1 if a limit is missed.
 """
 
 import argparse
-import asyncio
 import gc
 import os
 import subprocess
@@ -35,7 +34,7 @@ from measuring import (
     positive,
     report,
 )
-from peers import Processor, under_asyncio, under_trio
+from peers import Processor, under_asyncio, under_trio, yielding, yielding_asyncio
 
 from trioflow import ParallelConfig, ParallelError, RetryConfig, TaskOutcome, open_parallel, process_parallel
 
@@ -86,16 +85,6 @@ ABOUT = {
 
 
 async def noop(item: int) -> int:
-    return item
-
-
-async def noop_checkpoint(item: int) -> int:
-    await trio.lowlevel.checkpoint()
-    return item
-
-
-async def noop_checkpoint_asyncio(item: int) -> int:
-    await asyncio.sleep(0)
     return item
 
 
@@ -161,7 +150,7 @@ def ask_noop(fn: Processor, items: int, repeat: int, *, full: bool) -> list[Row]
     After a processor that has no checkpoint the loop takes one each time and `process_parallel` only now and
     then: there it can be faster than its floor, and the processor with a checkpoint shows the engine's own cost.
     """
-    own_checkpoint = fn is noop_checkpoint
+    own_checkpoint = fn is yielding
     floor = partial(peers.bare_loop, checkpoint=not own_checkpoint)
     aiometer = under_trio(peers.aiometer_run_all, items, fn, WORKERS) if peers.HAS_AIOMETER else None
     never_yielding = under_asyncio(peers.asyncio_semaphore, items, noop, WORKERS)
@@ -177,7 +166,7 @@ def ask_noop(fn: Processor, items: int, repeat: int, *, full: bool) -> list[Row]
     ]
     if full:
         known = {contender.name for contender in contenders}
-        theirs = noop_checkpoint_asyncio if own_checkpoint else fn
+        theirs = yielding_asyncio if own_checkpoint else fn
         contenders += [peer for peer in peers.pools(items, fn, theirs, WORKERS) if peer.name not in known]
     kind = "with a checkpoint of its own" if own_checkpoint else "without a checkpoint"
     question = f"a. {items:,} no-op items, {WORKERS} workers, processor {kind}"
@@ -321,7 +310,7 @@ def ask_outcome(items: int, repeat: int) -> list[Row]:
 
 def ask_all(items: int, repeat: int, *, full: bool) -> Iterable[list[Row]]:
     yield ask_noop(noop, items, repeat, full=full)
-    yield ask_noop(noop_checkpoint, items, repeat, full=full)
+    yield ask_noop(yielding, items, repeat, full=full)
     if full:
         yield ask_failing(fail_some, items, repeat)
         yield ask_failing(fail_all, items, repeat)

@@ -16,7 +16,7 @@ from functools import partial
 import peers
 import trio
 from measuring import MEBI, About, Contender, Role, Row, add_arguments, compare, peak_memory, report
-from peers import under_asyncio, under_trio
+from peers import under_asyncio, under_trio, yielding, yielding_asyncio
 
 from trioflow import ParallelConfig, open_parallel
 
@@ -43,24 +43,14 @@ ABOUT = {
 }
 
 
-async def call(item: int) -> int:
-    await trio.lowlevel.checkpoint()
-    return item
-
-
-async def call_asyncio(item: int) -> int:
-    await asyncio.sleep(0)
-    return item
-
-
 def contenders(items: int, workers: int) -> list[Contender]:
     floor = partial(peers.bare_loop, checkpoint=False)
-    limiter = under_trio(peers.nursery_limiter, items, call, workers)
-    gather = under_asyncio(peers.asyncio_gather, items, call_asyncio, workers)
-    aiometer = under_trio(peers.aiometer_run_all, items, call, workers) if peers.HAS_AIOMETER else None
+    limiter = under_trio(peers.nursery_limiter, items, yielding, workers)
+    gather = under_asyncio(peers.asyncio_gather, items, yielding_asyncio, workers)
+    aiometer = under_trio(peers.aiometer_run_all, items, yielding, workers) if peers.HAS_AIOMETER else None
     found = [
-        Contender("process_parallel", under_trio(peers.collected, items, call, workers), Role.OURS),
-        Contender("bare loop", under_trio(floor, items, call, workers), Role.FLOOR),
+        Contender("process_parallel", under_trio(peers.collected, items, yielding, workers), Role.OURS),
+        Contender("bare loop", under_trio(floor, items, yielding, workers), Role.FLOOR),
     ]
     peer = partial(Contender, role=Role.PEER)
     if items > MOST_TASKS:
@@ -95,7 +85,7 @@ def ask_workers(workers: int, repeat: int) -> list[Row]:
 
 async def streamed(items: int) -> None:
     config = ParallelConfig(max_workers=WORKERS, observer="noop")
-    async with open_parallel(range(items), call, config=config, keep_results=False) as run:
+    async with open_parallel(range(items), yielding, config=config, keep_results=False) as run:
         async for _ in run:
             pass
 
@@ -103,11 +93,13 @@ async def streamed(items: int) -> None:
 def runs(items: int) -> dict[str, Callable[[], object]]:
     numbers = range(items)
     return {
-        "process_parallel": lambda: trio.run(peers.collected, numbers, call, WORKERS),
+        "process_parallel": lambda: trio.run(peers.collected, numbers, yielding, WORKERS),
         "open_parallel, nothing kept": lambda: trio.run(streamed, items),
-        "bare loop": lambda: trio.run(partial(peers.bare_loop, checkpoint=False), numbers, call, WORKERS),
-        "nursery + CapacityLimiter": lambda: trio.run(peers.nursery_limiter, numbers, call, WORKERS),
-        "asyncio gather + Semaphore": lambda: asyncio.run(peers.asyncio_gather(numbers, call_asyncio, WORKERS)),
+        "bare loop": lambda: trio.run(partial(peers.bare_loop, checkpoint=False), numbers, yielding, WORKERS),
+        "nursery + CapacityLimiter": lambda: trio.run(peers.nursery_limiter, numbers, yielding, WORKERS),
+        "asyncio gather + Semaphore": lambda: asyncio.run(
+            peers.asyncio_gather(numbers, yielding_asyncio, WORKERS)
+        ),
     }
 
 

@@ -8,7 +8,6 @@ Valgrind.
 """
 
 import argparse
-import asyncio
 import os
 import re
 import shutil
@@ -21,7 +20,7 @@ from functools import partial
 import peers
 import trio
 from measuring import About, Role, Row, add_arguments, report
-from peers import under_asyncio, under_trio
+from peers import under_asyncio, under_trio, yielding, yielding_asyncio
 
 from trioflow import ChainConfig, GraphConfig, State, StateGraph, process_chain
 
@@ -39,16 +38,6 @@ ABOUT = {
         "the floor is an `await` in a loop.",
     ),
 }
-
-
-async def call(item: int) -> int:
-    await trio.lowlevel.checkpoint()
-    return item
-
-
-async def call_asyncio(item: int) -> int:
-    await asyncio.sleep(0)
-    return item
 
 
 async def add(item: int, total: int) -> int:
@@ -89,8 +78,8 @@ async def graph(steps: int) -> None:
 
 
 def fan_outs(items: int) -> dict[str, tuple[Role, Callable[[], object]]]:
-    here = partial(under_trio, items=items, fn=call, workers=WORKERS)
-    there = partial(under_asyncio, items=items, fn=call_asyncio, workers=WORKERS)
+    here = partial(under_trio, items=items, fn=yielding, workers=WORKERS)
+    there = partial(under_asyncio, items=items, fn=yielding_asyncio, workers=WORKERS)
     return {
         "process_parallel": (Role.OURS, here(peers.collected)),
         "bare loop": (Role.FLOOR, here(partial(peers.bare_loop, checkpoint=False))),

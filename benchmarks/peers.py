@@ -35,6 +35,8 @@ __all__ = (
     "timed",
     "under_asyncio",
     "under_trio",
+    "yielding",
+    "yielding_asyncio",
 )
 
 T = TypeVar("T")
@@ -48,6 +50,18 @@ HAS_AIOMETER = find_spec("aiometer") is not None
 
 HAS_AIOSTREAM = find_spec("aiostream") is not None
 """Whether `aiostream_map` can run."""
+
+
+async def yielding(item: int) -> int:
+    """A call that yields once."""
+    await trio.lowlevel.checkpoint()
+    return item
+
+
+async def yielding_asyncio(item: int) -> int:
+    """The same under asyncio."""
+    await asyncio.sleep(0)
+    return item
 
 
 async def bare_loop(
