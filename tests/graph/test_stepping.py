@@ -135,7 +135,7 @@ async def test_several_tasks_may_share_the_steps(line, autojump_clock):
     assert {who for node, who in seen} == {1, 2}
 
 
-async def test_leaving_early_cancels_the_node_in_hand_and_tells_so(line):
+async def test_leaving_early_cancels_the_node_in_hand_and_tells_so(line, autojump_clock):
     observer = RecordingObserver()
     cancelled = []
 

@@ -8,6 +8,7 @@ protection. Sources, processors, nodes and handlers are the user's, and so are t
 import inspect
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any, Protocol, TypeVar, TypeVarTuple, cast
 
 import trio
@@ -35,36 +36,48 @@ class Counter(Protocol):
 def call_user(
     fn: Callable[[*Ts], Awaitable[R]], counter: Counter, prepare: Callable[[Any], Awaitable[Any]] | None = None
 ) -> Callable[[*Ts], Awaitable[R]]:
-    """Return `fn` as the user's code runs: open to `KeyboardInterrupt`, each call counted by `counter`.
+    """Return `fn`, async, as the user's code runs: open to `KeyboardInterrupt`, each call counted by `counter`.
 
     Args:
         fn: what to call.
         counter: who counts.
         prepare: what each call makes of the argument first; None leaves it as it is.
     """
-    called = _awaiting(fn) if may_give_awaitable(fn) else fn
-
-    @trio.lowlevel.disable_ki_protection
-    async def call(*args: *Ts) -> R:
-        counter.attempts += 1
-        return await called(*args)
-
-    @trio.lowlevel.disable_ki_protection
-    async def call_prepared(*args: *Ts) -> R:
-        counter.attempts += 1
-        return cast("R", await cast("Any", called)(await cast("Any", prepare)(*args)))
-
-    return call if prepare is None else call_prepared
+    call: Any = partial(_call, fn, counter) if prepare is None else partial(_call_prepared, fn, counter, prepare)
+    return cast("Callable[[*Ts], Awaitable[R]]", call)
 
 
-def _awaiting(fn: Callable[[*Ts], Awaitable[R]]) -> Callable[[*Ts], Awaitable[R]]:
+# Trio registers a function that it protects, or not, by its code: so these are defined once, not for each worker.
+
+
+@trio.lowlevel.disable_ki_protection
+async def _call(called: Callable[[*Ts], Awaitable[R]], counter: Counter, /, *args: *Ts) -> R:
+    counter.attempts += 1
+    return await called(*args)
+
+
+@trio.lowlevel.disable_ki_protection
+async def _call_prepared(
+    called: Callable[..., Awaitable[R]],
+    counter: Counter,
+    prepare: Callable[[Any], Awaitable[Any]],
+    /,
+    *args: object,
+) -> R:
+    counter.attempts += 1
+    return await called(await prepare(*args))
+
+
+def awaiting(fn: Callable[[*Ts], Awaitable[R]]) -> Callable[[*Ts], Awaitable[R]]:
+    """Return `fn` as an async function, where it is a plain one that may give an awaitable."""
+
     async def call_and_await(*args: *Ts) -> R:
         awaitable: object = fn(*args)
         if not isinstance(awaitable, Awaitable):
             raise NotAsyncError(type(awaitable).__name__)
         return cast("R", await awaitable)
 
-    return call_and_await
+    return call_and_await if may_give_awaitable(fn) else fn
 
 
 @trio.lowlevel.disable_ki_protection

@@ -1,11 +1,11 @@
 """One call with its policies around it: retry around rate around time limit, each attempt counted."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, TypeVarTuple, cast
+from typing import Any, Generic, TypeVar, TypeVarTuple, cast, final
 
 import trio
 
-from trioflow._runtime.calls import Counter, call_user
+from trioflow._runtime.calls import Counter, awaiting, call_user
 from trioflow.config import RetryConfig
 from trioflow.policies import RateLimiter, with_rate_limit, with_timeout
 from trioflow.policies.retry import OnRetry, RetryPlan, retry_of
@@ -18,47 +18,64 @@ LONG_WAIT = 0.5
 """Seconds of a wait for a rate that are worth telling."""
 
 
-def with_policies(
-    fn: Callable[[*Ts], Awaitable[R]],
-    counter: Counter,
-    *,
-    task_timeout: float | None,
-    retry: RetryConfig | None,
-    on_retry: OnRetry,
-    limiter: RateLimiter | None = None,
-    on_admitted: Callable[[], object] | None = None,
-    on_wait: Callable[[float], object] | None = None,
-    prepare: Callable[[Any], Awaitable[Any]] | None = None,
-) -> Callable[[*Ts], Awaitable[R]]:
-    """Return the user's `fn` with the policies that a config names.
+@final
+class Policies(Generic[*Ts, R]):
+    """The user's `fn`, and the policies that a config names for it.
 
     A function that `with_retry` made is taken apart, so that each of its attempts is counted and reported.
 
     Args:
         fn: what to call.
-        counter: who counts the calls of it.
         task_timeout: seconds for one attempt; None is no limit.
         retry: when a failed attempt is repeated; None is never.
-        on_retry: called before each retry.
         limiter: what each attempt pays to; None is nobody.
-        on_admitted: called when an attempt has waited for the limiter; None is nobody.
-        on_wait: called with the seconds that an attempt will wait for the limiter, where those are
-            `LONG_WAIT` or more; None is nobody.
         prepare: what each attempt makes of the argument first; None leaves it as it is.
     """
-    call: Callable[[*Ts], Awaitable[R]]
-    own = retry_of(fn)
-    if own is None:
-        call = call_user(fn, counter, prepare)
-    else:
-        once: Callable[[*Ts], Awaitable[R]] = call_user(cast("Any", own[0]), counter, prepare)
-        call = _retried(once, own[1], on_retry)
-    if task_timeout is not None:
-        call = with_timeout(call, task_timeout)
-    if limiter is not None:
-        call = with_rate_limit(call if on_admitted is None else _admitted(call, on_admitted), limiter)
-        call = call if on_wait is None else _announced(call, limiter, on_wait)
-    return call if retry is None else _retried(call, RetryPlan(retry), on_retry)
+
+    def __init__(
+        self,
+        fn: Callable[[*Ts], Awaitable[R]],
+        *,
+        task_timeout: float | None,
+        retry: RetryConfig | None,
+        limiter: RateLimiter | None = None,
+        prepare: Callable[[Any], Awaitable[Any]] | None = None,
+    ) -> None:
+        own = retry_of(fn)
+        self._called: Callable[[*Ts], Awaitable[R]] = awaiting(fn if own is None else cast("Any", own[0]))
+        self._own_plan = None if own is None else own[1]
+        self._task_timeout = task_timeout
+        self._plan = None if retry is None else RetryPlan(retry)
+        self._limiter = limiter
+        self._prepare = prepare
+
+    def around(
+        self,
+        counter: Counter,
+        on_retry: OnRetry,
+        *,
+        on_admitted: Callable[[], object] | None = None,
+        on_wait: Callable[[float], object] | None = None,
+    ) -> Callable[[*Ts], Awaitable[R]]:
+        """Return the function in its policies, for one task that calls it.
+
+        Args:
+            counter: who counts the calls of it.
+            on_retry: called before each retry.
+            on_admitted: called when an attempt has waited for the limiter; None is nobody.
+            on_wait: called with the seconds that an attempt will wait for the limiter, where those are
+                `LONG_WAIT` or more; None is nobody.
+        """
+        call = call_user(self._called, counter, self._prepare)
+        if self._own_plan is not None:
+            call = _retried(call, self._own_plan, on_retry)
+        if self._task_timeout is not None:
+            call = with_timeout(call, self._task_timeout)
+        limiter = self._limiter
+        if limiter is not None:
+            call = with_rate_limit(call if on_admitted is None else _admitted(call, on_admitted), limiter)
+            call = call if on_wait is None else _announced(call, limiter, on_wait)
+        return call if self._plan is None else _retried(call, self._plan, on_retry)
 
 
 def _admitted(

@@ -129,10 +129,12 @@ def check_callable(field: str, value: object, *, optional: bool = False) -> None
 
 
 def may_give_awaitable(value: object) -> bool:
-    """Whether calling `value`, which is not an async function, may return an awaitable.
+    """Whether `value` is no async function, and calling it may return an awaitable all the same.
 
     A plain function declares it in its annotation; a lambda may.
     """
+    if inspect.iscoroutinefunction(value):
+        return False
     return _is_lambda(value) or _says_awaitable(value)
 
 

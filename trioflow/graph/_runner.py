@@ -27,7 +27,7 @@ from trioflow._runtime.context import (
 )
 from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.errors import ErrorCollector, foreign_cancelled, run_in_child_task
-from trioflow._runtime.policies import with_policies
+from trioflow._runtime.policies import Policies
 from trioflow._runtime.signals import AttemptsSpentError, JournalError, NotAsyncError, Parked, Paused
 from trioflow._text import quote, show
 from trioflow.config import GraphConfig
@@ -356,14 +356,13 @@ class GraphRunner(Generic[S]):
 
     def _with_policies(self, node: PlannedNode[S]) -> Callable[[S], Awaitable[S]]:
         own = node.policies
-        return with_policies(
+        policies = Policies(
             node.fn,
-            self,
             task_timeout=self._config.task_timeout if own.task_timeout is None else own.task_timeout,
             retry=self._config.retry if own.retry is None else own.retry,
-            on_retry=self._on_retry,
             prepare=isolate_soon,
         )
+        return policies.around(self, self._on_retry)
 
     def _on_retry(self, attempt: int, delay: float, error: Exception) -> None:
         if self.attempts >= self._config.max_iterations:

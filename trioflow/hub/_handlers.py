@@ -12,7 +12,7 @@ from typing import Any, final
 
 import trio
 
-from trioflow._runtime.calls import call_user
+from trioflow._runtime.calls import awaiting, call_user
 from trioflow._runtime.errors import foreign_cancelled, is_cancelled, strip_cancelled
 from trioflow._runtime.signals import NotAsyncError
 from trioflow._text import quote
@@ -82,7 +82,8 @@ class HandlerTasks:
         self._settle = settle
         self._state = state
         seconds = config.handler_timeout
-        self._call = call_user(handler if seconds is None else with_timeout(handler, seconds), self)
+        call = awaiting(handler)
+        self._call = call_user(call if seconds is None else with_timeout(call, seconds), self)
         self._idle: dict[trio.lowlevel.Task, list[Message | None]] = {}
         # The fewest idle tasks at any moment since the last reaping: those were not needed.
         self._spare = 0

@@ -125,6 +125,12 @@ class Feeder(Generic[T]):
 
     # What workers do.
 
+    def join(self) -> None:
+        """Note that an idle worker has begun; it takes an item without a turn, for its task began with one."""
+        self.idle -= 1
+        if len(self.work.batch) < 2:
+            self.refill()  # for the next one: this one may be held up by what it takes
+
     async def wait(self) -> tuple[int, T] | None:
         """Return the next item after at least a turn of the scheduler; None is the end.
 

@@ -25,7 +25,7 @@ from trioflow._runtime.calls import TURN
 from trioflow._runtime.context import WorkInHand, id_of, nothing_in_hand, task_name, working
 from trioflow._runtime.emitter import Emitter, status_of
 from trioflow._runtime.errors import ErrorCollector, foreign_cancelled, strip_cancelled
-from trioflow._runtime.policies import with_policies
+from trioflow._runtime.policies import Policies
 from trioflow._runtime.resources import Resources
 from trioflow._runtime.signals import JournalError, NotAsyncError
 from trioflow.checkpoint.protocol import RunStatus
@@ -145,12 +145,19 @@ class Pool(Generic[T, R]):
         self._events: ParallelEvents[T, R] = ParallelEvents(emitter, ledger.total)
         self._journal = journal
         rate = config.max_per_second
-        self._limiter = None if rate is None else RateLimiter(rate, burst=config.burst)
+        self._policies = Policies(
+            setup.processor,
+            task_timeout=config.task_timeout,
+            retry=config.retry,
+            limiter=None if rate is None else RateLimiter(rate, burst=config.burst),
+        )
         # Durations are for events and for the consumer's outcomes: nobody else pays for reading the clock.
         self._timed = emitter.active or setup.streamed or ledger.reports
         self._reports = emitter.active or ledger.reports
         self._clock: Callable[[], float]
-        self._scope = trio.CancelScope()
+        self._scope: trio.CancelScope | None = None
+        self._watcher: trio.lowlevel.Task | None = None
+        self._writing = trio.CancelScope()
         self._nursery: trio.Nursery
         self._context: Context
         self._workers = 0
@@ -242,30 +249,48 @@ class Pool(Generic[T, R]):
     # The tasks.
 
     async def _run_tasks(self) -> None:
-        if self._setup.config.timeout is not None:
-            self._scope.deadline = self._started + self._setup.config.timeout
-        with self.errors.collecting(unwrap=True), self._scope:
+        with self.errors.collecting(unwrap=True):
             async with Resources(), trio.open_nursery() as outer:
+                self._enter(outer.cancel_scope)
                 outer.start_soon(self._collect, name=f"{self.task_name} collector")
+                # It waits before any worker has begun: those start a turn of the scheduler later.
+                outer.start_soon(self._watch, name=f"{self.task_name} watch")
+                if self._events.passed is not None:
+                    outer.start_soon(self._hand_over, self._events.passed, name=f"{self.task_name} observers")
+                if self._journal is not None:
+                    outer.start_soon(self._write_journal, self._journal, name=f"{self.task_name} journal")
                 try:
-                    await outer.start(self._watch, name=f"{self.task_name} watch")
-                    if self._events.passed is not None:
-                        outer.start_soon(self._hand_over, self._events.passed, name=f"{self.task_name} observers")
-                    if self._journal is not None:
-                        outer.start_soon(self._write_journal, self._journal, name=f"{self.task_name} journal")
                     async with trio.open_nursery() as self._nursery:
                         # What starts a worker may be a task of the user's, whose context is its own.
                         self._context = copy_context()
                         self.feeder.on_short = self._start_workers
                         self._nursery.start_soon(self._feed, name=f"{self.task_name} feeder")
                 finally:
-                    self._ending = True
-                    self.ledger.results.close()
-                    outer.cancel_scope.cancel(reason="the run of the fan-out has ended")
+                    self._end_tasks()
         self.ledger.take_in()
         if self.ledger.finished:
             # Nothing was cut: let the caller have the result, and meet the cancellation at its next checkpoint.
             self.errors.discard_cancelled()
+
+    def _enter(self, scope: trio.CancelScope) -> None:
+        """Have `scope`, which the tasks run in, be what ends them early."""
+        self._scope = scope
+        if self._setup.config.timeout is not None:
+            scope.deadline = self._started + self._setup.config.timeout
+        if self._stopping:
+            scope.cancel(reason="the fan-out was stopped before it began")
+
+    def _end_tasks(self) -> None:
+        """Have the tasks beside the workers end, of which none is left."""
+        self._ending = True
+        self.ledger.results.close()
+        if self._events.passed is not None:
+            self._events.passed.close()
+        if self._journal is not None:
+            self._writing.cancel(reason="the run of the fan-out has ended")
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            trio.lowlevel.reschedule(watcher)
 
     @trio.lowlevel.enable_ki_protection
     async def _feed(self) -> None:
@@ -290,9 +315,9 @@ class Pool(Generic[T, R]):
 
     @trio.lowlevel.enable_ki_protection
     async def _work(self, worker: Worker[T]) -> None:
-        attempt, batch, claimed, result, turn = self._equipped(worker), self.feeder.work.batch, None, None, 0
+        attempt, batch, claimed, result, turn = self._equipped(worker), self.feeder.work.batch, None, None, 1
         working.set(worker)
-        self.feeder.idle -= 1  # `wait` counts it
+        self.feeder.join()
         try:
             while True:
                 has_work = turn and (batch or self.feeder.refill())
@@ -334,7 +359,7 @@ class Pool(Generic[T, R]):
     @trio.lowlevel.enable_ki_protection
     async def _hand_over(self, passed: BatchChannel[Any]) -> None:
         """Hand items to observers that take many at a time; what comes after its end comes with the run's end."""
-        while True:
+        while not passed.closed:
             await passed.wait()
             try:
                 self._events.hand_over()
@@ -343,32 +368,33 @@ class Pool(Generic[T, R]):
                 return  # noqa: ASYNC104 - the same
 
     @trio.lowlevel.enable_ki_protection
-    async def _watch(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _watch(self) -> None:
         """Wait for the run to be cancelled, and stop the feeding in that very instant.
 
         Trio calls the abort function while it cancels, before any task goes on: so no worker whose processor
         shields itself, or swallows `Cancelled`, begins another item, and none pays for looking.
         """
-        task_status.started()
-        await trio.lowlevel.wait_task_rescheduled(self._on_cancelled)
+        if not self._ending:
+            self._watcher = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._on_cancelled)
 
     def _on_cancelled(self, raise_cancel: object) -> trio.lowlevel.Abort:
         del raise_cancel
-        if not self._ending:
-            self._cancelled = True
-            if not self._stopping:
-                # What came first counts: a deadline that passes during clean-up is no timeout of the run.
-                self._cut_short("timeout" if self._scope.cancel_called else "cancelled")
-                self._awaited = self.feeder.is_pulling
-                self._stopping = True
-                self._scope.deadline = math.inf
-            self.feeder.stop()
+        self._watcher = None
+        self._cancelled = True
+        if not self._stopping and self._scope is not None:
+            # What came first counts: a deadline that passes during clean-up is no timeout of the run.
+            self._cut_short("timeout" if self._scope.cancel_called else "cancelled")
+            self._awaited = self.feeder.is_pulling
+            self._stopping = True
+            self._scope.deadline = math.inf
+        self.feeder.stop()
         return trio.lowlevel.Abort.SUCCEEDED
 
     # What a worker decides: plain methods, each leaves the run's state consistent.
 
     def _equipped(self, worker: Worker[T]) -> Callable[[T], Awaitable[R]]:
-        config, events = self._setup.config, self._events
+        events = self._events
 
         def on_retry(attempt: int, delay: float, error: Exception) -> None:
             _emit_late_start(events, worker, worker.index)
@@ -378,16 +404,8 @@ class Pool(Generic[T, R]):
         def on_wait(seconds: float) -> None:
             events.item_waits(worker.number, worker.index, seconds)
 
-        attempt = with_policies(
-            self._setup.processor,
-            worker,
-            task_timeout=config.task_timeout,
-            retry=config.retry,
-            on_retry=on_retry,
-            limiter=self._limiter,
-            on_admitted=worker.restart_clock,
-            on_wait=on_wait if events.announces else None,
-        )
+        announced = on_wait if events.announces else None
+        attempt = self._policies.around(worker, on_retry, on_admitted=worker.restart_clock, on_wait=announced)
         if self._journal is None:
             return attempt
         if isinstance(self.feeder.source, QueueSource):
@@ -500,7 +518,8 @@ class Pool(Generic[T, R]):
             self._cut_short(why)
             self._stopping = self._cancelled = True
             self.feeder.stop()
-            self._scope.cancel(reason=f"the fan-out stops: {why}")
+            if self._scope is not None:
+                self._scope.cancel(reason=f"the fan-out stops: {why}")
 
     def _cut_short(self, why: Status) -> None:
         if _SEVERITY.index(why) > _SEVERITY.index(self._cut):
@@ -578,7 +597,8 @@ class Pool(Generic[T, R]):
     @trio.lowlevel.enable_ki_protection
     async def _write_journal(self, journal: Journal[T, R]) -> None:
         try:
-            await journal.write_until_cancelled()
+            with self._writing:
+                await journal.write_until_cancelled()
         except CheckpointError as error:
             self._break_off(error)
 

@@ -23,7 +23,7 @@ from trioflow._runtime.context import (
 )
 from trioflow._runtime.emitter import Emitter, completion_fields, error_fields
 from trioflow._runtime.errors import foreign_cancelled, run_in_child_task
-from trioflow._runtime.policies import with_policies
+from trioflow._runtime.policies import Policies
 from trioflow._runtime.signals import NotAsyncError
 from trioflow.checkpoint.protocol import CheckpointStore
 from trioflow.config import ChainConfig, CheckpointConfig
@@ -172,13 +172,8 @@ class _Chain(Generic[T, S]):
         self._context = copy_context()
         self._emit_start()
         await trio.lowlevel.checkpoint()
-        self._attempt = with_policies(
-            self._processor,
-            self,
-            task_timeout=self._config.task_timeout,
-            retry=self._config.retry,
-            on_retry=self._emit_retry,
-        )
+        policies = Policies(self._processor, task_timeout=self._config.task_timeout, retry=self._config.retry)
+        self._attempt = policies.around(self, self._emit_retry)
         await for_each(self._items, self._log.around(self._make_step))
         await self._log.exhausted()
 

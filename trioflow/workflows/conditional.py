@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar, final
 
 import trio
 
-from trioflow._runtime.calls import call_either, call_user
+from trioflow._runtime.calls import awaiting, call_either, call_user
 from trioflow._runtime.context import WorkInHand, id_of, task_name, working
 from trioflow._runtime.emitter import Emitter, completion_fields
 from trioflow._runtime.errors import foreign_cancelled, run_in_child_task
@@ -174,7 +174,7 @@ class _Routing(Generic[S]):
         self._emit_end(None)
         self._begin(EventType.ROUTE_EXECUTE)
         try:
-            self._result = await call_user(handler, self)(self._state)
+            self._result = await call_user(awaiting(handler), self)(self._state)
         except Exception as error:
             raise ConditionalError(route, self._state) from error
         self._emit_end(None)
