@@ -58,7 +58,8 @@ async def run_child(
         store = child.store
         return await raising_journal_errors(lambda: run(kept, store))
     if child.run_id is None or own_store is None:
-        return await run(msgspec.structs.replace(config, checkpoint=None), None)
+        unkept = config if config.checkpoint is None else msgspec.structs.replace(config, checkpoint=None)
+        return await run(unkept, None)
     async with open_store(own_store) as opened:
         return await run(config, child_store(opened, None, None, rebased))
 

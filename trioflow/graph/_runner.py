@@ -152,6 +152,9 @@ class GraphRunner(Generic[S]):
         Cancellation: passes through; a run that reached its end returns all the same.
         """
         errors = await run_in_child_task(self._run_nodes, self._foreign, self.task_name)
+        # Both refer to this runner: a cycle would keep every run until a garbage collection.
+        self._task = None
+        self._calls.clear()
         errors.replace(self._as_graph_error(errors.worst()))
         if self._node_in_hand:
             self.events.node_completed(self._node.name, errors.worst())

@@ -18,6 +18,7 @@ def choose_observer(given: Observer | None, name: str, run_id: str | None = None
     """Return the observer `given`, else the one of this `name`; refuse a `run_id` that is no id."""
     if run_id is not None:
         check_text("run_id", run_id, "a non-empty string or None")
-    observer = get_observer(name) if given is None else given
-    check_observer("observer", observer)
-    return observer
+    if given is None:
+        return get_observer(name)
+    check_observer("observer", given)
+    return given
