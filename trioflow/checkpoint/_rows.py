@@ -46,10 +46,12 @@ _SELECT_RUN = (
     "SELECT number, run_id, epoch, last_step, items, created_at, updated_at, parent, seal FROM runs"
     " WHERE run_id = ?"
 )
-_PUT_RUN = (
-    "REPLACE INTO runs(number, run_id, epoch, last_step, items, created_at, updated_at, parent, seal)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_NEW_RUN = (
+    "INSERT INTO runs(run_id, epoch, last_step, items, created_at, updated_at, parent, seal)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
+# Changes no column that is in an index: a step then writes fewer pages, and a commit syncs what it writes.
+_PUT_RUN = "UPDATE runs SET epoch = ?, last_step = ?, items = ?, updated_at = ?, seal = ? WHERE number = ?"
 _SELECT_PAGE = (
     "SELECT number, run_id, epoch, last_step, items, created_at, updated_at, parent, seal FROM runs"
     " WHERE number > ? ORDER BY number"
@@ -100,7 +102,8 @@ def claim(db: apsw.Connection, run_id: str, parent: tuple[str, int] | None) -> i
 def new_run(db: apsw.Connection, run_id: str, holder: int | None = None) -> int:
     """Create a run, and return its first epoch."""
     now, epoch = time.time(), _next_epoch(db)
-    _put_run(db, RunRow(None, run_id, epoch, None, 0, now, now, holder))
+    run = RunRow(None, run_id, epoch, None, 0, now, now, holder)
+    db.execute(_NEW_RUN, (*run[1:], seal_run(run)))
     return epoch
 
 
@@ -387,4 +390,5 @@ def _name_of(db: apsw.Connection, number: int | None) -> str | None:
 
 
 def _put_run(db: apsw.Connection, run: RunRow) -> None:
-    db.execute(_PUT_RUN, (*run, seal_run(run)))
+    changed = run.epoch, run.last_step, run.items, run.updated_at
+    db.execute(_PUT_RUN, (*changed, seal_run(run), run.number))
