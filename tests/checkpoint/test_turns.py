@@ -38,7 +38,6 @@ class Thread:
             assert self.go_on.wait(20)
         if any(call.is_given_up for call in calls):
             return
-        trio.from_thread.check_cancelled()
         for call in calls:
             try:
                 call.succeed(call.operation(*call.args))

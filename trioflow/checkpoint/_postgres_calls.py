@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
 
 import psycopg
-import trio
 
 from trioflow._text import describe_error, one_line, quote
 from trioflow.checkpoint._postgres_link import GivenUpError, Link, Patience
@@ -104,7 +103,6 @@ class Calls:
         """Make these calls: each ends, but those that were under way when one of their callers was cancelled."""
 
         def stop() -> None:
-            trio.from_thread.check_cancelled()
             if any(call.is_given_up for call in calls):
                 raise GivenUpError
             if self.closing.is_set():

@@ -17,7 +17,7 @@ from psycopg.sql import SQL
 
 from trioflow._text import quote
 from trioflow.checkpoint._postgres_schema import CHANNEL, Connection
-from trioflow.checkpoint._seals import INFO, REST, damaged, seal_info, seal_item, seal_step
+from trioflow.checkpoint._seals import INFO, REST, damaged, seal_info, seal_item, seal_step, seals_of_step
 from trioflow.checkpoint.memory import conflict, foreign_child, not_found
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo
 from trioflow.errors import CheckpointCorruptError, CheckpointError
@@ -340,11 +340,12 @@ def step_values(checkpoint: Checkpoint) -> dict[str, Any]:
     rest = [getattr(checkpoint, name) for name in REST]
     fields = zip(INFO + REST, (*info, *rest), strict=True)
     run_id = checkpoint.run_id
+    info_seal, seal = seals_of_step(run_id, info, rest, checkpoint.state)
     return {
         "name": lookup_name(run_id),
         **{name: _encode(value) if name in _TEXTS else value for name, value in fields},
-        "info_seal": seal_info(run_id, info),
-        "seal": seal_step(run_id, info, rest, checkpoint.state),
+        "info_seal": info_seal,
+        "seal": seal,
         "state": checkpoint.state,
     }
 

@@ -12,7 +12,17 @@ import apsw
 
 from trioflow._text import quote
 from trioflow.checkpoint._schema import immediately, reading
-from trioflow.checkpoint._seals import INFO, REST, RunRow, damaged, seal_info, seal_item, seal_run, seal_step
+from trioflow.checkpoint._seals import (
+    INFO,
+    REST,
+    RunRow,
+    damaged,
+    seal_info,
+    seal_item,
+    seal_run,
+    seal_step,
+    seals_of_step,
+)
 from trioflow.checkpoint.memory import conflict, foreign_child, not_found
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo, kind_of_form_1
 from trioflow.errors import CheckpointCorruptError
@@ -146,7 +156,7 @@ def put_step(db: apsw.Connection, run: RunRow, checkpoint: Checkpoint) -> None:
     info[6] = float(checkpoint.created_at)
     rest = [getattr(checkpoint, name) for name in REST]
     state = checkpoint.state
-    seals = seal_info(checkpoint.run_id, info), seal_step(checkpoint.run_id, info, rest, state)
+    seals = seals_of_step(checkpoint.run_id, info, rest, state)
     long = len(state) > PIECE
     db.execute(_PUT_STEP, (run.number, *seals, *info, *rest, apsw.zeroblob(len(state)) if long else state))
     if long:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from trioflow._text import quote
 from trioflow.errors import CheckpointCorruptError
 
-__all__ = ("INFO", "REST", "RunRow", "damaged", "seal_info", "seal_item", "seal_run", "seal_step")
+__all__ = ("INFO", "REST", "RunRow", "damaged", "seal_info", "seal_item", "seal_run", "seal_step", "seals_of_step")
 
 INFO = ("step", "graph", "node", "next_node", "iterations", "status", "created_at", "kind", "forked_from")
 REST = ("version", "digest", "pause")
@@ -44,7 +44,18 @@ def seal_info(run_id: str, info: Sequence[Any]) -> bytes:
 
 def seal_step(run_id: str, info: Sequence[Any], rest: Sequence[Any], state: Any) -> bytes:
     """Return the seal of all of a step."""
-    return _seal(run_id, *_sealed_part(info), *rest, state)
+    return seals_of_step(run_id, info, rest, state)[1]
+
+
+def seals_of_step(
+    run_id: str, info: Sequence[Any], rest: Sequence[Any], state: Any
+) -> tuple[bytes, bytes]:
+    """Return `seal_info` and `seal_step`: the second begins with the values of the first."""
+    hasher = hashlib.blake2b(digest_size=16)
+    _add(hasher, run_id, *_sealed_part(info))
+    first = hasher.digest()
+    _add(hasher, *rest, state)
+    return first, hasher.digest()
 
 
 def _sealed_part(info: Sequence[Any]) -> Sequence[Any]:
@@ -55,11 +66,15 @@ def _sealed_part(info: Sequence[Any]) -> Sequence[Any]:
 def _seal(*values: object) -> bytes:
     """Return the digest of a row."""
     hasher = hashlib.blake2b(digest_size=16)
+    _add(hasher, *values)
+    return hasher.digest()
+
+
+def _add(hasher: "hashlib.blake2b", *values: object) -> None:
     for value in values:
         data = value if isinstance(value, bytes) else repr(value).encode("utf-8", "surrogatepass")
         hasher.update(f"{type(value).__name__}{len(data)}:".encode())
         hasher.update(data)
-    return hasher.digest()
 
 
 def seal_item(run_id: str, key: str, value: bytes) -> bytes:

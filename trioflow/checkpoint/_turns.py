@@ -10,6 +10,7 @@ that nobody has given up are made again.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, final
 
@@ -73,10 +74,9 @@ class Turns:
         make: makes calls in the thread: it ends each of them, or raises, or leaves some because one is given up.
     """
 
-    __slots__ = ("_is_taken", "_limiter", "_make", "_waiting")
+    __slots__ = ("_is_taken", "_make", "_waiting")
 
     def __init__(self, make: Callable[[Sequence[Call]], None]) -> None:
-        self._limiter = trio.CapacityLimiter(1)
         self._make = make
         self._waiting: dict[Call, None] = {}
         self._is_taken = False
@@ -99,7 +99,7 @@ class Turns:
                 if self._is_taken:
                     await self._wait(call)
                 else:
-                    await self._lead()
+                    await self._lead(call)
                 if call.is_given_up and not call.is_done:
                     call.is_given_up = False
                     await trio.lowlevel.checkpoint_if_cancelled()
@@ -127,10 +127,13 @@ class Turns:
 
         await trio.lowlevel.wait_task_rescheduled(abort)
 
-    async def _lead(self) -> None:
+    async def _lead(self, own: Call) -> None:
         """Make the calls that wait, together.
 
-        Cancellation: before the thread has begun nothing is done; then it is the thread that says whether to wait.
+        Args:
+            own: the caller's, which is one of them.
+
+        Cancellation: before the thread has begun nothing is done; then `own` is given up, and waited for.
         """
         self._is_taken = True
         group: list[Call] = []
@@ -140,7 +143,7 @@ class Turns:
             group = list(islice(self._waiting, MOST))
             for call in group:
                 del self._waiting[call]
-            await trio.to_thread.run_sync(self._make, group, limiter=self._limiter)
+            await _in_thread(partial(self._make, group), own)
         finally:
             self._is_taken = False
             left = [call for call in group if not (call.is_done or call.is_given_up)]
@@ -153,6 +156,26 @@ class Turns:
         """Let the first who waits take the next ones, where nobody does."""
         if not self._is_taken and self._waiting:
             _wake(next(iter(self._waiting)))
+
+
+async def _in_thread(make: Callable[[], None], call: Call) -> None:
+    """Run `make` in a thread.
+
+    Without the limiter, the context and the ways back that `trio.to_thread` offers, a hop costs a third less.
+
+    Cancellation: `call` is given up, and waited for.
+    """
+    task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
+
+    def deliver(end: Any) -> None:
+        token.run_sync_soon(trio.lowlevel.reschedule, task, end)
+
+    def abort(_: object) -> trio.lowlevel.Abort:
+        call.is_given_up = True
+        return trio.lowlevel.Abort.FAILED
+
+    trio.lowlevel.start_thread_soon(make, deliver, "trioflow store")
+    await trio.lowlevel.wait_task_rescheduled(abort)
 
 
 def _wake(call: Call) -> None:
