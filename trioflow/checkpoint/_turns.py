@@ -72,12 +72,15 @@ class Turns:
 
     Args:
         make: makes calls in the thread: it ends each of them, or raises, or leaves some because one is given up.
+        may_leave: whether a caller who is cancelled leaves before its turn, and is given up after; else it waits
+            until its call is done.
     """
 
-    __slots__ = ("_is_taken", "_make", "_waiting")
+    __slots__ = ("_is_taken", "_make", "_may_leave", "_waiting")
 
-    def __init__(self, make: Callable[[Sequence[Call]], None]) -> None:
+    def __init__(self, make: Callable[[Sequence[Call]], None], *, may_leave: bool = True) -> None:
         self._make = make
+        self._may_leave = may_leave
         self._waiting: dict[Call, None] = {}
         self._is_taken = False
 
@@ -91,7 +94,8 @@ class Turns:
         Raises:
             Exception: what the call raises.
 
-        Cancellation: before its turn nothing is done; then it is the thread that says whether to wait.
+        Cancellation: before its turn nothing is done; then it is the thread that says whether to wait. Shielded
+            where nobody may leave.
         """
         self._waiting[call] = None
         try:
@@ -117,12 +121,12 @@ class Turns:
         call.task = trio.lowlevel.current_task()
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            if call in self._waiting:
+            if self._may_leave and call in self._waiting:
                 # At once: nothing may be done for who is not there any more.
                 del self._waiting[call]
                 call.task = None
                 return trio.lowlevel.Abort.SUCCEEDED
-            call.is_given_up = True
+            call.is_given_up = self._may_leave
             return trio.lowlevel.Abort.FAILED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
@@ -139,11 +143,11 @@ class Turns:
         group: list[Call] = []
         try:
             # Whoever is about to call has its chance to be among them.
-            await trio.lowlevel.checkpoint()
+            await (trio.lowlevel.checkpoint if self._may_leave else trio.lowlevel.cancel_shielded_checkpoint)()
             group = list(islice(self._waiting, MOST))
             for call in group:
                 del self._waiting[call]
-            await _in_thread(partial(self._make, group), own)
+            await self._in_thread(partial(self._make, group), own)
         finally:
             self._is_taken = False
             left = [call for call in group if not (call.is_done or call.is_given_up)]
@@ -152,30 +156,29 @@ class Turns:
                 if call.is_done or call.is_given_up:
                     _wake(call)
 
+    async def _in_thread(self, make: Callable[[], None], call: Call) -> None:
+        """Run `make` in a thread.
+
+        Without the limiter, the context and the ways back that `trio.to_thread` offers, a hop costs a third less.
+
+        Cancellation: `call` is given up, where it may be, and waited for.
+        """
+        task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
+
+        def deliver(end: Any) -> None:
+            token.run_sync_soon(trio.lowlevel.reschedule, task, end)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            call.is_given_up = self._may_leave
+            return trio.lowlevel.Abort.FAILED
+
+        trio.lowlevel.start_thread_soon(make, deliver, "trioflow store")
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
     def _pass_on(self) -> None:
         """Let the first who waits take the next ones, where nobody does."""
         if not self._is_taken and self._waiting:
             _wake(next(iter(self._waiting)))
-
-
-async def _in_thread(make: Callable[[], None], call: Call) -> None:
-    """Run `make` in a thread.
-
-    Without the limiter, the context and the ways back that `trio.to_thread` offers, a hop costs a third less.
-
-    Cancellation: `call` is given up, and waited for.
-    """
-    task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
-
-    def deliver(end: Any) -> None:
-        token.run_sync_soon(trio.lowlevel.reschedule, task, end)
-
-    def abort(_: object) -> trio.lowlevel.Abort:
-        call.is_given_up = True
-        return trio.lowlevel.Abort.FAILED
-
-    trio.lowlevel.start_thread_soon(make, deliver, "trioflow store")
-    await trio.lowlevel.wait_task_rescheduled(abort)
 
 
 def _wake(call: Call) -> None:

@@ -105,7 +105,8 @@ class SqliteStore:
         self._read_only = read_only
         self._db: apsw.Connection | None = None
         self._user = OneRunAtATime()
-        self._turns = Turns(self._make)
+        # An operation that has begun is always heard of: a write is never of unknown fate.
+        self._turns = Turns(self._make, may_leave=False)
         self._changes = Changes()
         self._seen: int | None = None
 
@@ -291,8 +292,7 @@ class SqliteStore:
         Cancellation: waits until it is closed.
         """
         self._user.check(self)
-        with trio.CancelScope(shield=True):
-            await self._turns.take(_Close(self._close))
+        await self._turns.take(_Close(self._close))
         self._user.leave()
         await trio.lowlevel.checkpoint()
 
@@ -320,10 +320,7 @@ class SqliteStore:
     async def _take(self, call: Call) -> Any:
         self._user.check(self)
         await trio.lowlevel.checkpoint_if_cancelled()
-        # Behind the shield an operation that has begun is always heard of: a write is never of unknown fate.
-        with trio.CancelScope(shield=True) as behind:
-            return await self._turns.take(call)
-        raise RuntimeError(f"nothing cancels {behind}")
+        return await self._turns.take(call)
 
     # In the thread.
 
