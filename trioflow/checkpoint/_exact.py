@@ -48,6 +48,8 @@ def is_plain(value: Any) -> bool:
         return True
     if kind is not dict and kind is not list:
         return _is_plain_atom(value, kind)
+    if kind is dict and _TEXT.issuperset(map(type, value)) and _ATOMS.issuperset(map(type, value.values())):
+        return True  # as most states are
     level: list[Any] = [value]
     for _ in range(DEEPEST):
         inner = _inner(level)
