@@ -13,6 +13,7 @@ from trioflow import (
     ExecutionError,
     GraphConfig,
     MemoryStore,
+    ParallelConfig,
     RecordingObserver,
     RetryConfig,
     State,
@@ -20,6 +21,7 @@ from trioflow import (
     current_run,
     pause,
     process_chain,
+    process_parallel,
 )
 
 
@@ -224,3 +226,34 @@ async def test_a_run_inside_a_run_is_the_inner_one(seen):
     )
     await outer.execute(State(), run_id="r")
     assert [(context.run_id, context.kind) for context in seen] == [("r..0/n0", "graph"), ("r..1/n1", "chain")]
+
+
+async def test_a_source_inside_another_run_is_no_piece_of_its_work():
+    async def items():
+        with pytest.raises(RuntimeError):
+            current_run()
+        await process_chain([1], 0, step, config=ChainConfig(observer="noop"), observer=observer)
+        yield 1
+
+    def plain():
+        with pytest.raises(RuntimeError):
+            current_run()
+        yield 1
+
+    async def step(item, state):
+        return state
+
+    async def work(item):
+        assert current_run().kind == "parallel"
+        return item
+
+    async def node(state):
+        for source in (items(), plain()):
+            await process_parallel(source, work, config=ParallelConfig(observer="noop"))
+            assert current_run().node == "n0"
+        return state
+
+    observer = RecordingObserver()
+    await make(node).execute(State(), run_id="r")
+    parents = {event.parent for event in observer.events}
+    assert parents == {"r"}

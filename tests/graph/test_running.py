@@ -403,6 +403,19 @@ async def test_a_run_may_pause_again(line):
     assert paused.run_id == again.run_id
 
 
+async def test_a_stale_cancelled_of_an_update_is_its_error_and_the_run_stays_paused(line, stale):
+    graph = line(ask)
+    await graph.execute(State(), run_id="r")
+
+    def update(state):
+        raise stale
+
+    with pytest.raises(RuntimeError, match="update raised trio.Cancelled") as caught:
+        await graph.resume("r", update=update)
+    assert caught.value.__cause__ is stale
+    assert (await graph.resume("r", update=lambda state: state.set("answer", 1))).status == "completed"
+
+
 async def test_a_completed_run_is_forgotten(line):
     graph = line(ask)
     await graph.execute(State(), run_id="r")

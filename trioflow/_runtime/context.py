@@ -13,7 +13,7 @@ import re
 import uuid
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast, final
 
 import msgspec
 import trio
@@ -177,6 +177,41 @@ def task_name(emitter: Emitting, kind: str, what: object = None) -> str:
         what = what.func
     called = getattr(what, "__name__", None)
     return f"trioflow {run}[{one_line(called)}]" if isinstance(called, str) else f"trioflow {run}"
+
+
+def leave_work() -> None:
+    """Have `current_run` raise in this context from now on: what runs in it is called for no piece of work.
+
+    A source is pulled on behalf of the run that it feeds, also where that run was started in another's processor.
+    What is started in it still has that other run as its parent.
+    """
+    work = working.get(None)
+    if work is not None:
+        working.set(_Between(work))
+
+
+@final
+class _Between:
+    """What code is called by that is no piece of work itself, within a run."""
+
+    emitter = None
+
+    def __init__(self, around: Work) -> None:
+        self._around = around
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run around it."""
+        return self._around.run_id
+
+    @property
+    def worker(self) -> int | None:
+        """The worker around it."""
+        return self._around.worker
+
+    def in_hand(self) -> WorkInHand:
+        """Raise `RuntimeError`."""
+        raise nothing_in_hand()
 
 
 def enclosing_run_id() -> str | None:

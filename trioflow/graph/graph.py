@@ -10,12 +10,14 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar, final, overload
 
 import msgspec
+import trio
 
 from trioflow._durable.children import Child
 from trioflow._durable.runs import Claimed, KeptRuns, PausedRuns, Resumed, Resumption, Runs
 from trioflow._durable.steps import Keeping, Position, Steps
 from trioflow._durable.waits import payload_codec
 from trioflow._runtime.calls import call_plain
+from trioflow._runtime.errors import foreign_cancelled
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore
 from trioflow.checkpoint.session import choose_store
 from trioflow.config import GraphConfig
@@ -314,7 +316,11 @@ class StateGraph(GraphBuilder[S]):
         """Return `update` wrapped to take a copy, and to check that it returns a state of the graph's type."""
 
         def updated(state: S) -> S:
-            changed = call_plain(update, isolate(state))
+            try:
+                changed = call_plain(update, isolate(state))
+            except trio.Cancelled as cancelled:
+                # A plain function cannot be cancelled.
+                raise foreign_cancelled(cancelled, "update") from cancelled
             self._check_state("what update returned", changed)
             return changed
 

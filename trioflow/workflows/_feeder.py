@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar, final
 
 import trio
 
+from trioflow._runtime.context import leave_work
 from trioflow.workflows._channel import BatchChannel
 from trioflow.workflows._ledger import Ledger
 from trioflow.workflows._queue import QueueSource
@@ -81,6 +82,7 @@ class Feeder(Generic[T]):
         """
         try:
             if isinstance(self.source, AsyncSource):
+                leave_work()
                 await self._feed_async(self.source)
                 return
             if isinstance(self.source, QueueSource):

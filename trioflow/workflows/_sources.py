@@ -27,6 +27,7 @@ from trioflow._runtime.calls import (
     close_plain,
     extend,
 )
+from trioflow._runtime.context import leave_work
 from trioflow.workflows._queue import QueueSource, WorkQueue
 
 T = TypeVar("T")
@@ -72,6 +73,7 @@ class SyncSource(Generic[T]):
         self._items = items
         self._iterator: Iterator[T] | None = None
         self._context = copy_context()
+        self._context.run(leave_work)
 
     def __repr__(self) -> str:
         return f"<SyncSource: {self.pulled} pulled{', exhausted' if self.exhausted else ''}>"
