@@ -8,8 +8,12 @@ under any load; they never wait while they hold a result.
 Stored results are checked before anything is changed: a call with other items, or of another kind, is refused
 before it claims the run, and so does not disturb a process that is running it. A run whose items can only be
 compared as they are pulled is claimed at the first item that has to be called.
+
+The run's own checkpoint also has its failed items, summed up (`checkpoint/fan_outs.py`), for people who look at
+it. They are those of the last call, and saving them never fails a run.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -26,6 +30,7 @@ from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.signals import JournalError
 from trioflow._text import describe_error, one_line, quote
 from trioflow.checkpoint.codec import Codec, fingerprint, is_marked
+from trioflow.checkpoint.fan_outs import FailureCounter, Header
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore, RunStatus
 from trioflow.checkpoint.session import (
     Session,
@@ -64,6 +69,9 @@ MOST_PENDING = 10_000
 MOST_PENDING_BYTES = 16 << 20
 """The same in bytes."""
 
+SHOW_FAILURES = 1.0
+"""Seconds between two saves of the failed items of a run that is going."""
+
 
 class Place(Protocol):
     """A worker, with the index and the identity of its current item."""
@@ -80,15 +88,7 @@ class _Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     result: bytes
 
 
-class _Header(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The input of a run, as far as it is known before any item is pulled."""
-
-    total: int | None
-    named: bool
-    first: bytes
-
-
-_headers = msgspec.msgpack.Decoder(_Header)
+_headers = msgspec.msgpack.Decoder(Header)
 _records = msgspec.msgpack.Decoder(_Record)
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -149,13 +149,16 @@ class Journal(Generic[T, R]):
         self._store: CheckpointStore
         self._session: Session | None = None
         self._claiming = trio.Lock()
-        self._header = _Header(total, key is not None, b"")
+        self._header = Header(total, key is not None, b"")
         self._kept: dict[str, bytes] = {}
         self._kept_status: RunStatus | None = None
         self._kept_count = 0
         self._recalled: set[str] = set()
         self._seen: set[str] = set()
         self._written = 0
+        self._failures = FailureCounter()
+        self._failures_saved = 0
+        self._failures_due = -math.inf
         self._pending: deque[tuple[float, str, bytes]] = deque()
         self._pending_bytes = 0
         self._filled = trio.Event()
@@ -206,7 +209,7 @@ class Journal(Generic[T, R]):
             self._kept = dict(await self._store.load_items(self._run_id))
         self._kept_count = len(self._kept)
 
-    def _check_header(self, begun: _Header) -> None:
+    def _check_header(self, begun: Header) -> None:
         if begun.named != self._header.named:
             raise self._mismatch("they were identified by key=" if begun.named else "it was started without key=")
         if begun.named:
@@ -263,6 +266,7 @@ class Journal(Generic[T, R]):
         """
 
         async def journaled(item: T) -> R:
+            place.identity = None
             # If the store is behind, the next call waits, not a result: a result could be lost to a cancellation.
             while self._is_behind():
                 await self._room.park()
@@ -281,6 +285,10 @@ class Journal(Generic[T, R]):
             return result
 
         return journaled
+
+    def note_failure(self, index: int, error: Exception, *, key: str | None = None, count: int = 1) -> None:
+        """Note that the item of this index failed, or `count` items of which it is the first."""
+        self._failures.add(index, error, key=key, count=count)
 
     def _is_behind(self) -> bool:
         pending = self._pending
@@ -304,6 +312,23 @@ class Journal(Generic[T, R]):
             with trio.move_on_after(self._interval / 2):
                 await self._filled.wait()
             await self._write()
+            if self._failures.count > self._failures_saved:
+                await self._save_failures()
+
+    async def _save_failures(self) -> None:
+        """Save the failures so far, unless that was done just now.
+
+        An error of the store is left to the next write of results, or the end of the run, to raise.
+
+        Cancellation: they were saved, or not at all.
+        """
+        if self._session is None or trio.current_time() < self._failures_due:
+            return
+        count = self._failures.count
+        with suppress(CheckpointError):
+            await self._session.save(self._checkpoint("running"))
+            self._failures_saved = count
+        self._failures_due = trio.current_time() + SHOW_FAILURES
 
     def check_end(self, *, exhausted: bool) -> None:
         """Check, once the source is `exhausted`, that there was an item for each stored result.
@@ -350,15 +375,20 @@ class Journal(Generic[T, R]):
 
     def _checkpoint(self, status: RunStatus) -> Checkpoint:
         """Return the checkpoint that shows the run's status in the store."""
+        header = self._header
+        if self._failures.count:
+            header = msgspec.structs.replace(header, failures=msgspec.Raw(_encode(self._failures.failures())))
+        # However often it is saved, a run that is going has one checkpoint: the first.
+        written = 0 if status == "running" else self._written
         return Checkpoint(
             run_id=self._run_id,
             graph=_KIND,
             kind="parallel",
-            step=self._kept_count + self._written,
+            step=self._kept_count + written,
             node="",
             next_node="",
             iterations=0,
-            state=_encode(self._header),
+            state=_encode(header),
             status=status,
             pause=None,
             created_at=time.time(),

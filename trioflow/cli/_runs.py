@@ -6,7 +6,7 @@ shown below its parent, and deleted with it.
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -15,6 +15,7 @@ import msgspec
 import trio
 
 from trioflow._text import one_line, quote, without_secrets
+from trioflow.checkpoint.fan_outs import FanOut, Header, count_unfinished, read_fan_out
 from trioflow.checkpoint.looking import all_runs, readable, tree
 from trioflow.checkpoint.protocol import CheckpointStore, RunInfo, RunStatus
 from trioflow.checkpoint.registry import get_checkpoint_store, is_url, open_to_look
@@ -60,8 +61,10 @@ def show(run_id: str, *, store: str, step: int | None = None, json: bool = False
         print_json(found)
     else:
         for name, value in found.items():
-            if name != "children":
+            if name not in {"children", "failures"}:
                 say(f"{name + ':':12} {cell(name, value, limit=_SHOWN)}")
+        for line in _failure_lines(found.get("failures")):
+            say(line)
         for depth, child in tree([msgspec.convert(child, RunInfo) for child in found["children"]]):
             say(f"{'child:':12} {_branch(depth, child.run_id)} ({child.status})")
     if problem is not None:
@@ -85,10 +88,44 @@ async def _load_run(
             found = await load_verified(store, run_id, step, suggest=True)
             pause = None if found.pause is None else readable(found.pause)
             shown |= msgspec.structs.asdict(found) | {"state": readable(found.state), "pause": pause}
+            if found.kind == "parallel":
+                shown["state"] = _without_failures(shown["state"])
+                shown["failures"] = _failures(read_fan_out(found.state), run.items if step is None else None)
     except CheckpointCorruptError as error:
         shown["status"], problem = "corrupt", error
     inside = [child for _, child in tree(runs, run_id)]
     return {**shown, "children": [msgspec.structs.asdict(child) for child in inside]}, problem
+
+
+def _without_failures(state: Any) -> Any:
+    """Return the state of a fan-out without its failures, which are shown apart."""
+    return state[: Header.__struct_fields__.index("failures")] if isinstance(state, list) else state
+
+
+def _failures(fan_out: FanOut, items: int | None) -> dict[str, Any] | None:
+    failures = fan_out.failures
+    if failures is None:
+        return None
+    unfinished = None if items is None else count_unfinished(fan_out, items)
+    categories = [msgspec.structs.asdict(each) for each in failures.categories]
+    return msgspec.structs.asdict(failures) | {"categories": categories, "unfinished": unfinished}
+
+
+def _failure_lines(failures: dict[str, Any] | None) -> Iterator[str]:
+    if failures is None:
+        return
+    unfinished = "" if failures["unfinished"] is None else f", {failures['unfinished']} unfinished"
+    yield f"{'failed:':12} {_items(failures['failed'])}{unfinished}"
+    for each in failures["categories"]:
+        first = each["first_index"] if each["first_key"] is None else quote(each["first_key"])
+        what = f"{one_line(each['type'])}: {one_line(each['message'])}"
+        yield f"{'error:':12} {_items(each['count'])}, the first is {first}: {what}"
+    if failures["other"]:
+        yield f"{'error:':12} {_items(failures['other'])} with other messages"
+
+
+def _items(count: int) -> str:
+    return f"{count} item{'' if count == 1 else 's'}"
 
 
 def history(run_id: str, *, store: str, json: bool = False) -> int:

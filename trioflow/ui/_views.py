@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from trioflow._text import clip, describe_error, escape, one_line, quote
+from trioflow.checkpoint.fan_outs import LONGEST_TEXT, FailureCategory, FanOut, count_unfinished, read_fan_out
 from trioflow.checkpoint.looking import as_json, readable, tree
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, CheckpointStore, RunInfo
 from trioflow.checkpoint.session import load_verified
@@ -25,8 +26,8 @@ from trioflow.ui._reader import Reader
 PAGE = 1_000
 """Runs read from the store at a time."""
 
-MOST_TOTALS = 100_000
-"""The most fan-outs whose number of items is cached."""
+MOST_FAN_OUTS = 100_000
+"""The most fan-outs whose numbers of items and failures are cached."""
 
 RUNS = 200
 """Outermost runs on one page of the list."""
@@ -50,10 +51,22 @@ class _Known(msgspec.Struct):
     steps: Sequence[CheckpointInfo]
     latest: Checkpoint | None = None
     """The latest step with its data; None if it must not be shown."""
-    total: int | None = None
-    """The number of items of a fan-out, if known."""
+    fan_out: FanOut = FanOut()
+    """The number of items of a fan-out, and those that failed."""
     problem: str | None = None
     """A description of the damage, if any."""
+
+
+class _Counts(msgspec.Struct, frozen=True):
+    """How many items a fan-out has, and how many failed."""
+
+    stamp: tuple[float, float]
+    """When the run was begun, and last saved."""
+    total: int | None = None
+    failed: int = 0
+
+
+_UNKNOWN = _Counts((0.0, 0.0))
 
 
 async def list_whole(store: CheckpointStore) -> tuple[Sequence[RunInfo], str | None]:
@@ -99,7 +112,7 @@ class Views:
         self._reader = reader
         self._graphs = {graph.name: graph for graph in graphs}
         self._show_data = show_data
-        self._totals: dict[tuple[str, float], int | None] = {}
+        self._fan_outs: dict[str, _Counts] = {}
 
     def __repr__(self) -> str:
         return f"<Views of {self._reader!r}>"
@@ -120,23 +133,29 @@ class Views:
         runs, problem = await self._listed()
         # With many runs this takes a while, and the event loop may be executing answered runs.
         found = await trio.to_thread.run_sync(_page_of, runs, text, status, offset)
-        await self._look_up_totals(found["runs"])
+        await self._look_up_counts(found["runs"])
         return found | {"problem": problem}
 
-    async def _look_up_totals(self, runs: list[dict[str, Any]]) -> None:
-        """Add the number of items of each fan-out, which never changes, so each is read only once.
+    async def _look_up_counts(self, runs: list[dict[str, Any]]) -> None:
+        """Add the numbers of items and failures of each fan-out, which is read again only when it was saved again.
 
         Cancellation: nothing is changed.
         """
-        fans = {(run["id"], run["created_at"]): run for run in runs if run["kind"] == "parallel"}
-        missing = [key for key in fans if key not in self._totals]
-        if missing:
-            found = await self._reader.query(("totals", *missing), lambda store: _load_totals(store, missing))
-            if len(self._totals) > MOST_TOTALS:
-                self._totals.clear()
-            self._totals.update(found)
-        for key, run in fans.items():
-            run["total"] = self._totals.get(key)
+        fans = {run["id"]: run for run in runs if run["kind"] == "parallel"}
+        stale = {}
+        for run_id, run in fans.items():
+            known = self._fan_outs.get(run_id)
+            if known is None or known.stamp != _stamp(run):
+                stale[run_id] = _stamp(run)
+        if stale:
+            # Named without the stamps: where many fan-outs run, they are not read anew for each of their saves.
+            found = await self._reader.query(("counts", *stale), lambda store: _load_counts(store, stale))
+            if len(self._fan_outs) > MOST_FAN_OUTS:
+                self._fan_outs.clear()
+            self._fan_outs.update(found)
+        for run_id, run in fans.items():
+            counts = self._fan_outs.get(run_id, _UNKNOWN)
+            run["total"], run["failed"] = counts.total, counts.failed
 
     async def find(self, run_id: str) -> RunInfo | None:
         """Return the run, if it exists.
@@ -164,7 +183,7 @@ class Views:
         runs, _ = await self._listed()
         known = await self._reader.query(("run", run_id), lambda store: self._load(store, run_id))
         found = await trio.to_thread.run_sync(self._shown, run, runs, known)
-        await self._look_up_totals(found["inside"])
+        await self._look_up_counts(found["inside"])
         return found
 
     def _shown(self, run: RunInfo, runs: Sequence[RunInfo], known: "_Known") -> dict[str, Any]:
@@ -174,7 +193,8 @@ class Views:
             "run": _run(run, 0) | {"parent": run.parent, "forked_from": run.forked_from},
             "problem": known.problem,
             "reason": one_line(getattr(run, "reason", None) or ""),
-            "total": known.total,
+            "total": known.fan_out.total,
+            "failures": self._failures(known.fan_out, run.items),
             "waits_at": _place(known.steps) if run.status == "paused" else "",
             "failed_at": _place(known.steps) if run.status == "failed" else "",
             "steps": [_step(step, seconds) for step, seconds in reversed(shown)],
@@ -216,8 +236,20 @@ class Views:
             latest = await load_verified(store, run_id) if steps else None
         except CheckpointError as error:
             return _Known(steps, problem=one_line(describe_error(error)))
-        total = None if latest is None or latest.kind != "parallel" else _total(latest.state)
-        return _Known(steps, latest if self._show_data else None, total)
+        is_fan_out = latest is not None and latest.kind == "parallel"
+        fan_out = read_fan_out(latest.state) if latest is not None and is_fan_out else FanOut()
+        return _Known(steps, latest if self._show_data else None, fan_out)
+
+    def _failures(self, fan_out: FanOut, items: int) -> dict[str, Any] | None:
+        failures = fan_out.failures
+        if failures is None:
+            return None
+        return {
+            "failed": failures.failed,
+            "other": failures.other,
+            "unfinished": count_unfinished(fan_out, items),
+            "categories": [_category(each, show_data=self._show_data) for each in failures.categories],
+        }
 
     async def _load_items(self, store: CheckpointStore, run_id: str) -> Mapping[str, bytes]:
         """Return the items by key, in order, without what must not be shown.
@@ -284,6 +316,7 @@ def _run(run: RunInfo, depth: int) -> dict[str, Any]:
         "step": run.step,
         "items": run.items,
         "total": None,
+        "failed": 0,
         "created_at": run.created_at,
         "updated_at": run.updated_at,
     }
@@ -305,27 +338,34 @@ def _place(steps: Sequence[CheckpointInfo]) -> str:
     return one_line(steps[-1].next_node) if steps else ""
 
 
-async def _load_totals(
-    store: CheckpointStore, keys: Iterable[tuple[str, float]]
-) -> dict[tuple[str, float], int | None]:
-    """Return the number of items of each of these fan-outs; None if it is unknown, or damaged.
+def _category(category: FailureCategory, *, show_data: bool) -> dict[str, Any]:
+    return {
+        "type": one_line(category.type),
+        "count": category.count,
+        "first": str(category.first_index) if category.first_key is None else one_line(category.first_key),
+        # The message may contain an item.
+        "message": clip(escape(category.message), LONGEST_TEXT) if show_data else None,
+    }
+
+
+def _stamp(run: Mapping[str, Any]) -> tuple[float, float]:
+    """Return what tells apart two states of a fan-out, and two runs of one id."""
+    return run["created_at"], run["updated_at"]
+
+
+async def _load_counts(store: CheckpointStore, stamps: Mapping[str, tuple[float, float]]) -> dict[str, "_Counts"]:
+    """Return the counts of each of these fan-outs; those of a damaged one are unknown.
 
     Cancellation: nothing is changed.
     """
-    totals: dict[tuple[str, float], int | None] = {}
-    for key in keys:
+    counts: dict[str, _Counts] = {}
+    for run_id, stamp in stamps.items():
         try:
-            totals[key] = _total((await load_verified(store, key[0])).state)
+            fan_out = read_fan_out((await load_verified(store, run_id)).state)
         except CheckpointError:
-            totals[key] = None
-    return totals
-
-
-def _total(state: bytes) -> int | None:
-    """Return the number of items of a fan-out, which reveals nothing about the items."""
-    header = readable(state)
-    total = header[0] if isinstance(header, list) and header else None
-    return total if isinstance(total, int) else None
+            fan_out = FanOut()
+        counts[run_id] = _Counts(stamp, fan_out.total, fan_out.failed)
+    return counts
 
 
 def _data(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -47,11 +47,12 @@ function fill(element, cell) {
     if (link.getAttribute("href") !== cell.href) link.setAttribute("href", cell.href);
     element.style.paddingLeft = cell.depth ? `${cell.depth * 1.2}rem` : "";
     put(link, (cell.depth ? "└ " : "") + cell.text);
-  } else if (cell.of !== undefined) {
-    const bar = element.querySelector("progress") ?? element.appendChild(make("progress"));
-    const text = element.querySelector("span") ?? element.insertBefore(make("span"), bar);
-    Object.assign(bar, { max: Math.max(1, cell.of), value: cell.value, hidden: cell.value >= cell.of });
+  } else if (cell.failed !== undefined) {
+    if (!element.firstElementChild) element.replaceChildren(make("span"), make("span", { class: "failed" }), make("progress"));
+    const [text, failed, bar] = element.children;
+    Object.assign(bar, { max: Math.max(1, cell.of ?? 0), value: cell.value ?? 0, hidden: cell.of === undefined || cell.value >= cell.of });
     put(text, cell.text);
+    put(failed, cell.failed);
   } else put(element, cell.text);
   if (cell.title) element.title = cell.title;
 }
@@ -91,8 +92,10 @@ function runCells(run) {
 
 function itemsCell(run) {
   const known = { class: "number", label: "items" };
-  if (run.total === null) return { text: run.items ? String(run.items) : "", ...known };
-  return { text: `${run.items} of ${run.total}`, value: run.items, of: run.total, ...known };
+  if (run.total === null && !run.failed) return { text: run.items ? String(run.items) : "", ...known };
+  const failed = run.failed ? `, ${run.failed} failed` : "";
+  if (run.total === null) return { text: String(run.items), failed, ...known };
+  return { text: `${run.items} of ${run.total}`, failed, value: run.items, of: run.total, ...known };
 }
 
 function showList(found) {
@@ -187,11 +190,18 @@ function more(id, shown, all, what) {
 
 function itemsState(found) {
   const { items, status } = found.run;
-  if (found.total === null) return items ? `${items} succeeded. The total is not stored.` : "";
+  const { failed, unfinished } = found.failures ?? { failed: 0, unfinished: null };
+  if (found.total === null) {
+    return items || failed ? `${items} succeeded${failed ? `, ${failed} failed` : ""}. The total is not stored.` : "";
+  }
+  const going = status === "running";
+  if (failed) {
+    const left = unfinished === null ? "" : `, ${unfinished} ${going ? "are running or waiting" : "are unfinished"}`;
+    return `${items} of ${found.total} succeeded, ${failed} failed${left}.`;
+  }
   const left = found.total - items;
   if (left <= 0) return `All ${found.total} succeeded.`;
-  const why = status === "running" ? "are running, waiting, or failed" : "failed or were not called";
-  return `${items} of ${found.total} succeeded; ${left} ${why}: only results are stored.`;
+  return `${items} of ${found.total} succeeded; ${left} ${going ? "are running or waiting" : "are unfinished"}.`;
 }
 
 function showWaiting(found) {
@@ -219,13 +229,30 @@ function showChanges(found) {
 function showErrors(found) {
   const failed = found.run.status === "failed";
   const inside = found.inside_states.failed ?? 0;
-  $("errors").hidden = !failed && !inside;
+  const failures = found.failures;
+  $("errors").hidden = !failed && !inside && !failures;
   const said = [];
   if (failed && found.failed_at) said.push(`Failed at node ${found.failed_at}, after step ${found.run.step}.`);
+  else if (failures) said.push(`${failures.failed} ${failures.failed === 1 ? "item" : "items"} failed.`);
   else if (failed && found.total > found.run.items) said.push(`${found.total - found.run.items} of ${found.total} items have no result.`);
   else if (failed) said.push(`Failed after step ${found.run.step}.`);
   if (inside) said.push(`${inside} inside it failed.`);
   put($("failed-at"), said.join(" "));
+  showFailures(failures, found.show_data);
+}
+
+// An item's key may change with the first of a category, so the categories are told apart by their places.
+function showFailures(failures, showData) {
+  $("failures").hidden = !failures;
+  $("failures").classList.toggle("hide-messages", !showData);
+  rows($("categories"), (failures?.categories ?? []).map((each, place) => ({ ...each, place })), (each) => String(each.place), (each) => [
+    { text: String(each.count), class: "number" }, { text: each.type }, { text: each.first }, { text: each.message ?? "" },
+  ]);
+  const note = [];
+  if (failures?.other) note.push(`${failures.other} more failed with other messages.`);
+  if (failures && !showData) note.push("Messages are shown with --show-data.");
+  if (!failures) note.push("The store records that a run failed, but not its error: see the log, a trace or an observer.");
+  put($("failures-note"), note.join(" "));
 }
 
 function showData(data) {

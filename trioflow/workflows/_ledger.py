@@ -302,19 +302,23 @@ class Ledger(Generic[T, R]):
 
     # The end.
 
-    def expire(self, message: str, items: object, *, awaited: bool) -> None:
-        """Let every item without an outcome fail with `trio.TooSlowError`.
+    def expire(self, message: str, items: object, *, awaited: bool) -> tuple[int, int]:
+        """Let every item without an outcome fail with `trio.TooSlowError`; `take_in` enters that.
 
         Args:
             message: what the errors say.
             items: the input, for items that were never pulled.
             awaited: whether an item was being waited for; it fails too where the input has no length.
+
+        Returns:
+            How many items those are, and the lowest of their indexes.
         """
         self.take_in()
         never: _Late[T] = _Late(self._never_pulled(), items, message)
         if awaited and not never.indexes and not self.exhausted:
             never = _Late(range(self.pulled, self.pulled + 1), (), message)
         self.expired = len(never.indexes)
+        count, first = len(self.unsettled) + self.expired, min(self.unsettled, default=never.indexes.start)
         for index, item in self.unsettled.items():
             self.results.batch.append((index, item, None, trio.TooSlowError(message), 0, 0.0))
         if self._streamed and not self._keep and self.failure_limit is None:
@@ -325,7 +329,7 @@ class Ledger(Generic[T, R]):
             records = never.records()
             self.unsettled.update((record[0], record[1]) for record in records)
             self.results.batch.extend(records)
-        self.take_in()
+        return count, first
 
     def end(self, status: Status) -> None:
         """Say that no more outcomes come: what waits for a predecessor need not wait any more."""

@@ -423,6 +423,8 @@ class Pool(Generic[T, R]):
         self.ledger.record(record)
         if error is not None:
             self._count_failure()
+            if self._journal is not None:
+                self._journal.note_failure(record[0], error, key=worker.identity)
         if self._reports:
             self._report(worker, record)
 
@@ -556,8 +558,16 @@ class Pool(Generic[T, R]):
             await self.feeder.aclose()
         if self._cut == "timeout":
             with self.errors.collecting():
-                self.ledger.expire(self._too_slow(), self._setup.items, awaited=self._awaited)
+                self._expire()
         self.ledger.end(self._status())
+
+    def _expire(self) -> None:
+        """Let every item without an outcome fail, since the run's time is up."""
+        message = self._too_slow()
+        count, first = self.ledger.expire(message, self._setup.items, awaited=self._awaited)
+        if count and self._journal is not None:
+            self._journal.note_failure(first, trio.TooSlowError(message), count=count)
+        self.ledger.take_in()
 
     def _check_thread(self) -> None:
         """Refuse a call from another thread, or another `trio.run`, before it changes anything."""
