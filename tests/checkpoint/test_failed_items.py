@@ -179,6 +179,42 @@ async def test_items_that_never_began_in_time_have_failed(store, autojump_clock)
     assert reported(result) == grouped(await failures_in(store))
 
 
+@pytest.mark.parametrize(("count", "late"), [(2, []), (10, [("run timed out after 1 s", "TooSlowError", 8, 2)])])
+async def test_items_that_finish_after_the_time_limit_have_not_failed(store, autojump_clock, count, late):
+    async def work(item):
+        with trio.CancelScope(shield=True):
+            await trio.sleep(2)
+        if not item:
+            raise OSError("down")
+
+    config = ParallelConfig(observer="noop", fail_fast=False, max_workers=2, timeout=1)
+    result = await process_parallel(range(count), work, config=config, store=store, run_id="r")
+    assert result.indices == [1]
+    assert grouped(await failures_in(store)) == [*late, ("down", "OSError", 1, 0)] == reported(result)
+
+
+async def test_failures_before_the_first_call_are_saved_with_it(store, autojump_clock):
+    def key(item):
+        if item == 3:
+            raise ValueError("no key")
+        return str(item)
+
+    async def items():
+        yield 3
+        await trio.sleep(10)
+        unclaimed.append((await store.load("r")).status)
+        yield 4
+
+    async def work(item):
+        seen.append(await failures_in(store))
+
+    unclaimed, seen = [], []
+    await process_parallel([0, 1], down, config=LENIENT, store=store, run_id="r", key=key)
+    await process_parallel(items(), work, config=LENIENT, store=store, run_id="r", key=key)
+    assert unclaimed == ["failed"], "the run is claimed for a call, and not for a failure"
+    assert grouped(seen[0]) == [("no key", "ValueError", 1, 0)]
+
+
 async def test_categories_are_bounded_and_the_rest_is_counted(store):
     async def work(item):
         raise ValueError(f"{item} is down")
