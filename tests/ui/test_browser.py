@@ -341,6 +341,8 @@ def test_hostile_texts_are_texts(browser, folder):
     trio.run(lambda: save(path, HOSTILE, **hostile))
     trio.run(lambda: save(path, f"paused {HOSTILE}", **hostile | {"status": "paused"}))
     trio.run(lambda: save(path, f"failed {HOSTILE}", **hostile | {"status": "failed"}))
+    kind = type(HOSTILE, (Exception,), {})
+    trio.run(lambda: fan_out(path, "fan", {0: HOSTILE}, 1, kind=kind, key=lambda item: HOSTILE))
     with served(folder, "--show-data", "--write") as address:
         browser.open(address)
         assert HOSTILE in browser.text("#runs")
@@ -349,10 +351,70 @@ def test_hostile_texts_are_texts(browser, folder):
             browser.wait(f"document.querySelector('#name').textContent === {json.dumps(run_id)}")
             assert HOSTILE in browser.text("#steps")
             assert HOSTILE in browser.run("document.querySelector('#state pre').textContent")
+        browser.run("location.hash = 'run=fan'")
+        browser.wait("document.querySelectorAll('#categories tr').length === 1")
+        assert shown_categories(browser) == [["1", HOSTILE, HOSTILE, HOSTILE]]
         browser.run("location.hash = 'run=' + encodeURIComponent('<script>alert(3)</script>')")
         browser.wait("document.querySelector('#problem').textContent.includes('there is no run')")
         assert browser.run("document.querySelectorAll('img, body script').length") == 0
         assert browser.complaints() == []
+
+
+def test_failed_items_are_followed_by_category(browser, folder):
+    path = folder / "runs.db"
+    trio.run(fan_out, path, "fan", {0: "secret 0", 3: "route", 6: "route"})
+    with served(folder) as address:
+        browser.open(address)
+        assert "6 of 9, 3 failed" in browser.text("#runs")
+        browser.run("location.hash = 'run=fan'")
+        browser.wait("document.querySelectorAll('#categories tr').length === 2")
+        assert shown_categories(browser) == [["2", "OSError", "3", ""], ["1", "OSError", "0", ""]]
+        assert browser.text("#failed-at") == "3 items failed."
+        assert "--show-data" in browser.text("#failures-note")
+        assert "6 of 9 succeeded, 3 failed." in browser.text("#items-state")
+        assert "secret" not in browser.run("document.documentElement.outerHTML")
+        browser.run("document.querySelector('#categories tr').id = 'same'")
+        trio.run(fan_out, path, "fan", {6: "route"})
+        browser.wait("document.querySelectorAll('#categories tr').length === 1")
+        assert shown_categories(browser) == [["1", "OSError", "6", ""]]
+        assert browser.run("document.querySelector('#categories tr').id") == "same"
+        browser.run("location.hash = ''")
+        browser.wait(f"{row('fan')}?.innerText.includes('8 of 9, 1 failed')")
+        trio.run(fan_out, path, "fan", {})
+        browser.wait(f"{row('fan')}.innerText.includes('9 of 9') && !{row('fan')}.innerText.includes('failed')")
+        browser.run("location.hash = 'run=fan'")
+        browser.wait("document.querySelector('#items-state').innerText.includes('All 9')")
+        assert browser.run("document.querySelector('#errors').hidden")
+        assert browser.complaints() == []
+
+
+def test_failed_items_are_shown_with_their_messages_where_that_is_asked_for(browser, folder):
+    failing = {item: f"{item} is down" for item in range(130)}
+    trio.run(fan_out, folder / "runs.db", "many", failing, 200)
+    with served(folder, "--show-data") as address:
+        browser.open(f"{address}#run=many")
+        browser.wait("document.querySelectorAll('#categories tr').length === 100")
+        assert shown_categories(browser)[0] == ["1", "OSError", "0", "0 is down"]
+        assert browser.text("#failures-note") == "30 more failed with other messages."
+        assert browser.complaints() == []
+
+
+def shown_categories(browser):
+    cells = "[...row.children].map((cell) => cell.innerText)"
+    return browser.run(f"[...document.querySelectorAll('#categories tr')].map((row) => {cells})")
+
+
+async def fan_out(path, run_id, failing, count=9, *, kind=OSError, key=None):
+    async def work(item):
+        if item in failing:
+            raise kind(failing[item])
+        return item
+
+    config = ParallelConfig(
+        max_workers=1, observer="noop", fail_fast=False, raise_if_all_failed=False, checkpoint=CheckpointConfig(preserve=True)
+    )
+    async with SqliteStore(path) as store:
+        await process_parallel(range(count), work, config=config, store=store, run_id=run_id, key=key)
 
 
 @pytest.mark.parametrize("status", ["queued", "parked", "blocked", "some day's", "corrupt"])

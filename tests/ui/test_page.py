@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -27,8 +27,10 @@ from trioflow import (
     ConfigError,
     GraphConfig,
     ParallelConfig,
+    ParallelError,
     State,
     StateGraph,
+    parallel_node,
     pause,
     process_chain,
     process_parallel,
@@ -210,19 +212,109 @@ async def test_how_many_items_a_fan_out_has_is_known(path):
         assert (await ask(client, "/api/run?id=fan-1"))["total"] == 12
 
 
-async def test_a_store_does_not_keep_why_and_the_page_says_where_and_how_many(path):
-    async with SqliteStore(path) as store:
-        await process_parallel(range(9), fail_at_times, config=ParallelConfig(observer="noop", fail_fast=False), store=store, run_id="partly")
-    async with client_of(path) as client:
-        found = await ask(client, "/api/run?id=partly")
+async def test_what_failed_is_shown_by_category_and_the_messages_only_where_that_is_asked_for(path):
+    await run_partly(path)
+    by_type = [{"type": "OSError", "count": 2, "first": "3"}, {"type": "ValueError", "count": 1, "first": "0"}]
+    messages = ["secret route", "secret 0"]
+    for show_data in (False, True):
+        async with client_of(path, show_data=show_data) as client:
+            found = await ask(client, "/api/run?id=partly")
         assert (found["run"]["status"], found["run"]["items"], found["total"]) == ("failed", 6, 9)
+        assert found["failures"] == {
+            "failed": 3, "other": 0, "unfinished": 0,
+            "categories": [each | {"message": message if show_data else None} for each, message in zip(by_type, messages, strict=True)],
+        }  # fmt: skip
+        assert ("secret" in json.dumps(found)) == show_data
+
+
+async def test_failures_are_known_only_of_fan_outs_that_have_some(path):
+    async with client_of(path) as client:
+        for run_id in ("fan-1", "letter-1", "chain-1", "top"):
+            assert (await ask(client, f"/api/run?id={run_id}"))["failures"] is None
         assert (await ask(client, "/api/run?id=top"))["inside_states"] == {"running": 1}
 
 
-async def fail_at_times(item):
-    if not item % 3:
-        raise OSError("no route")
-    return item
+async def test_a_failed_item_is_named_by_its_key_and_what_is_unfinished_is_said_where_it_is_known(path):
+    await run_partly(path, run_id="named", key=lambda item: f"key {item}")
+    await run_partly(path, run_id="cut", fail_fast=True, max_workers=1)
+    async with client_of(path) as client:
+        named, cut = [(await ask(client, f"/api/run?id={run_id}"))["failures"] for run_id in ("named", "cut")]
+    assert ([each["first"] for each in named["categories"]], named["unfinished"]) == (["key 3", "key 0"], None)
+    assert (cut["failed"], cut["unfinished"]) == (1, 8)
+
+
+async def test_failures_that_fit_in_no_category_are_counted(path):
+    async def fail(item):
+        raise ValueError(str(item))
+
+    async with SqliteStore(path) as store:
+        config = ParallelConfig(observer="noop", fail_fast=False, raise_if_all_failed=False)
+        await process_parallel(range(130), fail, config=config, store=store, run_id="all")
+    async with client_of(path) as client:
+        failures = (await ask(client, "/api/run?id=all"))["failures"]
+    assert (failures["failed"], failures["other"], len(failures["categories"])) == (130, 30, 100)
+
+
+async def test_the_list_says_how_many_items_of_a_fan_out_have_failed(path, autojump_clock):
+    await run_partly(path)
+    async with client_of(path) as client:
+        failed = {run["id"]: run["failed"] for run in (await ask(client, "/api/runs"))["runs"]}
+        assert failed == {"partly": 3, "top": 0, "top/inner": 0, "chain-1": 0, "<img>": 0, "fan-1": 0, "letter-1": 0}
+        await trio.sleep(100)
+        await run_partly(path, failing=(6,))
+        (run,) = [run for run in (await ask(client, "/api/runs"))["runs"] if run["id"] == "partly"]
+        assert (run["failed"], run["total"], run["items"]) == (1, 9, 8)
+
+
+async def test_the_children_of_a_run_say_how_many_items_have_failed(path):
+    async with SqliteStore(path) as store:
+        graph = StateGraph(GraphConfig(name="outer", observer="noop"), store=store)
+        graph.add_node("fan", parallel_node(partly(), items=range(9), aggregate=lambda state, result: state, config=ParallelConfig(max_failures=5)))
+        graph.add_node("wait", wait)
+        graph.add_edge("fan", "wait")
+        graph.set_entry_point("fan")
+        graph.set_exit_point("wait")
+        await graph.execute(State(), run_id="outer")
+    async with client_of(path) as client:
+        (inside,) = (await ask(client, "/api/run?id=outer"))["inside"]
+    assert (inside["failed"], inside["total"], inside["items"]) == (3, 9, 6)
+
+
+async def wait(state):
+    pause()
+
+
+async def test_hostile_failures_are_text(path):
+    kind = type(HOSTILE, (Exception,), {})
+
+    async def fail(item):
+        raise kind(f"{HOSTILE}\n{'x' * 2_000}")
+
+    async with SqliteStore(path) as store:
+        config = ParallelConfig(observer="noop", fail_fast=False, raise_if_all_failed=False)
+        await process_parallel([HOSTILE], fail, config=config, store=store, run_id="hostile", key=str)
+    async with client_of(path, show_data=True) as client:
+        (category,) = (await ask(client, "/api/run?id=hostile"))["failures"]["categories"]
+    shown = "<script>alert(1)</script>\\u202e"
+    assert (category["type"], category["first"]) == (shown, shown)
+    assert category["message"].startswith(f"{shown}\\nxxx")
+    assert len(category["message"]) == 1_000
+
+
+def partly(failing=(0, 3, 6)):
+    async def work(item):
+        if item in failing:
+            raise (OSError if item else ValueError)("secret route" if item else "secret 0")
+        return item
+
+    return work
+
+
+async def run_partly(path, *, run_id="partly", failing=(0, 3, 6), key=None, fail_fast=False, max_workers=4):
+    config = ParallelConfig(observer="noop", fail_fast=fail_fast, max_workers=max_workers)
+    async with SqliteStore(path) as store:
+        with suppress(ParallelError):
+            await process_parallel(range(9), partly(failing), config=config, store=store, run_id=run_id, key=key)
 
 
 async def test_no_value_is_shown_unless_that_is_asked_for(path):
@@ -326,7 +418,7 @@ async def test_many_who_ask_cost_one_reading(path, autojump_clock, monkeypatch):
         async with trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(ask, client, "/api/runs")
-        assert len(opened) == 2  # the list, and how many items its fan-outs have, which never changes
+        assert len(opened) == 2  # the list, and the counts of its fan-outs, which none of them has saved again
         await trio.sleep(100)
         await ask(client, "/api/runs")
         assert len(opened) == 3

@@ -93,9 +93,10 @@ function runCells(run) {
 function itemsCell(run) {
   const known = { class: "number", label: "items" };
   if (run.total === null && !run.failed) return { text: run.items ? String(run.items) : "", ...known };
-  const failed = run.failed ? `, ${run.failed} failed` : "";
-  if (run.total === null) return { text: String(run.items), failed, ...known };
-  return { text: `${run.items} of ${run.total}`, failed, value: run.items, of: run.total, ...known };
+  const failed = run.failed ? `${run.failed} failed` : "";
+  const comma = failed ? ", " : "";
+  if (run.total === null) return { text: `${run.items}${comma}`, failed, ...known };
+  return { text: `${run.items} of ${run.total}${comma}`, failed, value: run.items, of: run.total, ...known };
 }
 
 function showList(found) {
@@ -194,14 +195,12 @@ function itemsState(found) {
   if (found.total === null) {
     return items || failed ? `${items} succeeded${failed ? `, ${failed} failed` : ""}. The total is not stored.` : "";
   }
-  const going = status === "running";
   if (failed) {
-    const left = unfinished === null ? "" : `, ${unfinished} ${going ? "are running or waiting" : "are unfinished"}`;
+    const left = unfinished ? `, ${unfinished} ${status === "running" ? "are running or waiting" : "are unfinished"}` : "";
     return `${items} of ${found.total} succeeded, ${failed} failed${left}.`;
   }
   const left = found.total - items;
-  if (left <= 0) return `All ${found.total} succeeded.`;
-  return `${items} of ${found.total} succeeded; ${left} ${going ? "are running or waiting" : "are unfinished"}.`;
+  return left > 0 ? `${items} of ${found.total} succeeded, ${left} have no result.` : `All ${found.total} succeeded.`;
 }
 
 function showWaiting(found) {
@@ -241,7 +240,7 @@ function showErrors(found) {
   showFailures(failures, found.show_data);
 }
 
-// An item's key may change with the first of a category, so the categories are told apart by their places.
+// What tells categories apart is their messages, which may be hidden: so a row belongs to a place, not to a category.
 function showFailures(failures, showData) {
   $("failures").hidden = !failures;
   $("failures").classList.toggle("hide-messages", !showData);
