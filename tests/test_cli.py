@@ -87,6 +87,66 @@ def test_show_shows_a_fan_out(url, capsys):
     assert (shown["graph"], shown["status"], shown["items"]) == ("a fan-out", "completed", 3)
 
 
+@pytest.fixture
+def partly(tmp_path):
+    """The URL of a store with fan-outs of which some items have failed."""
+
+    async def work(item):
+        if item % 3 == 0:
+            raise ValueError("first\nof all") if item == 0 else OSError("no route")
+        return item
+
+    async def crowd(item):
+        raise ValueError(f"{item}")
+
+    async def fill(store):
+        config = ParallelConfig(observer="noop", fail_fast=False, raise_if_all_failed=False, max_workers=1)
+        await process_parallel(range(9), work, config=config, store=store, run_id="partly")
+        await process_parallel(range(9), work, config=config, store=store, run_id="named", key=lambda item: f"k{item}\n")
+        await process_parallel(range(130), crowd, config=config, store=store, run_id="crowd")
+
+    return make(tmp_path / "runs.db", fill)
+
+
+def test_show_shows_what_failed_in_a_fan_out(partly, capsys):
+    assert main(["runs", "show", "partly", "--store", partly]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3:] == [
+        "failed:      3 items, 0 unfinished",
+        "error:       2 items, the first is 3: OSError: no route",
+        r"error:       1 item, the first is 0: ValueError: first\nof all",
+    ]
+    (state,) = [line for line in lines if line.startswith("state:")]
+    assert "route" not in state
+    assert main(["runs", "show", "named", "--store", partly]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3:-1] == ["failed:      3 items", r"error:       2 items, the first is 'k3\n': OSError: no route"]
+    assert main(["runs", "show", "crowd", "--store", partly]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if line.startswith("error:")]) == 101
+    assert lines[-1] == "error:       30 items with other messages"
+
+
+def test_show_prints_what_failed_as_json(partly, url, capsys):
+    assert main(["runs", "show", "partly", "--store", partly, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["failures"] == {
+        "failed": 3,
+        "other": 0,
+        "unfinished": 0,
+        "categories": [
+            {"message": "no route", "type": "OSError", "count": 2, "first_index": 3, "first_key": None},
+            {"message": "first\nof all", "type": "ValueError", "count": 1, "first_index": 0, "first_key": None},
+        ],
+    }
+    assert shown["state"][:2] == [9, False]
+    assert len(shown["state"]) == 3
+    assert main(["runs", "show", "partly", "--store", partly, "--json", "--step", "0"]) == 0
+    assert json.loads(capsys.readouterr().out)["failures"] is None, "none had failed yet"
+    assert main(["runs", "show", "fan-1", "--store", url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["failures"] is None
+
+
 def test_show_shows_a_run_that_was_killed(tmp_path, capsys):
     async def fill():
         async with SqliteStore(tmp_path / "runs.db") as store:
