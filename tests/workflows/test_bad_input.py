@@ -192,10 +192,10 @@ async def test_a_refused_run_does_not_touch_its_source():
     assert touched == []
 
 
-async def test_a_lambda_that_gives_no_awaitable_is_refused_at_its_first_call():
+async def test_a_lambda_that_returns_no_awaitable_is_refused_at_its_first_call():
     started, heard = [], RecordingObserver()
     config = ParallelConfig(max_workers=1, fail_fast=False)
-    with pytest.raises(ConfigError, match="processor must be an async function, or a lambda that gives"):
+    with pytest.raises(ConfigError, match="processor must be an async function, or a lambda that returns"):
         await process_parallel(range(5), lambda item: started.append(item), config=config, observer=heard)
     assert started == [0]
     assert [event.type for event in heard.events if event.type.startswith("worker")] == [

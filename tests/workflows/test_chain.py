@@ -314,7 +314,7 @@ async def test_attempts_of_a_retried_processor_are_told(autojump_clock):
 
 async def test_lambdas_that_give_an_awaitable_serve_and_others_are_refused():
     assert (await process_chain([1], 1, lambda item, state: add(item, state), config=QUIET)).final == 2
-    with pytest.raises(ConfigError, match="processor must be an async function, or a lambda that gives an awaitable"):
+    with pytest.raises(ConfigError, match="processor must be an async function, or a lambda that returns an awaitable"):
         await process_chain([1], 1, lambda item, state: state, config=QUIET)
 
 

@@ -329,7 +329,7 @@ class GraphRunner(Generic[S]):
         if all(isinstance(part, Parked | Paused) for part in parts):
             return parts[0]
         if isinstance(error, NotAsyncError):
-            wanted = "wants an async function, or a lambda that gives an awaitable, got one that gives"
+            wanted = "wants an async function, or a lambda that returns an awaitable, got one that returns"
             return GraphError(self._config.name, [f"node {quote(self._node.name)} {wanted} a {error.args[0]}"])
         if isinstance(error, JournalError):
             # A store error of a child run is not an error of the node.

@@ -172,7 +172,7 @@ class HandlerTasks:
     def _fail(self, message: Message, error: BaseException, since: float) -> None:
         error = strip_cancelled(error)
         if isinstance(error, NotAsyncError):
-            allowed = "an async function, or a lambda that gives an awaitable"
+            allowed = "an async function, or a lambda that returns an awaitable"
             error = ConfigError.refusing("handler", self._handler, allowed)
         elif isinstance(error, trio.Cancelled) and not self._state.closed:
             # Only the hub's scopes enclose this task, and when one of them is cancelled the hub is closed.

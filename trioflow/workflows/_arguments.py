@@ -1,4 +1,4 @@
-"""What the public functions of this package check alike, before any work starts."""
+"""Argument checks shared by the public functions of this package; they run before any work starts."""
 
 from collections.abc import AsyncIterable, Iterable
 
@@ -9,13 +9,13 @@ from trioflow.observers.registry import check_observer, get_observer
 
 
 def check_items(items: object) -> None:
-    """Refuse what cannot be iterated over."""
+    """Raise if `items` is not iterable."""
     if not isinstance(items, Iterable | AsyncIterable):
         raise ConfigError.refusing("items", items, "iterable or async iterable")
 
 
 def choose_observer(given: Observer | None, name: str, run_id: str | None = None) -> Observer:
-    """Return the observer `given`, else the one of this `name`; refuse a `run_id` that is no id."""
+    """Return the observer `given`, or else the one registered under `name`; raise if `run_id` is invalid."""
     if run_id is not None:
         check_text("run_id", run_id, "a non-empty string or None")
     if given is None:

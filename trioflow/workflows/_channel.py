@@ -1,16 +1,16 @@
-"""A bounded memory channel that carries batches: one wake-up hands over all that is there.
+"""A bounded memory channel that carries batches: one wake-up delivers everything that is ready.
 
-A wake-up costs 3.5 to 6 µs and a turn of the scheduler 1.5 to 3, an entry in a deque 0.02
-(`benchmarks/bench_engine.py` shows what that comes to). So what is sent is the open batch itself, a deque that
-may grow on its way and is on the channel at most once at a time. Whoever receives it takes what it needs, and
-calls the next task if something is left. Work that does not block is then done by few tasks, work that blocks
-spreads to all, and a slow item holds back no other.
+A wake-up costs 3.5 to 6 µs, a pass through the scheduler 1.5 to 3, and an entry in a deque 0.02
+(`benchmarks/bench_engine.py` shows the total effect). So the channel carries the open batch itself: a deque that
+may grow while it is in transit, and is on the channel at most once. The receiving task takes what it needs, and
+wakes the next task if something is left. Work that does not block is then done by few tasks, work that blocks
+spreads to all of them, and a slow item delays no other.
 
-The channel never blocks a sender: the ledger's window bounds how much can lie in a batch.
+Sending never blocks: the ledger's window bounds the size of a batch.
 
-No wake-up is lost as long as this holds: while a batch has something in it that somebody waits for, and that
-nobody is about to look at, it is on the channel. `call` restores that after a change. One call too many costs a
-turn of the scheduler, one too few hangs the run.
+No wake-up is lost as long as this invariant holds: if a batch has entries that a task waits for, and no task is
+about to look at them, the batch is on the channel. `call` restores the invariant after a change. One call too
+many costs a pass through the scheduler; one too few hangs the run.
 """
 
 from collections import deque
@@ -23,11 +23,11 @@ V = TypeVar("V")
 
 @final
 class BatchChannel(Generic[V]):
-    """Batches on their way from one kind of task to another.
+    """A channel of batches from one kind of task to another.
 
     Attributes:
-        batch: what was put in and not taken.
-        closed: whether nothing more will be put in; what is there can still be taken.
+        batch: the entries that were put in and not taken yet.
+        closed: whether nothing more will be put in; remaining entries can still be taken.
     """
 
     __slots__ = ("_called", "_receive", "_send", "batch", "closed")
@@ -35,7 +35,7 @@ class BatchChannel(Generic[V]):
     def __init__(self) -> None:
         self.batch: deque[V] = deque()
         self.closed = False
-        # Whether the batch is on the channel, or received by a task that has not looked at it yet.
+        # Whether the batch is on the channel, or was received by a task that has not looked at it yet.
         self._called = False
         self._send: trio.MemorySendChannel[deque[V]]
         self._receive: trio.MemoryReceiveChannel[deque[V]]
@@ -45,15 +45,15 @@ class BatchChannel(Generic[V]):
         return f"<BatchChannel of {len(self.batch)}, {'closed' if self.closed else 'open'}>"
 
     def call(self) -> None:
-        """Have the batch looked at: by a task that waits, or by the next one that would."""
+        """Wake a task that waits for the batch, or let the next one that would wait return at once."""
         if not self._called and not self.closed:
             self._called = True
             self._send.send_nowait(self.batch)
 
     async def wait(self) -> None:
-        """Wait to be called, or for the end.
+        """Wait for a call, or for the channel to be closed.
 
-        Cancellation: nothing was taken, and nobody's call was.
+        Cancellation: nothing was taken, and no call was consumed.
         """
         try:
             await self._receive.receive()
@@ -62,11 +62,11 @@ class BatchChannel(Generic[V]):
         self._called = False
 
     def close(self) -> None:
-        """Say that nothing more will be put in."""
+        """Mark that nothing more will be put in."""
         self.closed = True
         self._send.close()
 
     def dispose(self) -> None:
-        """Close both ends: nobody will wait any more."""
+        """Close both ends: no task will wait any more."""
         self.close()
         self._receive.close()

@@ -1,6 +1,6 @@
-"""One item at a time, in the caller's task: pulled when the step before is done, closed on every way out.
+"""One item at a time, in the caller's task: pulled when the step before is done; the source is always closed.
 
-What the source raises, being pulled or closed, beats an `Exception` of a step.
+An error that the source raises, when pulled or closed, takes precedence over an `Exception` of a step.
 """
 
 from collections import deque

@@ -18,15 +18,15 @@ R = TypeVar("R")
 class ParallelEvents(Generic[T, R]):
     """Emits the events of one run.
 
-    It must not hold the account: the traceback of a failure that was retried leads here.
+    It must not hold the ledger: the traceback of a retried failure leads here, and would keep it alive.
 
     Attributes:
         active: whether there is an observer; without one, nothing else here need be called.
-        batches: whether an observer takes successful items many at a time.
+        batches: whether an observer takes successful items in batches.
         announces: whether an observer is notified of beginnings that are no events.
         has_singles: whether an observer takes them one by one.
-        passed: where items that succeeded at once wait to be handed over, if there is such an observer: worker,
-            index, when it ended, and duration.
+        passed: if an observer takes batches, the items that succeeded at the first attempt and wait to be handed
+            over: worker, index, end time and duration.
     """
 
     __slots__ = ("_emitter", "_total", "active", "announces", "batches", "has_singles", "passed")
@@ -57,7 +57,7 @@ class ParallelEvents(Generic[T, R]):
             self._emitter.emit(EventType.PARALLEL_START, data)
 
     def item_started(self, worker: int, index: int, item: T) -> bool:
-        """Emit `worker.start`, if any observer has a use for it; return whether one has."""
+        """Emit `worker.start`, if any observer wants it; return whether one does."""
         emitter = self._emitter
         if not emitter.wants(EventType.WORKER_START):
             return False
@@ -65,19 +65,19 @@ class ParallelEvents(Generic[T, R]):
         return True
 
     def hand_over(self) -> None:
-        """Hand the items in `passed` to the observers that take many at a time."""
+        """Hand the items in `passed` to the observers that take batches."""
         if self.passed is not None and self.passed.batch:
             items = list(self.passed.batch)
             self.passed.batch.clear()
             self._emitter.hand_over(items, self._total)
 
     def item_waits(self, worker: int, index: int, seconds: float) -> None:
-        """Announce that an item will wait so long for the rate."""
+        """Announce that an item will wait for the rate limit for this many seconds."""
         data = {**self._place(worker, index), "delay": seconds}
         self._emitter.announce(EventType.CUSTOM, {"name": RATE_WAIT, "data": data})
 
     def late_item_started(self, worker: int, index: int, ago: float) -> None:
-        """Emit `worker.start` to observers that take many items at a time, `ago` seconds after the start."""
+        """Emit `worker.start` to observers that take batches, `ago` seconds after the start."""
         self.hand_over()
         self._emitter.emit_to_batchers(EventType.WORKER_START, self._place(worker, index), ago=ago)
 
@@ -95,8 +95,8 @@ class ParallelEvents(Generic[T, R]):
         """Emit `worker.complete` for an item that has its outcome.
 
         Args:
-            worker: who had it.
-            outcome: what became of it.
+            worker: the number of the worker that processed it.
+            outcome: its outcome.
             observed: whether its start was emitted.
             batched: whether it was put into `passed`.
         """
@@ -122,7 +122,7 @@ class ParallelEvents(Generic[T, R]):
         self._emit_complete(data, {"item": outcome.item}, observed=observed)
 
     def run_completed(self, ledger: Ledger[T, R], error: BaseException | None, started: float) -> None:
-        """Emit `parallel.complete`, for a run that began at `started` and ends with `error`."""
+        """Emit `parallel.complete` for a run that began at `started` and ends with `error`."""
         if not self.active:
             return
         self.hand_over()

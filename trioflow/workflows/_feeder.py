@@ -1,11 +1,11 @@
-"""From the source to the workers: items are pulled while there is room, and a worker is called to them.
+"""From the source to the workers: pulls items while there is room, and wakes a worker for them.
 
-The feeder's task pulls an async source, which may block, and a plain one when nobody else would. A worker that
-finds nothing pulls from a plain source itself, by `refill`: `next()` never blocks, and the two tasks between the
-worker and its next item need not wake up. It first enters what the collector has not, so that there is room.
+The feeder's task pulls from an async source, which may block, and from a plain one when no worker would. A worker
+that finds no item pulls from a plain source itself, with `refill`: `next()` never blocks, and the two tasks
+between the worker and its next item need not wake up. It first does the collector's pending work, to make room.
 
-The feeder is woken for room for several items, or when the consumer has nothing left to take; not for each item.
-The ledger decides how much may be pulled ahead.
+The feeder is not woken for each item, but when there is room for several, or when the consumer has nothing left
+to take. The ledger decides how much may be pulled ahead.
 """
 
 from collections import deque
@@ -23,24 +23,24 @@ from trioflow.workflows._sources import END, AsyncSource, Source
 T = TypeVar("T")
 
 BURST = 32
-"""Items that are pulled from a plain source in a row; up to twice as many, rather than leave room for a few."""
+"""Items pulled from a plain source in a row; up to twice as many, rather than leaving room for only a few."""
 
 
 @final
 class Feeder(Generic[T]):
-    """What lies between the source and the workers.
+    """Moves items from the source to the workers.
 
     Args:
         source: where items come from.
-        ledger: the account, which knows how much room there is.
-        enough: the room that is worth being woken for; or less where it is all that can be.
+        ledger: knows how much room there is.
+        enough: the room that is worth a wake-up; capped at `BURST`.
 
     Attributes:
-        work: the items that were pulled and not taken.
-        in_bodies: loops over a stream that have taken an outcome and not come back for another; they may put
-            something into a queue.
-        idle: workers that have nothing in hand, those included that are about to start.
-        on_short: called with how many items more there are than idle workers.
+        work: the items that were pulled and not taken yet.
+        in_bodies: loops over a stream that have taken an outcome and not come back for another; they may still
+            put items into a queue.
+        idle: workers without an item, including those that are about to start.
+        on_short: called with the number of items in excess of idle workers.
     """
 
     __slots__ = ("_enough", "_ledger", "_room", "idle", "in_bodies", "on_short", "source", "work")
@@ -60,7 +60,7 @@ class Feeder(Generic[T]):
 
     @property
     def is_pulling(self) -> bool:
-        """Whether the next item is being waited for."""
+        """Whether the feeder is waiting for the source's next item."""
         return isinstance(self.source, AsyncSource) and self.source.pulling
 
     # The feeder's task.
@@ -69,13 +69,13 @@ class Feeder(Generic[T]):
         """Take the source for this run.
 
         Raises:
-            ConfigError: it is a queue that another run has.
+            ConfigError: it is a queue that another run pulls from.
         """
         if isinstance(self.source, QueueSource):
             self.source.open()
 
     async def feed(self) -> None:
-        """Pull until nothing is left, or the feeding was stopped.
+        """Pull until the source is exhausted, or feeding is stopped.
 
         Cancellation: passes through, after an async generator is closed; closing it is shielded, for at most
         `CLOSE_DEADLINE` seconds.
@@ -90,7 +90,7 @@ class Feeder(Generic[T]):
             while not self.work.closed:
                 self.refill(1)
                 if self._ledger.is_asked:
-                    self.end_if_over()  # where nothing was ever put there is no worker to do it
+                    self.end_if_over()  # if nothing was ever put, there is no worker to do it
                 await self._wait_for_room()
         finally:
             self.work.close()
@@ -110,7 +110,7 @@ class Feeder(Generic[T]):
                 await source.aclose()
 
     async def _wait_for_room(self) -> None:
-        # Where a queue is empty it is `put` that has room looked for.
+        # While a queue is empty there is nothing to pull; `put` asks for room itself.
         if not isinstance(self.source, QueueSource) or self.source.waiting:
             self._ledger.wake_for(self._enough)
         if not self.work.closed:
@@ -125,16 +125,16 @@ class Feeder(Generic[T]):
             with ledger.waited_for():
                 await self._wait_for_room()
 
-    # What workers do.
+    # Called by workers.
 
     def join(self) -> None:
-        """Note that an idle worker has begun; it takes an item without a turn, for its task began with one."""
+        """Note that an idle worker has begun; it takes an item without a checkpoint: its task has just started."""
         self.idle -= 1
         if len(self.work.batch) < 2:
-            self.refill()  # for the next one: this one may be held up by what it takes
+            self.refill()  # for the next worker: the item that this one takes may block it
 
     async def wait(self) -> tuple[int, T] | None:
-        """Return the next item after at least a turn of the scheduler; None is the end.
+        """Return the next item, after at least one checkpoint; None is the end.
 
         Cancellation: nothing was taken.
         """
@@ -147,21 +147,21 @@ class Feeder(Generic[T]):
                 self.end_if_over()
             await work.wait()
             if not batch:
-                # Who called for help may have done all that there was, and be held up by the last of it.
+                # The worker that woke this one may have taken every item, and may be blocked by the last.
                 self.refill()
         if not batch:
             return None
         self.idle -= 1
         claimed = batch.popleft()
         if batch or self.refill():
-            work.call()  # the next one: this one may be held up by what it takes
+            work.call()  # the next worker: the item that this one takes may block it
         return claimed
 
     def refill(self, enough: int | None = None) -> bool:
-        """Pull what there is room for, where that never blocks; return whether something can be taken.
+        """Pull as much as there is room for, if that cannot block; return whether there is work to take.
 
         Args:
-            enough: the room for which it is worth it; None is the feeder's.
+            enough: the least room that is worth a pull; None is the feeder's.
         """
         source, ledger, enough = self.source, self._ledger, enough or self._enough
         if self.work.closed or isinstance(source, AsyncSource):
@@ -170,7 +170,7 @@ class Feeder(Generic[T]):
             ledger.take_in()
             if ledger.room < enough:
                 return False
-        # Room for too few to be woken for would stay empty.
+        # A rest of the room that is below `enough` would stay empty: it wakes no task.
         most = BURST if ledger.room >= BURST + self._enough else ledger.room
         fresh: deque[T] = deque()
         try:
@@ -183,7 +183,7 @@ class Feeder(Generic[T]):
 
     def _hand_out(self, items: "deque[T] | list[T]") -> None:
         numbered = self._ledger.begin(items)
-        # What comes in the very tick of a stop was pulled, and stays unfinished.
+        # Items that arrive in the very tick of a stop were pulled, and stay unfinished.
         if numbered and not self.work.closed:
             self.work.batch.extend(numbered)
             short = len(self.work.batch) - self.idle
@@ -191,28 +191,28 @@ class Feeder(Generic[T]):
                 self.on_short(short)
             self.work.call()
 
-    # What the consumer and the pool do.
+    # Called by the consumer and the pool.
 
     def nudge(self) -> None:
-        """Have whatever room there is used: the consumer has nothing left to take."""
+        """Use any room there is, however little: the consumer has nothing left to take."""
         if self._ledger.room > 0:
             self._room.unpark()
         self.end_if_over()
 
     def stop(self) -> None:
-        """Give no more items; those that were pulled and not taken stay unfinished."""
+        """Hand out no more items; those that were pulled and not taken stay unfinished."""
         self.work.batch.clear()
         self.work.close()
         self._room.unpark_all()
 
     def drain(self) -> None:
-        """Give no more items, and end a wait for the source."""
+        """Hand out no more items, and end a wait for the source."""
         self.stop()
         if isinstance(self.source, AsyncSource):
             self.source.stop_pulling()
 
     async def aclose(self) -> None:
-        """Close the source where the task did not; nobody waits for items any more.
+        """Close the source, if the feeder's task did not; no task waits for items any more.
 
         Cancellation: shielded, for at most `CLOSE_DEADLINE` seconds.
         """
@@ -229,16 +229,16 @@ class Feeder(Generic[T]):
         self.work.close()
         self._room.unpark_all()
 
-    # Where the source is a queue.
+    # For a source that is a queue.
 
     def _on_put(self) -> None:
         if not self.refill(1):
             self._ledger.wake_for(self._enough)
 
     def end_if_over(self) -> None:
-        """Decide that a queue is at its end: nothing waits, and nobody has anything in hand.
+        """End a queue if no item waits in it, and none is in hand.
 
-        Of a stream it is asked by who wants another outcome, and by workers while somebody does.
+        A stream calls this when its consumer wants another outcome; workers call it while a consumer waits.
         """
         source = self.source
         if isinstance(source, QueueSource) and source.is_open and not self.work.closed:

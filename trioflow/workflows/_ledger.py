@@ -1,9 +1,9 @@
-"""The account of a run: which items were pulled, what became of each, and how many may be under way.
+"""The ledger of a run: which items were pulled, the outcome of each, and how many may be under way.
 
-Workers put outcomes on the channel `results`; `take_in` enters them in the account and, for a stream, puts them
-on `done`, as they come or in item order. That is the collector task's work, but a plain method: whoever needs the
-account as it stands, such as a worker that looks for room or a caller who wants the result, calls it too. Nothing
-here awaits.
+Workers put outcomes on the channel `results`; `take_in` enters them in the ledger and, for a stream, puts them
+on `done`, in order of completion or of items. This is the collector task's work, but a synchronous method: any
+task that needs the ledger up to date, such as a worker that looks for room or a caller that wants the result,
+calls it too. Nothing here awaits.
 
 At every instant pulled = results + errors + unfinished, and pulled - released is at most the window. So no channel
 needs a limit of its own, and a worker never waits for room to record a result.
@@ -26,13 +26,13 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MANY = 32
-"""Recorded outcomes that the collector is called for though nobody waits for them."""
+"""Recorded outcomes for which the collector is woken even if no task waits for one."""
 
 MANY_UNFINISHED = 1_000
-"""Unfinished items up to which a result lists them."""
+"""The most unfinished items that a result holds in a plain list."""
 
 Record = tuple[int, T, R | None, Exception | None, int, float]
-"""The fields of a `TaskOutcome`, which costs half a microsecond: only who hands one to somebody makes it."""
+"""The fields of a `TaskOutcome`; creating one takes half a microsecond, so it is created only when needed."""
 
 _index_of = attrgetter("index")
 
@@ -41,25 +41,25 @@ Status = Literal["running", "complete", "failed", "timeout", "drained", "cancell
 
 @final
 class Ledger(Generic[T, R]):
-    """What became of each item.
+    """The outcomes of the items, and the room for more.
 
     Args:
-        total: the length of the input; None where it is not known.
+        total: the length of the input; None if it has none.
         window: how many items may be pulled and neither collected nor taken by a consumer.
         streamed: whether a consumer takes outcomes.
         ordered: whether it takes them in item order.
         keep: whether outcomes that it has taken are kept for the result.
-        failure_limit: failures that a run may have; one more ends it, and is raised instead of handed out. None
-            is any number.
-        on_success: called with each result that is entered; None is nobody.
-        on_outcome: called with each outcome that is entered, until it raises; None is nobody.
+        failure_limit: failures that a run may have; one more ends it, and is raised, not yielded. None is no
+            limit.
+        on_success: called with each result that is entered; None is not called.
+        on_outcome: called with each outcome that is entered, until it raises; None is not called.
 
     Attributes:
         results: outcomes that are recorded and not entered yet.
-        done: outcomes for the consumer; its close is the end of the run.
+        done: outcomes for the consumer; closed at the end of the run.
         unsettled: the items without an outcome, by index.
-        on_room: called when there is as much room as `wake_at` asks for.
-        reports: whether somebody is called with what is entered.
+        on_room: called when there is as much room as `wake_for` asked for.
+        reports: whether a callback receives what is entered.
     """
 
     __slots__ = (
@@ -135,7 +135,7 @@ class Ledger(Generic[T, R]):
         self._out_of_turn: dict[int, TaskOutcome[T, R]] = {}
         self._late: _Late[T] = _Late(range(0), (), "")
         self._next_index = 0
-        # Made for those who ask: a change costs time even when nobody waits for it.
+        # Created on demand: publishing a change costs time even when no task waits for it.
         self._live: Live[Progress] | None = None
 
     def __repr__(self) -> str:
@@ -153,25 +153,25 @@ class Ledger(Generic[T, R]):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing that was pulled is in hand, nor waits for the consumer."""
+        """Whether no pulled item is in hand or waits for the consumer."""
         return self.pulled == self._released
 
     @property
     def is_awaited(self) -> bool:
-        """Whether somebody waits for an outcome."""
+        """Whether a task waits for an outcome."""
         return self._awaited > 0
 
     @property
     def is_asked(self) -> bool:
-        """Whether somebody waits for the next outcome, or for the end."""
+        """Whether the caller waits for the next outcome, or for the end."""
         return not self._streamed or self.is_awaited
 
     def wake_for(self, room: int) -> None:
-        """Have `on_room` called once there is this much room."""
+        """Call `on_room`, once, as soon as there is this much room."""
         self._wake_at = self.pulled - self._window + room
 
     def release(self, count: int) -> None:
-        """Note that the consumer has taken so many outcomes, or that nobody will."""
+        """Note that the consumer has taken this many outcomes, or that no consumer will."""
         self._released += count
         if self._released >= self._wake_at:
             self._wake_at = sys.maxsize
@@ -187,7 +187,7 @@ class Ledger(Generic[T, R]):
         return numbered
 
     def record(self, record: Record[T, R]) -> None:
-        """Keep an outcome to be entered; call the collector for many of them, or where somebody waits for one."""
+        """Record an outcome to be entered; wake the collector for many of them, or if a task waits for one."""
         batch = self.results.batch
         batch.append(record)
         if self._awaited or len(batch) >= MANY or self._live is not None:
@@ -195,9 +195,9 @@ class Ledger(Generic[T, R]):
 
     @contextmanager
     def waited_for(self) -> Iterator[None]:
-        """Have each outcome entered at once, while the block waits for what comes of it.
+        """Have each outcome entered at once, while the block waits for one.
 
-        What was recorded before must be taken in before: nobody will be called for that.
+        The caller must first take in what was recorded before: no task is woken for that.
         """
         self._awaited += 1
         try:
@@ -224,7 +224,7 @@ class Ledger(Generic[T, R]):
             self.release(freed)
 
     def _enter_all(self) -> None:
-        """Enter what nobody but the account wants; no code of a user's can run meanwhile."""
+        """Enter outcomes that only the ledger needs; no user code can run meanwhile."""
         batch = self.results.batch
         settle, keep_index, keep_result = self.unsettled.pop, self._indices.append, self._kept.append
         for record in batch:
@@ -239,7 +239,7 @@ class Ledger(Generic[T, R]):
         batch.clear()
 
     def _enter(self, record: Record[T, R]) -> bool:
-        """Enter one outcome, and hand it on; return whether a consumer will take it."""
+        """Enter one outcome, and pass it on; return whether a consumer will take it."""
         outcome = TaskOutcome(*record)
         item = self.unsettled.pop(outcome.index)
         if outcome.error is not None:
@@ -258,7 +258,7 @@ class Ledger(Generic[T, R]):
             self._failures.append(TaskError(outcome.index, item, error, outcome.attempts))
 
     def _pass_on(self, outcome: TaskOutcome[T, R]) -> bool:
-        """Let everybody have an outcome that was entered who wants it; return whether a consumer will take it."""
+        """Pass an entered outcome to all that want it; return whether a consumer will take it."""
         for_consumer = self._is_handed_out(outcome)
         if for_consumer and self._ordered:
             self._put_in_order(outcome)
@@ -280,7 +280,7 @@ class Ledger(Generic[T, R]):
                 self._on_success(self.completed, self.total, cast("R", outcome.result))
         except BaseException as error:
             if who == "on_outcome":
-                # A run that timed out enters many outcomes at its end: one failure of the callback is enough.
+                # A run that times out enters many outcomes at its end: one failure of the callback is enough.
                 self._on_outcome = None
             note_pulled(error, who, self.pulled)
             raise
@@ -290,7 +290,7 @@ class Ledger(Generic[T, R]):
 
     @property
     def has_failed(self) -> bool:
-        """Whether more items failed than may."""
+        """Whether more items have failed than `failure_limit` allows."""
         return self.failure_limit is not None and self.failed > self.failure_limit
 
     def _put_in_order(self, outcome: TaskOutcome[T, R]) -> None:
@@ -303,15 +303,15 @@ class Ledger(Generic[T, R]):
     # The end.
 
     def expire(self, message: str, items: object, *, awaited: bool) -> tuple[int, int]:
-        """Let every item without an outcome fail with `trio.TooSlowError`; `take_in` enters that.
+        """Fail every item without an outcome with `trio.TooSlowError`; `take_in` enters these outcomes.
 
         Args:
-            message: what the errors say.
+            message: the message of the errors.
             items: the input, for items that were never pulled.
-            awaited: whether an item was being waited for; it fails too where the input has no length.
+            awaited: whether the feeder was waiting for an item; if the input has no length, that one fails too.
 
         Returns:
-            How many items those are, and the lowest of their indexes.
+            The number of these items, and the lowest of their indexes.
         """
         self.take_in()
         never: _Late[T] = _Late(self._never_pulled(), items, message)
@@ -322,7 +322,7 @@ class Ledger(Generic[T, R]):
         for index, item in self.unsettled.items():
             self.results.batch.append((index, item, None, trio.TooSlowError(message), 0, 0.0))
         if self._streamed and not self._keep and self.failure_limit is None:
-            # Most of a large input may never have been pulled: the consumer is handed that bit by bit.
+            # Most of a large input may never have been pulled: the consumer receives those outcomes bit by bit.
             self.failed += self.expired
             self._late = never
         else:
@@ -332,7 +332,7 @@ class Ledger(Generic[T, R]):
         return count, first
 
     def end(self, status: Status) -> None:
-        """Say that no more outcomes come: what waits for a predecessor need not wait any more."""
+        """Mark that no more outcomes will come, and release those that wait for a predecessor."""
         self.take_in()
         self.done.batch.extend(self._out_of_turn.pop(index) for index in sorted(self._out_of_turn))
         self.status = status
@@ -345,7 +345,7 @@ class Ledger(Generic[T, R]):
 
     @property
     def size(self) -> int:
-        """The items of the run: the input's length, or how many were pulled where that says more."""
+        """The number of items: those seen, or the input's length if that is more and the source not exhausted."""
         seen = self.pulled + self.expired
         return seen if self.total is None or self.exhausted else max(self.total, seen)
 
@@ -356,12 +356,12 @@ class Ledger(Generic[T, R]):
         return all_pulled and not self.unsettled
 
     def check(self) -> None:
-        """Refuse to end a run whose account does not add up."""
+        """Raise if the ledger does not add up."""
         if self.completed + self.failed + len(self.unsettled) != self.pulled + self.expired:
             raise RuntimeError(f"the account does not add up, please report this: {self!r}")
 
     def result(self) -> ParallelResult[T, R]:
-        """Return the account as it stands."""
+        """Return the result so far."""
         self.take_in()
         self._sort()
         indices, results, failures = self._indices, self._kept, self._failures
@@ -385,7 +385,7 @@ class Ledger(Generic[T, R]):
         )
 
     def _sort(self) -> None:
-        """Put what is kept in item order; what was in order before is not looked at again."""
+        """Sort the kept outcomes by index; the part that was sorted before is not scanned again."""
         indices, kept, failures = self._indices, self._kept, self._failures
         if not _ascend(indices[max(0, self._sorted - 1) :]):
             order = sorted(range(len(indices)), key=indices.__getitem__)
@@ -417,12 +417,12 @@ def _ascend(indices: list[int]) -> bool:
 
 @final
 class _Late(Generic[T]):
-    """Items that had not been pulled when the time of the run was up.
+    """Items that had not been pulled when the run timed out.
 
     Args:
-        indexes: which.
+        indexes: their indexes.
         items: the input.
-        message: what their errors say.
+        message: the message of their errors.
     """
 
     __slots__ = ("_items", "_message", "indexes")
@@ -433,22 +433,22 @@ class _Late(Generic[T]):
         self._message = message
 
     def records(self, most: int | None = None) -> list[Record[Any, Any]]:
-        """Return the outcomes of the first of them, up to `most`."""
+        """Return the outcomes of the first `most` of them, or of all."""
         return [
             (index, _item_at(self._items, index), None, trio.TooSlowError(self._message), 0, 0.0)
             for index in self.indexes[:most]
         ]
 
     def skip(self, count: int) -> None:
-        """Leave the first `count` of them out from now on."""
+        """Drop the first `count` of them."""
         self.indexes = self.indexes[count:]
 
 
 def _item_at(items: object, index: int) -> Any:
-    """Return the item, or None where the input cannot be indexed."""
+    """Return the item, or None if the input cannot be indexed."""
     if not isinstance(items, Sequence):
         return None
     try:
         return items[index]
-    except Exception:  # noqa: BLE001 - an input that shrank, or will not say, must not hide the failure
+    except Exception:  # noqa: BLE001 - an input that shrank, or raises, must not hide the failure
         return None

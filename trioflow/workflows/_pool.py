@@ -1,14 +1,14 @@
-"""The engine of a fan-out: a nursery owns feeder, workers and a collector task; three bounded channels join them.
+"""The engine of a fan-out: a nursery owns feeder, workers and collector; three bounded channels connect them.
 
     items -> feeder -> [work] -> workers -> [results] -> collector -> [done] -> the caller or a stream
 
-The channels carry batches (`_channel`), the ledger counts and bounds what is on them (`_ledger`). A worker that
-finds no work pulls a plain source itself (`_feeder`), and records an outcome by one plain call, so that no
-cancellation can lose what was returned.
+The channels carry batches (`_channel`); the ledger counts and bounds what is on them (`_ledger`). A worker that
+finds no work pulls from a plain source itself (`_feeder`). It records an outcome with one synchronous call, so a
+cancellation cannot lose a returned result.
 
-Every decision is one plain method; the `await`s stand around them. Tasks raise nothing but a `Cancelled` that
-passes: whatever else goes wrong is collected, the scope is cancelled, and `conclude` weighs all of it once no
-task is left. `docs/design/engine.md` has the reasons and the figures.
+Every decision is one synchronous method, called between the `await`s. Tasks let `Cancelled` pass and raise nothing
+else: other errors are collected, the scope is cancelled, and once all tasks have ended `conclude` decides which
+error to raise. `docs/design/engine.md` has the reasons and the figures.
 """
 
 import math
@@ -45,13 +45,13 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 IDLE = -1
-"""The index of a worker that has no item in hand."""
+"""The index of a worker without an item."""
 
 _SEVERITY: tuple[Status, ...] = ("complete", "drained", "cancelled", "timeout", "failed")
 
 
 class Setup(msgspec.Struct, Generic[T, R], frozen=True):
-    """What a run was asked to do, checked."""
+    """The validated arguments of a run."""
 
     items: Any
     processor: Callable[[T], Awaitable[R]]
@@ -63,11 +63,11 @@ class Setup(msgspec.Struct, Generic[T, R], frozen=True):
 
 @final
 class Worker(Generic[T]):
-    """A worker's hand: the item that it holds, and how often that was tried.
+    """A worker's state: the item in hand, and its attempts so far.
 
     Attributes:
-        observed: whether its start was an event; its end then is one too.
-        late_start: whether its start was emitted late, to observers that take many items at a time.
+        observed: whether an event was emitted for the item's start; if so, one is emitted for its end.
+        late_start: whether the item's start was emitted late, to observers that take batches.
     """
 
     __slots__ = ("attempts", "emitter", "identity", "index", "item", "late_start", "number", "observed", "started")
@@ -92,7 +92,7 @@ class Worker(Generic[T]):
 
     @property
     def worker(self) -> int:
-        """Its number."""
+        """The worker's number."""
         return self.number
 
     def in_hand(self) -> WorkInHand:
@@ -103,26 +103,26 @@ class Worker(Generic[T]):
         return WorkInHand(self.run_id, "parallel", attempt, item_index=self.index, identity=self.identity)
 
     def restart_clock(self) -> None:
-        """Let an item begin now: before its first attempt it waited for the rate."""
+        """Count an item's duration from now, if it has only waited for the rate limit so far."""
         if not self.attempts:
             self.started = trio.current_time()
 
 
 @final
 class Pool(Generic[T, R]):
-    """One run: its tasks, what they decide, and its end.
+    """One run: its tasks, their decisions, and its end.
 
     Args:
-        setup: what to do.
-        ledger: the account.
-        emitter: emits its events.
-        journal: keeps what succeeded; None is nobody.
+        setup: the arguments of the run.
+        ledger: counts items and outcomes.
+        emitter: emits the run's events.
+        journal: stores results; None if the run is not durable.
 
     Attributes:
-        errors: what went wrong, until `conclude` has weighed it.
-        feeder: where the items come from.
-        task_name: what its tasks' names begin with.
-        on_abort: called when something that is no `Exception` stops the run.
+        errors: the errors of the run; `conclude` leaves only the one to raise.
+        feeder: supplies the items.
+        task_name: the prefix of the names of its tasks.
+        on_abort: called when an error that is not an `Exception` stops the run.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Pool(Generic[T, R]):
             retry=config.retry,
             limiter=None if rate is None else RateLimiter(rate, burst=config.burst),
         )
-        # Durations are for events and for the consumer's outcomes: nobody else pays for reading the clock.
+        # Only events and outcomes that are passed on have durations: other runs need not read the clock.
         self._timed = emitter.active or setup.streamed or ledger.reports
         self._reports = emitter.active or ledger.reports
         self._clock: Callable[[], float]
@@ -169,17 +169,17 @@ class Pool(Generic[T, R]):
         self._left_in_peace = True
         self._started = 0.0
 
-    # What the faces call.
+    # Called by the public functions.
 
     def bind(self) -> None:
-        """Belong to the `trio.run` of the caller: `drain` and `stop` are refused elsewhere."""
+        """Bind the run to the caller's `trio.run`: `drain` and `stop` raise anywhere else."""
         self._token = trio.lowlevel.current_trio_token()
 
     @trio.lowlevel.enable_ki_protection
     async def execute(self) -> None:
-        """Run to the end, whatever it is; raise nothing, `conclude` says what came of it.
+        """Run to the end; raises nothing, because `conclude` decides what to raise.
 
-        Cancellation: what completed is in the ledger.
+        Cancellation: the outcomes so far are in the ledger.
         """
         self.bind()
         self._clock = trio.lowlevel.current_clock().current_time
@@ -201,20 +201,20 @@ class Pool(Generic[T, R]):
 
     @trio.lowlevel.enable_ki_protection
     def stop(self) -> None:
-        """Cancel what is in flight and start nothing more; after the end, do nothing."""
+        """Cancel the items in flight and start no more; after the end, do nothing."""
         if not self._stopping and not self.ledger.ended:
             self._check_thread()
             self._stop("cancelled")
 
     def leave(self, *, in_peace: bool) -> None:
-        """Stop, for the block of the stream is being left; `in_peace` where it did not raise."""
+        """Stop: the block of the stream is exiting; `in_peace` if it did not raise."""
         self._left_in_peace = in_peace
         self.stop()
         self._left.set()
 
     @trio.lowlevel.enable_ki_protection
     def drain(self) -> None:
-        """Pull no more items and let those in flight finish; what was pulled and not started stays unfinished."""
+        """Pull no more items and let those in flight finish; items pulled but not started stay unfinished."""
         if not self._stopping and not self.ledger.ended:
             self._check_thread()
             self._cut_short("drained")
@@ -222,20 +222,20 @@ class Pool(Generic[T, R]):
 
     @trio.lowlevel.enable_ki_protection
     def leave_body(self) -> None:
-        """Note that a loop over the stream is over whose body had an outcome; others may wait for the end."""
+        """Note that a loop over the stream ended while its body had an outcome; others may wait for the end."""
         self.feeder.in_bodies -= 1
         if self.ledger.is_awaited and self._is_here():
             self.feeder.end_if_over()
 
     @trio.lowlevel.enable_ki_protection
     def conclude(self) -> None:
-        """Weigh what went wrong, and emit the end of the run; `errors` then has what the caller should raise."""
+        """Decide the run's error, and emit the end of the run; `errors` then has what the caller should raise."""
         self.ledger.check()
         who = "an observer or the body of the stream"
         self.errors.replace_foreign(lambda cancelled: foreign_cancelled(cancelled, who))
         worst = self.errors.worst()
         if isinstance(worst, CheckpointError) and worst.value is None:
-            worst.value = self.ledger.result()  # it was paid for, and what of it is kept cannot be said
+            worst.value = self.ledger.result()  # it was paid for, and may not be in the store
         if worst is None or isinstance(worst, trio.Cancelled):
             self.errors.replace(self._failure(cancelled=worst is not None) or worst)
         elif isinstance(worst, Exception) and not isinstance(worst, TrioflowError):
@@ -253,7 +253,7 @@ class Pool(Generic[T, R]):
             async with Resources(), trio.open_nursery() as outer:
                 self._enter(outer.cancel_scope)
                 outer.start_soon(self._collect, name=f"{self.task_name} collector")
-                # It waits before any worker has begun: those start a turn of the scheduler later.
+                # The watch waits before any worker has begun: workers start a pass of the scheduler later.
                 outer.start_soon(self._watch, name=f"{self.task_name} watch")
                 if self._events.passed is not None:
                     outer.start_soon(self._hand_over, self._events.passed, name=f"{self.task_name} observers")
@@ -261,7 +261,7 @@ class Pool(Generic[T, R]):
                     outer.start_soon(self._write_journal, self._journal, name=f"{self.task_name} journal")
                 try:
                     async with trio.open_nursery() as self._nursery:
-                        # What starts a worker may be a task of the user's, whose context is its own.
+                        # A worker may be started from a task of the user's, which has a context of its own.
                         self._context = copy_context()
                         self.feeder.on_short = self._start_workers
                         self._nursery.start_soon(self._feed, name=f"{self.task_name} feeder")
@@ -269,11 +269,11 @@ class Pool(Generic[T, R]):
                     self._end_tasks()
         self.ledger.take_in()
         if self.ledger.finished:
-            # Nothing was cut: let the caller have the result, and meet the cancellation at its next checkpoint.
+            # Nothing was lost: return the result, and let the caller be cancelled at its next checkpoint.
             self.errors.discard_cancelled()
 
     def _enter(self, scope: trio.CancelScope) -> None:
-        """Have `scope`, which the tasks run in, be what ends them early."""
+        """Make `scope`, which the tasks run in, the scope that timeouts and stops cancel."""
         self._scope = scope
         if self._setup.config.timeout is not None:
             scope.deadline = self._started + self._setup.config.timeout
@@ -281,7 +281,7 @@ class Pool(Generic[T, R]):
             scope.cancel(reason="the fan-out was stopped before it began")
 
     def _end_tasks(self) -> None:
-        """Have the tasks beside the workers end, of which none is left."""
+        """End the other tasks, once no worker is left."""
         self._ending = True
         self.ledger.results.close()
         if self._events.passed is not None:
@@ -296,12 +296,12 @@ class Pool(Generic[T, R]):
     async def _feed(self) -> None:
         try:
             await self.feeder.feed()
-        except BaseException as error:  # noqa: ASYNC103 - a Cancelled that belongs here is raised again
+        except BaseException as error:  # noqa: ASYNC103 - a Cancelled of the run is raised again
             if not self._on_crash(None, error):
                 raise
 
     def _start_workers(self, short: int) -> None:
-        """Start as many workers as are short, where there may be more."""
+        """Start up to `short` more workers, within the limit."""
         first = self._workers
         self._workers = min(first + short, self._setup.worker_count)
         for number in range(first, self._workers):
@@ -340,39 +340,40 @@ class Pool(Generic[T, R]):
             if not self._on_crash(worker, error):
                 raise
         finally:
-            # The traceback of an error leads here: one that a user keeps must not keep the whole run alive.
+            # Tracebacks of errors refer to this frame: an error that a user keeps must not keep the run alive.
             claimed = result = None
             del self, worker, attempt, batch
 
     @trio.lowlevel.enable_ki_protection
     async def _collect(self) -> None:
-        """Enter outcomes as they come. Shielded: it ends with the workers, and waits for nobody else."""
+        """Enter outcomes as they arrive. Shielded: it ends with the workers, and waits for no other task."""
         results = self.ledger.results
         try:
             with trio.CancelScope(shield=True):
                 while not results.closed:
                     self.ledger.take_in()
                     await results.wait()
-        except BaseException as error:  # noqa: BLE001, ASYNC103 - shielded, so no Cancelled of ours comes here
+        except BaseException as error:  # noqa: BLE001, ASYNC103 - shielded, so no Cancelled of ours gets here
             self._break_off(error)
 
     @trio.lowlevel.enable_ki_protection
     async def _hand_over(self, passed: BatchChannel[Any]) -> None:
-        """Hand items to observers that take many at a time; what comes after its end comes with the run's end."""
+        """Hand items to observers that take batches; later ones are handed over at the run's end."""
         while not passed.closed:
             await passed.wait()
             try:
                 self._events.hand_over()
-            except BaseException as error:  # noqa: BLE001, ASYNC103 - an observer's, and no Exception
+            except BaseException as error:  # noqa: BLE001, ASYNC103 - an observer's, and not an Exception
                 self._break_off(error)
                 return  # noqa: ASYNC104 - the same
 
     @trio.lowlevel.enable_ki_protection
     async def _watch(self) -> None:
-        """Wait for the run to be cancelled, and stop the feeding in that very instant.
+        """Wait for the run to be cancelled, and stop feeding at that very instant.
 
-        Trio calls the abort function while it cancels, before any task goes on: so no worker whose processor
-        shields itself, or swallows `Cancelled`, begins another item, and none pays for looking.
+        Trio calls the abort function while it delivers the cancellation, before any task continues. So a worker
+        whose processor shields itself, or swallows `Cancelled`, does not begin another item, and no worker has to
+        poll for cancellation.
         """
         if not self._ending:
             self._watcher = trio.lowlevel.current_task()
@@ -383,7 +384,7 @@ class Pool(Generic[T, R]):
         self._watcher = None
         self._cancelled = True
         if not self._stopping and self._scope is not None:
-            # What came first counts: a deadline that passes during clean-up is no timeout of the run.
+            # The first cause counts: a deadline that expires during cleanup is not a timeout of the run.
             self._cut_short("timeout" if self._scope.cancel_called else "cancelled")
             self._awaited = self.feeder.is_pulling
             self._stopping = True
@@ -391,7 +392,7 @@ class Pool(Generic[T, R]):
         self.feeder.stop()
         return trio.lowlevel.Abort.SUCCEEDED
 
-    # What a worker decides: plain methods, each leaves the run's state consistent.
+    # The decisions of a worker: synchronous methods, each of which leaves the run's state consistent.
 
     def _equipped(self, worker: Worker[T]) -> Callable[[T], Awaitable[R]]:
         events = self._events
@@ -416,7 +417,7 @@ class Pool(Generic[T, R]):
         return self._events.item_started(worker.number, worker.index, worker.item)
 
     def _settle(self, worker: Worker[T], result: R | None, error: Exception | None) -> None:
-        """Record the outcome of the item in hand: from here on it cannot be lost."""
+        """Record the outcome of the item in hand; from here on it cannot be lost."""
         duration = self._clock() - worker.started if self._timed else 0.0
         record = (worker.index, worker.item, result, error, worker.attempts, duration)
         worker.index = IDLE
@@ -438,7 +439,7 @@ class Pool(Generic[T, R]):
         events = self._events
         passed = events.passed
         if passed is not None and record[3] is None and record[4] == 1:
-            # Inlined: it runs for each item, and a call would be a tenth of what an observer may cost.
+            # Inlined: this runs for each item, and a call would be a tenth of what an observer may cost.
             if not passed.batch:
                 passed.call()
             passed.batch.append((worker.number, record[0], time.time(), record[5]))
@@ -451,14 +452,14 @@ class Pool(Generic[T, R]):
         if self.ledger.reports:
             try:
                 self.ledger.take_in()
-            except BaseException as error:  # noqa: BLE001, ASYNC103 - the callback's: no worker may die of it
+            except BaseException as error:  # noqa: BLE001, ASYNC103 - the callback's: it must not end the worker
                 self._break_off(error)
 
     def _on_crash(self, worker: Worker[T] | None, error: BaseException) -> bool:
-        """Deal with what ended a task other than the end of its work; False lets `error` pass through."""
+        """Handle the `error` that ended a task; return False to let it pass through."""
         problem = strip_cancelled(error)
         if isinstance(problem, trio.Cancelled):
-            # A task that corrupted Trio's own stacks cancels its nursery, and the watch is not in that.
+            # A task that corrupted Trio's scope stack cancels its nursery, which the watch is not in.
             if self._cancelled or self._nursery.cancel_scope.cancel_called:
                 self._cut_off(worker, problem)
                 return False
@@ -466,7 +467,7 @@ class Pool(Generic[T, R]):
             who = f"the processor of item {worker.index}" if worker is not None and holds else "a task of the run"
             problem = foreign_cancelled(problem, who)
         elif isinstance(problem, NotAsyncError):
-            allowed = "an async function, or a lambda that gives an awaitable"
+            allowed = "an async function, or a lambda that returns an awaitable"
             problem = ConfigError.refusing("processor", self._setup.processor, allowed)
             self._abandon(worker, "error", problem)
         elif isinstance(problem, JournalError) and problem.__cause__ is not None:
@@ -476,19 +477,19 @@ class Pool(Generic[T, R]):
             self._abandon(worker, status_of(problem), problem)
         if isinstance(problem, Exception) and worker is not None and worker.index != IDLE:
             self._settle(worker, None, problem)
-            # The task may be tainted, by a scope that was left open: another one takes its place.
+            # The task may be corrupted, by a scope that was left open: another one takes its place.
             self._start_worker(worker.number)
         else:
             self._break_off(problem)
         return True
 
     def _cut_off(self, worker: Worker[T] | None, cancelled: trio.Cancelled) -> None:
-        """Leave the item in hand unfinished, or failed where the run's time is up."""
+        """Leave the item in hand unfinished, or fail it if the run has timed out."""
         if worker is None or worker.index == IDLE or self._cut != "timeout":
             self._abandon(worker, "cancelled", None)
             return
         too_slow = trio.TooSlowError(self._too_slow())
-        too_slow.__cause__ = cancelled.__cause__  # the failure after which it waited for another attempt
+        too_slow.__cause__ = cancelled.__cause__  # the failure that it was to be retried for
         self._settle(worker, None, too_slow)
 
     def _abandon(self, worker: Worker[T] | None, status: str, error: BaseException | None) -> None:
@@ -508,7 +509,7 @@ class Pool(Generic[T, R]):
 
     def _break_off(self, error: BaseException) -> None:
         if isinstance(strip_cancelled(error), trio.Cancelled):
-            # From a plain callback: what is cancelled around it is not raised there.
+            # From a synchronous callback: a cancellation around it cannot be raised there.
             error = foreign_cancelled(error, "a callback of the run, or an observer,")
         self.errors.add(error)
         self._stop("cancelled")
@@ -530,14 +531,14 @@ class Pool(Generic[T, R]):
     def _status(self) -> Status:
         if self.ledger.finished:
             return "complete" if self._cut in {"drained", "cancelled"} else self._cut
-        # What went wrong before there was a task to stop has cut the run all the same.
+        # An error before any task had started has cut the run short all the same.
         return "cancelled" if self._cut == "complete" else self._cut
 
     def _failure(self, *, cancelled: bool) -> ParallelError | None:
-        """Return the error that the failed items amount to, if they do.
+        """Return the error that the failed items amount to, or None.
 
-        More failures than the run may have are; fewer only where all items failed, and nobody else knows: not
-        the consumer of a stream, nor the one who cancelled.
+        More than the limit always do. Fewer do only if every item failed and the caller has no other way to know:
+        the consumer of a stream has seen it, and a caller that cancelled gets the cancellation.
         """
         ledger = self.ledger
         unknown = not self._setup.streamed and not cancelled and self._setup.config.raise_if_all_failed
@@ -550,9 +551,9 @@ class Pool(Generic[T, R]):
         return f"run timed out after {self._setup.config.timeout:g} s"
 
     async def _end(self) -> None:
-        """Close the source, and the account.
+        """Close the source, and end the ledger.
 
-        Cancellation: what closing the source says of it is collected.
+        Cancellation: an error of closing the source is collected.
         """
         with self.errors.collecting():
             await self.feeder.aclose()
@@ -562,7 +563,7 @@ class Pool(Generic[T, R]):
         self.ledger.end(self._status())
 
     def _expire(self) -> None:
-        """Let every item without an outcome fail, since the run's time is up."""
+        """Fail every item without an outcome: the run has timed out."""
         message = self._too_slow()
         count, first = self.ledger.expire(message, self._setup.items, awaited=self._awaited)
         if count and self._journal is not None:
@@ -570,7 +571,7 @@ class Pool(Generic[T, R]):
         self.ledger.take_in()
 
     def _check_thread(self) -> None:
-        """Refuse a call from another thread, or another `trio.run`, before it changes anything."""
+        """Raise, before anything is changed, if called from another thread or another `trio.run`."""
         if not self._is_here() and self._token is not None:
             message = "drain() and cancel() work in the trio.run of their run: use trio.from_thread.run_sync"
             raise RuntimeError(message)
@@ -594,7 +595,7 @@ class Pool(Generic[T, R]):
                 await journal.finish(self._run_status())
             if self._setup.streamed:
                 with trio.CancelScope(shield=True):
-                    await self._left.wait()  # the body ends: it is cancelled if we are
+                    await self._left.wait()  # the body will end: it is cancelled if we are
             if self._run_status() == "completed" and self._left_in_peace and not self.ledger.done.batch:
                 await journal.clean_up()
 
@@ -614,7 +615,7 @@ class Pool(Generic[T, R]):
 
 
 def _emit_late_start(events: ParallelEvents[Any, Any], worker: Worker[Any], index: int) -> None:
-    """Emit the start of an item that fails, is retried or cut off to observers that take many items at a time."""
+    """Emit, to observers that take batches, the start of an item that fails, is retried or is cut off."""
     if events.batches and not worker.late_start:
         worker.late_start = True
         events.late_item_started(worker.number, index, trio.current_time() - worker.started)

@@ -1,10 +1,10 @@
-"""A source that grows: a queue of items that the work on items adds to, as a crawler's or a planner's does.
+"""A source that grows: a queue to which processing an item may add items, as in a crawler or a planner.
 
-A plain source never blocks, and neither does this one: what waits is handed out by `put` itself where there is
-room, and pulled by whoever makes room where there was none. So it is empty again and again, and its end is a
-decision: nothing waits, nothing that was pulled is in hand, and nobody can be about to put something, for whoever
-took an outcome of a stream has come back for another. The pool decides that (`_pool`); from then on `put` is an
-error, so that no item is accepted that nobody will work on.
+A plain source never blocks, and neither does this one: `put` itself hands out items while there is room, and the
+task that makes room pulls the others. So the queue may be empty many times before it ends, and its end is a
+decision: no item waits, no pulled item is in hand, and no task can be about to put one, because every loop over a
+stream that took an outcome has come back for another. The feeder decides it (`_feeder`). From then on `put`
+raises, so that no item is accepted that would not be processed.
 """
 
 from collections import deque
@@ -23,12 +23,12 @@ __all__ = ("WorkQueue",)
 T = TypeVar("T")
 
 _kept_queues: ContextVar[tuple[Any, ...]] = ContextVar("trioflow_kept_queues", default=())
-"""The queues in whose kept runs this code is a processor, or was called by one."""
+"""The queues of the durable runs in whose processors the current code is running."""
 
 
 @final
 class WorkQueue(Generic[T]):
-    """Items for `process_parallel` or `open_parallel` that grow in number while they are worked on.
+    """A queue of items for `process_parallel` or `open_parallel` that may grow while it is processed.
 
     ::
 
@@ -40,18 +40,18 @@ class WorkQueue(Generic[T]):
 
         result = await process_parallel(queue, visit)
 
-    First in, first out. The run ends when nothing waits and nothing that was pulled is in hand; a stream's, when
-    moreover its body has taken every outcome and asks for another. What a run that was cut short leaves waiting,
-    another run may take; at one time only one run may.
+    First in, first out. The run ends when no item waits and none is in hand; a stream, when in addition its body
+    has taken every outcome and asks for another. Only one run at a time may use a queue; items that a run which
+    was cut short leaves in it can be processed by another run.
 
-    A run that is kept needs `key=`, and its items are put by the body of a stream: resumed, it sees the outcomes
-    of the kept items again, where a processor is not called again.
+    A durable run needs `key=`, and its items are put by the body of a stream: when the run is resumed, the body
+    receives the outcomes of the stored items again, but the processor is not called for them again.
 
     Args:
-        initial: the first items; pulled at once.
-        dedupe: a plain function that gives a hashable key of an item; an item whose key was there before is not
-            taken. The keys of all items that were ever put are remembered, in a set: some 100 bytes each, beside
-            the key itself. None takes every item.
+        initial: the first items; iterated over at once.
+        dedupe: a plain function that returns a hashable key of an item; an item whose key was put before is
+            dropped. The keys of all items ever put are remembered in a set: some 100 bytes each, plus the key
+            itself. None accepts every item.
 
     Raises:
         ConfigError: an argument is invalid.
@@ -77,17 +77,17 @@ class WorkQueue(Generic[T]):
 
     @property
     def waiting(self) -> int:
-        """How many items were put and not pulled."""
+        """How many items were put and not pulled yet."""
         return len(self._waiting)
 
     @trio.lowlevel.enable_ki_protection
     def put(self, item: T) -> bool:
-        """Add `item` at the end; return whether it was taken, for `dedupe` may know it already. Never blocks.
+        """Add `item` at the end; return False if `dedupe` knows its key and it was dropped. Never blocks.
 
         Raises:
-            ConfigError: what `dedupe` returned is not hashable.
-            RuntimeError: the run has ended; or this is called in another thread or another `trio.run` than that of
-                the run, or in a processor of a run that is kept.
+            ConfigError: `dedupe` returned a key that is not hashable.
+            RuntimeError: the run has ended; or this was called outside the thread or the `trio.run` of the run, or
+                in a processor of a durable run.
         """
         source = self._source
         if source is not None:
@@ -96,7 +96,7 @@ class WorkQueue(Generic[T]):
             raise RuntimeError("put() came after the end of the queue's run: put while something is in hand")
         if not self._append(item):
             return False
-        # Looked at again: `dedupe` is the user's, and may have done anything.
+        # Read again: `dedupe` is the user's, and may have done anything.
         if self._source is not None:
             self._source.on_put()
         return True
@@ -120,9 +120,9 @@ class QueueSource(Generic[T]):
 
     Attributes:
         pulled: how many items were pulled.
-        exhausted: whether the run has decided that it is over.
-        is_open: whether the run has the queue.
-        on_put: called when an item waits.
+        exhausted: whether the run has ended the queue.
+        is_open: whether the run is using the queue.
+        on_put: called when an item was put.
     """
 
     __slots__ = ("_kept", "_queue", "_token", "exhausted", "is_open", "on_put", "pulled")
@@ -142,13 +142,13 @@ class QueueSource(Generic[T]):
     @property
     def waiting(self) -> int:
         """How many items wait."""
-        return len(self._queue._waiting)  # noqa: SLF001 - the other half of it
+        return len(self._queue._waiting)  # noqa: SLF001 - the other half of this class
 
     def open(self) -> None:
         """Take the queue for this run.
 
         Raises:
-            ConfigError: another run has it.
+            ConfigError: another run is using it.
         """
         self._check_free()
         self._token = trio.lowlevel.current_trio_token()
@@ -156,15 +156,15 @@ class QueueSource(Generic[T]):
         self.is_open = True
 
     def refuse_puts_here(self) -> None:
-        """Refuse `put` from now on in this task, a worker's of a run that is kept, and in those that it starts."""
+        """Refuse `put` from now on in this task, a worker of a durable run, and in the tasks that it starts."""
         self._kept = True
         _kept_queues.set((*_kept_queues.get(), self._queue))
 
     def check_put(self) -> None:
-        """Refuse a `put` that cannot be right.
+        """Raise if `put` is not allowed here.
 
         Raises:
-            RuntimeError: it comes from another thread or `trio.run`, or from a processor of a run that is kept.
+            RuntimeError: called from another thread or `trio.run`, or from a processor of a durable run.
         """
         try:
             here = trio.lowlevel.current_trio_token() is self._token
@@ -180,7 +180,7 @@ class QueueSource(Generic[T]):
             raise RuntimeError(message)
 
     def pull(self, most: int, into: deque[T]) -> None:
-        """Put up to `most` of the items that wait into `into`."""
+        """Move up to `most` of the waiting items to `into`."""
         waiting = self._queue._waiting  # noqa: SLF001
         count = min(most, len(waiting))
         for _ in range(count):
@@ -188,12 +188,12 @@ class QueueSource(Generic[T]):
         self.pulled += count
 
     def finish(self) -> None:
-        """Note that the run has decided that nothing more will come."""
+        """Mark the source as exhausted, and release the queue."""
         self.exhausted = True
         self.close()
 
     def close(self) -> None:
-        """Let go of the queue; closing again does nothing."""
+        """Release the queue; closing again does nothing."""
         if self.is_open:
             self.is_open = False
             self.on_put = _nothing

@@ -1,13 +1,13 @@
-"""Where items come from: a plain iterable or an async one, pulled on demand, and closed where it is a generator.
+"""The sources of items: plain and async iterables, pulled on demand; generators are closed.
 
-A plain source is pulled in one context of its own, a copy of the caller's, whichever task pulls: a generator that
-holds a context manager over its `yield`s, such as `decimal.localcontext()`, finds what it set, and nobody else
-does. An async source is pulled and closed by one task, inside one scope that was open before it first ran:
-scopes and nurseries that it holds over a `yield` then nest. A fresh shield around its closing would not nest
-with them, so that scope becomes the shield. A queue that grows is a plain source that may be empty for a while
-(`_queue`).
+A plain source is pulled in one context of its own, a copy of the caller's, whichever task pulls. So a generator
+that holds a context manager across its `yield`s, such as `decimal.localcontext()`, sees the values that it set,
+and no other code does. An async source is pulled and closed by one task, inside one scope that was opened before
+it first ran, so that scopes and nurseries that it holds across a `yield` nest. A new shielded scope around its
+closing would not nest with them, so the outer scope becomes the shield. A queue that grows is a plain source that
+may be empty for a while (`_queue`).
 
-What a source raises gets a note that says so, and how far it had come.
+An error that a source raises gets a note that says so, and how many items had been pulled.
 """
 
 from collections import deque
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class End(Enum):
-    """What an async source gives where nothing is left."""
+    """The type of `END`, which an exhausted async source returns."""
 
     END = 0
 
@@ -43,12 +43,12 @@ END: Final = End.END
 
 
 def open_source(items: Iterable[T] | AsyncIterable[T]) -> "SyncSource[T] | AsyncSource[T]":
-    """Return the source of `items`; nothing is pulled yet."""
+    """Return a source for `items`; nothing is pulled yet."""
     return AsyncSource(items) if isinstance(items, AsyncIterable) else SyncSource(items)
 
 
 def open_pool_source(items: Iterable[T] | AsyncIterable[T] | WorkQueue[T]) -> "Source[T]":
-    """Return the source of `items`, which may be a queue that grows; nothing is pulled yet.
+    """Return a source for `items`, which may be a queue that grows; nothing is pulled yet.
 
     Raises:
         ConfigError: another run pulls from the queue.
@@ -62,7 +62,7 @@ class SyncSource(Generic[T]):
 
     Attributes:
         pulled: how many items were pulled.
-        exhausted: whether it has come to its end.
+        exhausted: whether it has no more items.
     """
 
     __slots__ = ("_context", "_items", "_iterator", "exhausted", "pulled")
@@ -79,7 +79,7 @@ class SyncSource(Generic[T]):
         return f"<SyncSource: {self.pulled} pulled{', exhausted' if self.exhausted else ''}>"
 
     def pull(self, most: int, into: deque[T]) -> None:
-        """Put up to `most` items into `into`, those too that came before an error."""
+        """Pull up to `most` items into `into`, including those that came before an error."""
         before = len(into)
         try:
             iterator = self._iterator
@@ -95,7 +95,7 @@ class SyncSource(Generic[T]):
         self.exhausted = fresh < most
 
     def close(self) -> None:
-        """Close the iterator where it is a generator."""
+        """Close the iterator if it is a generator."""
         try:
             self._context.run(close_plain, self._items if self._iterator is None else self._iterator)
         except BaseException as error:
@@ -109,10 +109,10 @@ class AsyncSource(Generic[T]):
 
     Attributes:
         pulled: how many items were pulled.
-        exhausted: whether it has come to its end.
-        pulling: whether the next item is being waited for.
+        exhausted: whether it has no more items.
+        pulling: whether a `pull` is waiting for the next item.
         closed: whether `aclose` was called.
-        scope: what everything that the source does must stand in, from the first pull to its closing.
+        scope: must enclose all use of the source, from the first pull to its closing.
     """
 
     __slots__ = ("_items", "_iterator", "closed", "exhausted", "pulled", "pulling", "scope")
@@ -156,7 +156,7 @@ class AsyncSource(Generic[T]):
             self.scope.cancel(reason="the fan-out is drained")
 
     async def aclose(self) -> None:
-        """Close the iterator where it is a generator; to be called inside `scope`.
+        """Close the iterator if it is a generator; to be called inside `scope`.
 
         Cancellation: shielded, for at most `CLOSE_DEADLINE` seconds.
         """
@@ -178,7 +178,7 @@ Source = SyncSource[T] | AsyncSource[T] | QueueSource[T]
 
 
 def note_pulled(error: BaseException, who: str, pulled: int) -> None:
-    """Say in a note on `error` who raised it, and how far the run had come."""
+    """Add a note to `error` that says what raised it, and how many items had been pulled."""
     if not isinstance(error, trio.Cancelled):
         error.add_note(f"raised by {who} after {pulled} items pulled")
 

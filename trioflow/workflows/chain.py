@@ -1,4 +1,4 @@
-"""One call after the other: each step is given an item and the state that the step before it returned.
+"""One call after the other: each step receives an item and the state that the step before it returned.
 
 The steps run in one child task (`run_in_child_task`), which pulls an item when the step before it is done.
 """
@@ -56,16 +56,16 @@ async def process_chain(
 ) -> ChainResult[S]:
     """Call `processor` for each item in turn, with the state that the previous call returned.
 
-    The state is handed on as it is: a processor that changes it in place, instead of returning another one, also
-    changes what `ChainResult.intermediate` and `ChainError.state` hold.
+    The state is passed on without a copy: a processor that changes it in place, instead of returning another one,
+    also changes what `ChainResult.intermediate` and `ChainError.state` hold.
 
     Args:
         items: the input, sync or async, finite or not; an item is pulled when the step before it is done.
             Generators are closed on every way out, other iterators are left alone.
-        initial: the state that the first step is given.
+        initial: the state that the first step receives.
         processor: an async function of an item and the state that returns the next state.
-        config: time limit and retries of a step, and whether the states between are kept.
-        progress: a plain function called after each step with the number of steps made, the number of items
+        config: time limit and retries of a step, and whether intermediate states are kept.
+        progress: a plain function called after each step with the number of completed steps, the number of items
             (None where the input has no length) and the state.
         observer: receives the chain's events; None takes the one that `config` names.
         store: stores a chain with a `run_id`; None takes the store that `config.checkpoint` names, if its
@@ -84,8 +84,8 @@ async def process_chain(
         Exception: what `items` or `progress` raised, unchanged.
         BaseException: a `KeyboardInterrupt`, `SystemExit` or the like from the processor, bare.
 
-    Cancellation: passes through, and the caller loses the steps made. If a step had failed before, that error is
-    raised instead.
+    Cancellation: passes through, and the caller loses the completed steps. If a step had failed before, that error
+    is raised instead.
     """
     check_in_trio()
     check_items(items)
@@ -102,12 +102,12 @@ async def process_chain(
 
 
 _IDLE: Any = object()
-"""What is in hand between two steps."""
+"""The item in hand between two steps."""
 
 
 @final
 class _Chain(Generic[T, S]):
-    """One chain under way: its state, and the step in hand."""
+    """One running chain: its state, and the step in hand."""
 
     def __init__(
         self,
@@ -140,14 +140,14 @@ class _Chain(Generic[T, S]):
         return f"<chain at step {self._steps}{'' if self._item is _IDLE else ', under way'}>"
 
     def stand_at(self, steps: int, state: S) -> None:
-        """Go on after these steps, which were made before."""
+        """Continue after this many steps, which were completed before."""
         self._steps, self._state = steps, state
         if self._config.capture_intermediate_states:
             self._intermediate = [state]
 
     @trio.lowlevel.enable_ki_protection
     async def execute(self, log: ChainLog[S], steps: int, state: S) -> ChainResult[S]:
-        """Run to the end, after these steps.
+        """Run to the end, after this many completed steps.
 
         Cancellation: passes through.
         """
@@ -159,7 +159,7 @@ class _Chain(Generic[T, S]):
         # Both refer to this chain: a cycle would keep every run until a garbage collection.
         del self._context, self._attempt
         if isinstance(errors.worst(), NotAsyncError):
-            allowed = "an async function, or a lambda that gives an awaitable"
+            allowed = "an async function, or a lambda that returns an awaitable"
             errors.replace(ConfigError.refusing("processor", self._processor, allowed))
         if self._item is not _IDLE and self._active:
             self._emit_step(self._place(), errors.worst(), {"item": self._item, "state": self._state})
@@ -191,7 +191,7 @@ class _Chain(Generic[T, S]):
         except Exception as error:
             raise ChainError(self._steps, item, self._state) from error
         else:
-            # Before the look at the context, for an observer may take back at the end what it set at the start.
+            # Before the context is compared: an observer may reset at the end of a step what it set at its start.
             self._complete(state)
         finally:
             if is_changed(self._context):
@@ -209,7 +209,7 @@ class _Chain(Generic[T, S]):
 
     @property
     def worker(self) -> None:
-        """It is no worker."""
+        """None: a chain has no workers."""
 
     def in_hand(self) -> WorkInHand:
         """Return the step in hand, for `current_run`."""
@@ -217,10 +217,10 @@ class _Chain(Generic[T, S]):
             raise nothing_in_hand()
         return WorkInHand(self.run_id, "chain", self.attempts, step=self._steps)
 
-    # What a step decides: plain methods, each leaves the chain's state consistent.
+    # The decisions of a step: synchronous methods, each of which leaves the chain's state consistent.
 
     def _complete(self, state: S) -> None:
-        """Take note that the step in hand is done."""
+        """Record that the step in hand is complete."""
         item, self._item = self._item, _IDLE
         self._state = state
         if self._active:
@@ -237,7 +237,7 @@ class _Chain(Generic[T, S]):
             raise
 
     def _foreign(self, error: BaseException) -> BaseException:
-        """Return what a `Cancelled` that nobody cancelled for is reported as: the step in hand failed."""
+        """Return the error for a stray `Cancelled`: the step in hand failed."""
         if self._item is _IDLE:
             return foreign_cancelled(error, "the source of items, or an observer,")
         failure = ChainError(self._steps, self._item, self._state)

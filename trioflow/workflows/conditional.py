@@ -1,4 +1,4 @@
-"""One call chosen by a predicate: it names a route, and the route's handler gives the next state."""
+"""One call chosen by a predicate: it names a route, and the route's handler returns the next state."""
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from types import MappingProxyType
@@ -25,10 +25,10 @@ S = TypeVar("S")
 _DEFAULT = ConditionalConfig()
 
 Chooser = Callable[[S], Hashable | Awaitable[Hashable]]
-"""What names a route: a function of the state, plain or async."""
+"""Returns the name of a route: a function of the state, plain or async."""
 
 Handler = Callable[[S], Awaitable[S]]
-"""What a route leads to: an async function of the state that returns the next state."""
+"""Handles a route: an async function of the state that returns the next state."""
 
 
 @final
@@ -37,7 +37,7 @@ class Routes(Generic[S]):
 
     Args:
         handlers: an async function of the state for each name.
-        default: the handler of all other names; None makes such a name an error.
+        default: the handler of all other names; if None, such a name is an error.
 
     Raises:
         ConfigError: a handler is not async, or there is no handler at all.
@@ -74,7 +74,7 @@ async def process_conditional(
     config: ConditionalConfig = _DEFAULT,
     observer: Observer | None = None,
 ) -> S:
-    """Let `predicate` choose a route, and return the state that its handler returns.
+    """Choose a route with `predicate`, and return the state that the route's handler returns.
 
     Args:
         state: the input of the predicate and of the handler.
@@ -86,7 +86,7 @@ async def process_conditional(
     Raises:
         ConfigError: an argument is invalid; nothing was started.
         ConditionalError: the predicate raised (`route` is None), there is no such route (from a `LookupError`
-            that names those there are), or the handler raised (from what it raised).
+            that names the known routes), or the handler raised (from what it raised).
         BaseException: a `KeyboardInterrupt`, `SystemExit` or the like from the predicate or handler, bare.
 
     Cancellation: passes through; nothing is stored. If the predicate or the handler had failed before, that error
@@ -101,7 +101,7 @@ async def process_conditional(
 async def route_with(
     emitter: Emitter, state: S, predicate: Chooser[S], routes: Routes[S]
 ) -> S:
-    """Do what `process_conditional` does, with its events from `emitter`.
+    """Do what `process_conditional` does, emitting its events with `emitter`.
 
     Cancellation: passes through.
     """
@@ -113,7 +113,7 @@ async def route_with(
 
 @final
 class _Routing(Generic[S]):
-    """One decision under way: the event that its current part will end with, and the route."""
+    """One running decision: the event that its current phase will end with, and the route."""
 
     def __init__(
         self, emitter: Emitter, state: S, predicate: Chooser[S], routes: Routes[S]
@@ -135,15 +135,15 @@ class _Routing(Generic[S]):
 
     @property
     def worker(self) -> None:
-        """It is no worker."""
+        """None: a conditional has no workers."""
 
     def in_hand(self) -> WorkInHand:
-        """Return the predicate or handler in hand, for `current_run`."""
+        """Return the running predicate or handler, for `current_run`."""
         return WorkInHand(self.run_id, "conditional", 1)
 
     @trio.lowlevel.enable_ki_protection
     async def execute(self) -> S:
-        """Decide, and call the handler.
+        """Choose the route, and call its handler.
 
         Cancellation: passes through.
         """
@@ -151,7 +151,7 @@ class _Routing(Generic[S]):
         worst = errors.worst()
         if isinstance(worst, NotAsyncError):
             handler = f"the handler of route {quote(self._route)}"
-            allowed = "an async function, or a lambda that gives an awaitable"
+            allowed = "an async function, or a lambda that returns an awaitable"
             errors.replace(ConfigError.refusing(handler, worst.args[0], allowed))
         del worst
         self._emit_end(errors.worst())
@@ -190,7 +190,7 @@ class _Routing(Generic[S]):
         return handler
 
     def _foreign(self, error: BaseException) -> BaseException:
-        """Return what a `Cancelled` that nobody cancelled for is reported as."""
+        """Return the error for a stray `Cancelled`: the predicate or the handler failed."""
         asking = self._part is EventType.ROUTE_EVALUATE
         who = "the predicate" if asking else f"the handler of {quote(self._route)}"
         failure = ConditionalError(self._route, self._state, kind="predicate" if asking else "handler")
@@ -208,7 +208,7 @@ class _Routing(Generic[S]):
         return self._route if isinstance(self._route, str | int | None) else show(self._route)
 
     def _emit_end(self, error: BaseException | None) -> None:
-        """Emit how the part in hand ended."""
+        """Emit the event at the end of the current phase."""
         part, self._part = self._part, None
         if part is None or not self.emitter.active:
             return

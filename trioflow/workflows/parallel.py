@@ -134,18 +134,18 @@ def open_parallel(
             async for outcome in run:
                 ...
 
-    At most `workers + buffer` items are held that the block has not taken, so a slow block slows the source.
+    The run holds at most `workers + buffer` items that the block has not taken, so a slow block slows the source.
     Leaving the block early cancels the rest. Under `fail_fast` a failure ends the iteration after the outcomes
-    that completed, and leaving the block raises; the block itself is not cancelled, unless something that is
-    not an `Exception` stops the run. Without it, failed outcomes are yielded and nothing is raised for them.
+    that completed, and leaving the block raises; the block itself is not cancelled, unless an error that is not
+    an `Exception` stops the run. Without it, failed outcomes are yielded and nothing is raised for them.
 
     Args:
         items: as for `process_parallel`.
         processor: as for `process_parallel`.
         config: as for `process_parallel`.
         ordered: whether outcomes come in item order instead of in order of completion.
-        keep_results: whether `ParallelRun.result` keeps outcomes that the block has taken; without, memory does
-            not grow with the number of items.
+        keep_results: whether `ParallelRun.result` keeps outcomes that the block has taken; if not, memory does not
+            grow with the number of items.
         observer: as for `process_parallel`.
         store: as for `process_parallel`.
         run_id: as for `process_parallel`.
@@ -155,9 +155,9 @@ def open_parallel(
     Raises:
         ConfigError: an argument is invalid; nothing was started.
         ParallelError: on leaving the block, under `fail_fast`, an item failed.
-        Exception: on leaving the block, what `items` raised, as it is.
+        Exception: on leaving the block, what `items` raised, unchanged.
 
-    Cancellation: passes through; `ParallelRun.result` still has what completed.
+    Cancellation: passes through; `ParallelRun.result` still has the outcomes so far.
     """
     check_flag("ordered", ordered)
     check_flag("keep_results", keep_results)
@@ -179,7 +179,7 @@ def open_parallel(
 
 @final
 class ParallelRun(Generic[T, R]):
-    """A run under way: an async iterator of `TaskOutcome`, and the handle to watch and end it.
+    """A running fan-out: an async iterator of `TaskOutcome`, and the handle to watch and end it.
 
     Created only by `open_parallel`.
     """
@@ -231,7 +231,7 @@ class ParallelRun(Generic[T, R]):
 
     @property
     def progress(self) -> LiveValue[Progress]:
-        """How far the run has come, now and to wait for."""
+        """The progress of the run, to read and to wait for."""
         return self._pool.ledger.watch()
 
     def drain(self) -> None:
@@ -245,7 +245,7 @@ class ParallelRun(Generic[T, R]):
         self._pool.drain()
 
     def cancel(self) -> None:
-        """Stop at once and keep what completed; never blocks.
+        """Stop at once and keep the outcomes so far; never blocks.
 
         Raises:
             RuntimeError: called in another thread, or in another `trio.run`; nothing was changed.
@@ -261,8 +261,8 @@ class ParallelRun(Generic[T, R]):
 class _Loop(Generic[T, R]):
     """One `async for` over a stream whose source is a queue.
 
-    Several tasks may iterate, and the body of each may put items: so the run must not end while one of them has an
-    outcome in hand. The loop that is left early is dropped, and then has nothing any more.
+    Several tasks may iterate, and the body of each may put items, so the run must not end while one of them has an
+    outcome in hand. A loop that is left early is garbage-collected, and then no longer counts as having one.
     """
 
     __slots__ = ("_holds", "_pool", "_run")
@@ -304,7 +304,7 @@ class _Stream(Block[ParallelRun[T, R]], Generic[T, R]):
         self._pool = pool
 
     def _open(self, nursery: trio.Nursery) -> ParallelRun[T, R]:
-        self._pool.bind()  # the body may hand the run to a thread before the task below has begun
+        self._pool.bind()  # the body may pass the run to a thread before the task below has begun
         self._pool.on_abort = nursery.cancel_scope.cancel
         nursery.start_soon(self._pool.execute, name=f"{self._pool.task_name} run")
         return ParallelRun._create(self._pool)  # noqa: SLF001 - only made here
@@ -332,7 +332,7 @@ def _open_pool(
     key: Callable[[T], str] | None,
     result_type: type[R] | None,
 ) -> Pool[T, R]:
-    """Check the arguments and put the parts of a run together; starts nothing."""
+    """Check the arguments and assemble a run; starts nothing."""
     if not isinstance(items, WorkQueue):
         check_items(items)
     check_async("processor", processor)
