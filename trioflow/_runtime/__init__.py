@@ -1,1 +1,1 @@
-"""The rules that hold in every pattern, written once: calls, contexts, events, errors, and how a run ends."""
+"""The rules that every pattern shares: calls of user code, contexts, events, errors, and how a run ends."""

@@ -1,9 +1,9 @@
-"""An `async with` block that owns the tasks of a run: what the `open_*` functions give.
+"""An `async with` block that owns the tasks of a run: the return value of the `open_*` functions.
 
-It is a class and not a generator under `@asynccontextmanager`: a `KeyboardInterrupt` that lands in the frames of
-a generator-based context manager can be swallowed, and the two methods here are protected from their first
-instruction to their last. Whatever goes wrong in the body, in the tasks or at the end goes to one
-`ErrorCollector`, and comes out of it at the very end.
+It is a class, and not a generator with `@asynccontextmanager`: a `KeyboardInterrupt` that lands in the frames of a
+generator-based context manager can be swallowed, whereas the two methods here are protected from their first
+instruction to their last. Errors of the body, of the tasks and of the end all go to one `ErrorCollector`, which
+raises at the very end.
 """
 
 from abc import ABC, abstractmethod
@@ -28,7 +28,7 @@ class Block(ABC, Generic[V]):
     """A block that can be entered once.
 
     Args:
-        errors: where everything comes together that goes wrong.
+        errors: collects the errors of the block.
     """
 
     def __init__(self, errors: ErrorCollector) -> None:
@@ -71,30 +71,30 @@ class Block(ABC, Generic[V]):
         return True
 
     def _refuse_other_task(self) -> NoReturn:
-        """End the tasks, and say why: a nursery that is left in another task than it was opened in hangs.
+        """Cancel the tasks, and raise: exiting a nursery in a task other than the one that opened it hangs.
 
-        It stays open in the task that it was opened in. So that task is cancelled by it too, and says the same.
+        The nursery stays open in the task that opened it, so it cancels that task too, which reports the same.
         """
         self._nursery.cancel_scope.cancel(reason=_LEFT_ELSEWHERE)
         raise RuntimeError(_LEFT_ELSEWHERE)
 
     @abstractmethod
     def _open(self, nursery: trio.Nursery) -> V:
-        """Start the tasks in `nursery`, and return what the block is given."""
+        """Start the tasks in `nursery`, and return the value for the block."""
 
     @abstractmethod
     async def _leave(self, *, in_peace: bool) -> None:
-        """See to it that the tasks end; `in_peace` where the body did not raise.
+        """Make the tasks end; `in_peace` if the body did not raise.
 
-        Cancellation: passes through; the tasks are cancelled too, for they are in the same scopes.
+        Cancellation: passes through; the tasks are in the same scopes, and so are cancelled too.
         """
 
     async def _release(self) -> None:
-        """Close what the run's code has opened, when no task is left.
+        """Close what the run's code has opened, once no task is left.
 
         Cancellation: shielded.
         """
 
     @abstractmethod
     def _conclude(self) -> None:
-        """Decide what the run ends with, when no task is left."""
+        """Decide what the run ends with, once no task is left."""

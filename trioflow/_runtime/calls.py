@@ -1,8 +1,8 @@
-"""The border to the user's code: how it is called.
+"""The boundary to user code: how it is called.
 
-The library's own tasks are protected from `KeyboardInterrupt`, so that a Ctrl-C never lands between two changes
-of their state. The user's code is not, so that a Ctrl-C ends a busy loop in it: the functions here lift the
-protection. Sources, processors, nodes and handlers are the user's, and so are the scopes that they open.
+The library's own tasks are protected from `KeyboardInterrupt`, so a Ctrl-C never lands between two changes of
+their state. User code is not, so that a Ctrl-C ends a busy loop in it: the functions here lift the protection.
+Sources, processors, nodes and handlers are user code, and so are the scopes that they open.
 """
 
 import inspect
@@ -28,7 +28,7 @@ CLOSE_DEADLINE = 5.0
 
 
 class Counter(Protocol):
-    """Who counts the calls of a processor."""
+    """Counts the calls of a processor."""
 
     attempts: int
 
@@ -36,18 +36,18 @@ class Counter(Protocol):
 def call_user(
     fn: Callable[[*Ts], Awaitable[R]], counter: Counter, prepare: Callable[[Any], Awaitable[Any]] | None = None
 ) -> Callable[[*Ts], Awaitable[R]]:
-    """Return `fn`, async, as the user's code runs: open to `KeyboardInterrupt`, each call counted by `counter`.
+    """Return the async `fn` without protection from `KeyboardInterrupt`, each call counted by `counter`.
 
     Args:
-        fn: what to call.
-        counter: who counts.
-        prepare: what each call makes of the argument first; None leaves it as it is.
+        fn: the function to call.
+        counter: counts the calls.
+        prepare: converts the argument before each call; None leaves it as it is.
     """
     call: Any = partial(_call, fn, counter) if prepare is None else partial(_call_prepared, fn, counter, prepare)
     return cast("Callable[[*Ts], Awaitable[R]]", call)
 
 
-# Trio registers a function that it protects, or not, by its code: so these are defined once, not for each worker.
+# Trio registers protection by code object, so these functions are defined once, not for each worker.
 
 
 @trio.lowlevel.disable_ki_protection
@@ -69,7 +69,7 @@ async def _call_prepared(
 
 
 def awaiting(fn: Callable[[*Ts], Awaitable[R]]) -> Callable[[*Ts], Awaitable[R]]:
-    """Return `fn` as an async function, where it is a plain one that may give an awaitable."""
+    """Return `fn` wrapped in an async function if it is a plain function that may return an awaitable."""
 
     async def call_and_await(*args: *Ts) -> R:
         awaitable: object = fn(*args)
@@ -82,15 +82,15 @@ def awaiting(fn: Callable[[*Ts], Awaitable[R]]) -> Callable[[*Ts], Awaitable[R]]
 
 @trio.lowlevel.disable_ki_protection
 def call_plain(fn: Callable[..., R], *args: object) -> R:
-    """Call a plain function of the user's, open to `KeyboardInterrupt`."""
+    """Call a user's plain function, without protection from `KeyboardInterrupt`."""
     return fn(*args)
 
 
 @trio.lowlevel.disable_ki_protection
 async def call_either(fn: Callable[..., Awaitable[R] | R], *args: object) -> R:
-    """Call a function of the user's, plain or async, open to `KeyboardInterrupt`.
+    """Call a user's function, plain or async, without protection from `KeyboardInterrupt`.
 
-    Cancellation: passes through; a checkpoint only where `fn` is one.
+    Cancellation: passes through; a checkpoint only if `fn` is one.
     """
     result: Any = fn(*args)
     if isinstance(result, Awaitable):
@@ -111,13 +111,13 @@ async def await_next(iterator: AsyncIterator[T]) -> T:
 
 
 def close_plain(source: object) -> None:
-    """Close `source` where it is a generator."""
+    """Close `source` if it is a generator."""
     if inspect.isgenerator(source):
         call_plain(source.close)
 
 
 async def close_async(source: object) -> None:
-    """Close `source` where it is an async generator.
+    """Close `source` if it is an async generator.
 
     Cancellation: passes through to the generator.
     """
@@ -125,7 +125,7 @@ async def close_async(source: object) -> None:
         try:
             await source.aclose()
         except BaseExceptionGroup as group:
-            # A nursery that the generator holds open wraps the GeneratorExit that closes it.
+            # A nursery that is open in the generator wraps the GeneratorExit that closes it.
             rest: Any = group.split(GeneratorExit)[1]
             if rest is not None:
                 raise rest from None

@@ -1,11 +1,11 @@
-"""What a piece of work may know of itself: `current_run()`, for the code that a run calls.
+"""`current_run()`: tells the code that a run calls which piece of work it was called for.
 
-Nothing is computed until somebody asks. What calls user code for a run (a worker of a fan-out, a chain, the
-runner of a graph, an agent of a hub) is a `Work`: it sets `working` to itself, once, in the task in which it calls
-that code, and its `in_hand()` says what it has in hand. Between two pieces of work `in_hand()` raises what
-`nothing_in_hand` gives. Tasks that the user's code starts inherit the variable.
+Nothing is computed before it is asked for. An object that calls user code for a run (a worker of a fan-out, a
+chain, the runner of a graph, an agent of a hub) is a `Work`: it sets `working` to itself, once, in the task in
+which it calls that code, and its `in_hand()` returns the current piece of work. Between two pieces of work
+`in_hand()` raises the error that `nothing_in_hand` returns. Tasks that the user code starts inherit the variable.
 
-`working` also says which run something is started in: `enclosing_run_id`, for `Event.parent`.
+`working` also identifies the run in which another run is started: `enclosing_run_id`, for `Event.parent`.
 """
 
 import hashlib
@@ -27,25 +27,25 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class Emitting(Protocol):
-    """What of a run's emitter is needed here."""
+    """The part of a run's emitter that is needed here."""
 
     run_id: str
     active: bool
 
     def emit(self, type: EventType, data: dict[str, Any]) -> None:
-        """Hand an event to the observers."""
+        """Send an event to the observers."""
         ...
 
 
 class RunContext(msgspec.Struct, frozen=True, dict=True):
-    """The run, and the piece of work of it, that code is called for; what does not apply is None."""
+    """The run and the piece of work that code is called for; a field that does not apply is None."""
 
     run_id: str
     """The id of the innermost run."""
     kind: str
-    """What kind of run: `parallel`, `chain`, `graph`, `conditional` or `hub`."""
+    """The kind of run: `parallel`, `chain`, `graph`, `conditional` or `hub`."""
     name: str | None
-    """What the graph, agent or hub is called."""
+    """The name of the graph, agent or hub."""
     node: str | None
     """The node of a graph."""
     index: int | None
@@ -53,16 +53,15 @@ class RunContext(msgspec.Struct, frozen=True, dict=True):
     step: int | None
     """How many steps of a chain or graph were complete before this one."""
     attempt: int
-    """Which attempt this is, from 1."""
+    """The number of this attempt, from 1."""
     key: str
-    """The same for the same piece of work over attempts, resumes and processes, and no other's.
+    """An idempotency key: the same for one piece of work across attempts, resumes and processes, and unique to it.
 
-    An idempotency key, for an API that takes one.
-    Without a `run_id` of the caller's it is the same over attempts only.
+    If the caller passed no `run_id`, it is the same across attempts only.
     """
 
     def emit(self, name: str, /, **data: Any) -> None:
-        """Emit a `custom` event of the run, whose data are `{"name": name, "data": data}`.
+        """Emit a `custom` event of the run, with the data `{"name": name, "data": data}`.
 
         Raises:
             ConfigError: the name is empty.
@@ -77,13 +76,13 @@ class RunContext(msgspec.Struct, frozen=True, dict=True):
 
 
 class WorkInHand(NamedTuple):
-    """A piece of work, as cheap to make and to send to another process as a tuple."""
+    """A piece of work; a tuple, because that is cheap to create and to send to another process."""
 
     run_id: str
     kind: str
     """The source of the run's events."""
     attempt: int
-    """Which attempt it is, from 1."""
+    """The number of the attempt, from 1."""
     name: str | None = None
     """What the graph, agent or hub is called."""
     node: str | None = None
@@ -91,15 +90,15 @@ class WorkInHand(NamedTuple):
     step: int | None = None
     """How many steps were complete."""
     identity: str | int | None = None
-    """What the item is known by, where that is not its index."""
+    """The identity of the item, if that is not its index."""
 
 
 class Work(Protocol):
-    """Who calls user code for a run."""
+    """Calls user code for a run."""
 
     @property
     def emitter(self) -> Emitting | None:
-        """What emits the events of the run; None where the run is somewhere else."""
+        """Emits the events of the run; None if the run is in another process or thread."""
         ...
 
     @property
@@ -109,32 +108,32 @@ class Work(Protocol):
 
     @property
     def worker(self) -> int | None:
-        """The number of the worker that it is; None for what is none."""
+        """The number of the worker; None if this is not a worker."""
         ...
 
     def in_hand(self) -> WorkInHand:
-        """Return what is in hand.
+        """Return the current piece of work.
 
         Raises:
-            RuntimeError: nothing is.
+            RuntimeError: there is none.
         """
         ...
 
 
 working: ContextVar[Work] = ContextVar("trioflow_working")
-"""Set in the task in which a run calls user code, and so in all tasks that this code starts."""
+"""Set in the task in which a run calls user code, and inherited by all tasks that this code starts."""
 
 
 def current_run() -> RunContext:
-    """Return the run, and the piece of work of it, that this code is called for.
+    """Return the run and the piece of work that this code was called for.
 
-    It is there in processors, steps, nodes and handlers, and in the tasks that they start; of a run inside a run
-    it is the inner one. `key` identifies the piece of work, for an API that takes an idempotency key; `emit` gives
-    the observers of the run an event of your own.
+    Works in processors, steps, nodes and handlers, and in the tasks that they start; in a run inside another run,
+    it returns the inner one. `key` identifies the piece of work, for an API that takes an idempotency key; `emit`
+    sends an event of your own to the observers of the run.
 
     Raises:
         RuntimeError: no run has called this code: it is in a stream's body, a source, a `progress` function, or
-            outside.
+            outside of any run.
     """
     work = working.get(None)
     if work is None:
@@ -145,7 +144,7 @@ def current_run() -> RunContext:
 
 
 def context_of(work: WorkInHand) -> RunContext:
-    """Return the context of a piece of work, which cannot emit."""
+    """Return the context of a piece of work; it cannot emit."""
     run_id, kind, attempt, name, node, index, step, identity = work
     place = (kind, run_id, name, node, index if identity is None else identity, step)
     key = hashlib.blake2b(_encoder.encode(place), digest_size=16).hexdigest()
@@ -153,21 +152,21 @@ def context_of(work: WorkInHand) -> RunContext:
 
 
 def nothing_in_hand() -> RuntimeError:
-    """Return what `current_run` raises where no piece of work is in hand."""
+    """Return the error that `current_run` raises if no piece of work is in hand."""
     return RuntimeError("current_run() works in processors, steps, nodes and handlers, while a run calls them")
 
 
 def id_of(emitter: Emitting) -> str:
-    """Return the id of the emitter's run; a silent run without one is given one when somebody asks."""
+    """Return the id of the emitter's run; a run without observers generates its id when it is first needed."""
     if not emitter.run_id:
         emitter.run_id = uuid.uuid4().hex
     return emitter.run_id
 
 
 def task_name(emitter: Emitting, kind: str, what: object = None) -> str:
-    """Return what the tasks of a run are called: by the id that it was given, if any, and what it calls.
+    """Return the name for the tasks of a run: the id if the caller passed one, or the kind; and what it calls.
 
-    In a tree of tasks, such as a debugger or a traceback shows, this is all that there is to be seen of a run.
+    In a task tree, as a debugger or a traceback shows it, this is all that identifies a run.
     """
     given = emitter.run_id and not _MADE_UP.fullmatch(emitter.run_id)
     run = one_line(emitter.run_id) if given else kind
@@ -180,10 +179,10 @@ def task_name(emitter: Emitting, kind: str, what: object = None) -> str:
 
 
 def leave_work() -> None:
-    """Have `current_run` raise in this context from now on: what runs in it is called for no piece of work.
+    """Make `current_run` raise in this context from now on: its code is not called for a piece of work.
 
-    A source is pulled on behalf of the run that it feeds, also where that run was started in another's processor.
-    What is started in it still has that other run as its parent.
+    A source is pulled on behalf of the run that it feeds, even if that run was started in another run's processor.
+    Runs that are started in the source still have that other run as their parent.
     """
     work = working.get(None)
     if work is not None:
@@ -192,7 +191,7 @@ def leave_work() -> None:
 
 @final
 class _Between:
-    """What code is called by that is no piece of work itself, within a run."""
+    """The caller of code inside a run that is not called for a piece of work."""
 
     emitter = None
 
@@ -201,12 +200,12 @@ class _Between:
 
     @property
     def run_id(self) -> str:
-        """The id of the run around it."""
+        """The id of the enclosing run."""
         return self._around.run_id
 
     @property
     def worker(self) -> int | None:
-        """The worker around it."""
+        """The number of the enclosing worker."""
         return self._around.worker
 
     def in_hand(self) -> WorkInHand:
@@ -215,31 +214,32 @@ class _Between:
 
 
 def enclosing_run_id() -> str | None:
-    """Return the id of the run that this code is called for; None where there is none."""
+    """Return the id of the run that this code was called for; None outside a run."""
     work = working.get(None)
     return None if work is None else work.run_id
 
 
 def enclosing_worker(run_id: str | None) -> int | None:
-    """Return the number of the worker of that run that this code is called by; None where there is none."""
+    """Return the number of the worker of this run that called this code; None if none did."""
     work = working.get(None)
     return None if work is None or run_id is None or work.run_id != run_id else work.worker
 
 
 def is_changed(context: Context) -> bool:
-    """Whether context variables of this task are set otherwise than in `context`."""
+    """Whether a context variable of this task has another value than in `context`."""
     try:
         return copy_context() != context
-    except Exception:  # noqa: BLE001 - values that cannot be compared have been set, or they would be the same
+    except Exception:  # noqa: BLE001 - identical values compare equal without a call, so one that raises was set
         return True
 
 
 async def reset_context(context: Context) -> None:
-    """Set the context variables of this task as they are in `context`, for what it calls next.
+    """Reset the context variables of this task to their values in `context`, before it calls anything else.
 
-    What one node, step or handler sets is not seen by the next. A task for each would do the same and cost more
-    than the rest of a step; this costs the step that sets something a turn of the scheduler, for Trio resumes a
-    task in the context that it finds there, and the others next to nothing.
+    A variable that one node, step or handler sets must not be visible to the next. A task for each would ensure
+    that too, but would cost more than the rest of a step. This costs a step that sets a variable one pass through
+    the scheduler, because Trio reads a task's context when it resumes the task; it costs the other steps next to
+    nothing.
 
     Cancellation: shielded.
     """

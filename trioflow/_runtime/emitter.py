@@ -1,7 +1,7 @@
-"""How a run emits events: it builds them, hands them out, and keeps what observers raise away from the run.
+"""How a run emits events: builds them, sends them to observers, and keeps observers' errors away from the run.
 
-Without an observer no event is built: callers ask `active` first. An observer that raises is warned about once a
-run and counted; what is not an `Exception` passes through.
+Without an observer no event is built: callers check `active` first. An observer that raises is logged once per run
+and counted; an error that is not an `Exception` passes through.
 """
 
 import time
@@ -20,25 +20,25 @@ from trioflow.events import Event, EventType, Observer
 from trioflow.observers import MultiObserver, NoopObserver
 
 Addressed = tuple[Observer, bool]
-"""An observer, and whether it wants data."""
+"""An observer, and whether it wants private data."""
 
 @final
 class Emitter:
     """Emits the events of one run.
 
     Args:
-        observer: receives the events; a `MultiObserver` is taken apart, a `NoopObserver` left out.
-        source: the pattern that the run is one of.
-        run_id: the run's id; None makes one.
-        parent: the id of the run that it was started in; None asks whether there is one.
+        observer: receives the events; a `MultiObserver` is split into its observers, a `NoopObserver` dropped.
+        source: the pattern of the run.
+        run_id: the run's id; None generates one.
+        parent: the id of the enclosing run; None looks it up.
 
     Attributes:
         active: whether there is an observer.
-        announces: whether one of them wants to know what begins without an event.
-        batches: whether one of them takes items that succeed many at a time.
-        singles: those that take them one by one, each with whether it wants data.
+        announces: whether an observer is notified of beginnings that are no events.
+        batches: whether an observer takes successful items in batches.
+        singles: the observers that take them one by one, each with whether it wants private data.
         observer_failures: how often an observer raised.
-        run_id: the run's id; empty while nobody needs it.
+        run_id: the run's id; empty until it is needed.
     """
 
     __slots__ = (
@@ -85,7 +85,7 @@ class Emitter:
         return f"<Emitter {self._source} of run {self.run_id} to {len(self._observers)} observers>"
 
     def wants(self, type: EventType) -> bool:
-        """Return whether any of `singles` has a use for an event of `type` that reports no failure."""
+        """Return whether any of `singles` wants an event of `type` that reports no failure."""
         if self._askers is None:
             return bool(self.singles)
         for each, asker in self._askers:
@@ -105,10 +105,10 @@ class Emitter:
         *,
         to: Sequence[Addressed] | None = None,
     ) -> None:
-        """Hand an event to the observers, or to some of them; `private` goes only to those who ask for data."""
+        """Send an event to the observers, or to those in `to`; only those that want private data get `private`."""
         timestamp = time.time()
         for each, wants_data in self._observers if to is None else to:
-            # Each gets its own copy: what one does to it reaches no other.
+            # Each gets a copy of its own: one observer's changes must not reach another.
             own = {**data, **private} if wants_data and private else dict(data)
             try:
                 each.on_event(self._event(type, timestamp, own))
@@ -116,7 +116,7 @@ class Emitter:
                 self._blame(each, error)
 
     def emit_to_batchers(self, type: EventType, data: dict[str, Any], *, ago: float = 0.0) -> None:
-        """Hand an event to those of the observers that are not `singles`; it happened so many seconds ago."""
+        """Send an event that happened `ago` seconds ago to the observers that are not in `singles`."""
         timestamp = time.time() - ago
         for each, _ in self._batchers:
             try:
@@ -125,7 +125,7 @@ class Emitter:
                 self._blame(each, error)
 
     def hand_over(self, items: list[tuple[int, int, float, float]], total: int | None) -> None:
-        """Hand items that succeeded to those who take them many at a time; they share the list."""
+        """Send successful items to the observers that take batches; they share the list."""
         timestamp = time.time()
         for each, _ in self._batchers:
             event = self._event(EventType.WORKER_COMPLETE, timestamp, {"total_items": total, "items": items})
@@ -142,9 +142,9 @@ class Emitter:
     def announce(
         self, type: EventType, data: dict[str, Any], private: Mapping[str, Any] | None = None
     ) -> None:
-        """Hand what begins, and has an event of `type` at its end only, to the observers that want to know.
+        """Notify observers of a beginning that is no event: only its end is one, of `type`.
 
-        It is called in the task, or in the context, in which the user's code is called then.
+        Called in the task, or the context, in which the user code is then called.
         """
         timestamp = time.time()
         for each, wants_data in self._announced_to:
@@ -164,27 +164,27 @@ class Emitter:
 
         name = type(observer).__name__
         cause = f"{type(error).__name__}: {describe_error(error)}"
-        # Where the log itself fails, the count in the run's last event still shows it.
+        # If logging itself fails, the count in the run's last event still shows the failure.
         with suppress(Exception):
             logger.warning("observer {} failed in run {}: {}", name, one_line(self.run_id), one_line(cause))
 
 
 def status_of(error: BaseException | None) -> str:
-    """Return the status of what ended with `error`: a pause is no failure of what it cut short."""
+    """Return the event status for an end with `error`; a pause counts as a cancellation, not as an error."""
     if error is None:
         return "ok"
     return "cancelled" if isinstance(error, trio.Cancelled | Parked | Paused) else "error"
 
 
 def error_fields(error: BaseException | None) -> dict[str, Any]:
-    """Return what an event says of `error`."""
+    """Return the fields of an event that describe `error`."""
     if error is None:
         return {"error_type": None, "error_message": None}
     return {"error_type": type(error).__name__, "error_message": describe_error(error)}
 
 
 def completion_fields(error: BaseException | None, started: float) -> dict[str, Any]:
-    """Return what the event at the end of something says that ended with `error`, having begun at `started`."""
+    """Return the fields of a completion event, for a start at `started` and an end with `error`."""
     status = status_of(error)
     return {
         "status": status,
@@ -198,7 +198,7 @@ _Asker = tuple[Observer, Callable[[EventType], object]]
 
 
 def _askers(observers: Sequence[Observer]) -> Sequence[_Asker] | None:
-    """Return the `wants` of each observer; None where one takes everything, so that nobody need be asked."""
+    """Return the `wants` of each observer; None if one takes everything, so that none need be asked."""
     askers = [(each, getattr(each, "wants", None)) for each in observers]
     chosen = [(each, asker) for each, asker in askers if callable(asker)]
     return chosen if len(chosen) == len(askers) else None

@@ -1,16 +1,16 @@
-"""How a run ends: its errors are collected while tasks run, weighed once when none is left, and raised once.
+"""How a run ends: errors are collected while tasks run, and once none is left, one of them is raised.
 
-A nursery wraps whatever its tasks raise into groups, and mixes in the `Cancelled` of the tasks that it stopped.
-`ErrorCollector` takes such groups apart and knows which of several errors comes out; every pattern ends by its
+A nursery wraps what its tasks raise in groups, together with the `Cancelled` of the tasks that it stopped.
+`ErrorCollector` takes such groups apart and decides which of several errors to raise; every pattern ends with its
 `raise_worst`.
 
-Whose a `Cancelled` is, is decided here too. Trio does not say; but around a task in which user code has never
-run, only the run's own scopes and the outer ones can be cancelled. A `Cancelled` of neither is *foreign*: an old
-one that was raised again, or that of a scope which user code left open. So user code that is called once at a
-time runs in a child task, and the caller's task decides (`run_in_child_task`).
+This module also decides which scope a `Cancelled` belongs to. Trio does not say; but around a task that has never
+run user code, only the run's own scopes and outer ones can be cancelled. A `Cancelled` that belongs to neither is
+*foreign*: an old one that was raised again, or one of a scope that user code left open. So user code that is
+called sequentially runs in a child task, and the caller's task decides (`run_in_child_task`).
 
-A `BaseException` is held here, and in the loops of the engines that cannot afford a helper for it. Elsewhere one
-is at most given a note on its way.
+A `BaseException` is caught here, and in the loops of engines that cannot afford a helper for it. Elsewhere it gets
+a note at most, and is raised again.
 """
 
 import math
@@ -26,7 +26,7 @@ from trioflow.errors import leaves
 
 @final
 class ErrorCollector:
-    """The errors of one run, until the one that it ends with is raised."""
+    """The errors of one run, until it ends by raising one of them."""
 
     __slots__ = ("_errors",)
 
@@ -38,47 +38,47 @@ class ErrorCollector:
 
     @contextmanager
     def collecting(self, *, unwrap: bool = False) -> Iterator[None]:
-        """Keep what the block raises, for a decision after its tasks have ended.
+        """Collect what the block raises, for a decision after its tasks have ended.
 
         Args:
-            unwrap: take it out of its groups, where the block is a nursery that wraps it.
+            unwrap: take it out of its groups, because the block is a nursery that wraps it.
         """
         try:
             yield
-        except BaseException as error:  # noqa: BLE001, ASYNC103 - weighed later, and Cancelled is let pass then
+        except BaseException as error:  # noqa: BLE001, ASYNC103 - raised later, and so is Cancelled
             self._errors.extend(leaves(error) if unwrap else [error])
 
     def add(self, error: BaseException | None) -> None:
-        """Keep `error`; None is none."""
+        """Collect `error`; None is ignored."""
         if error is not None:
             self._errors.append(error)
 
     def discard_cancelled(self) -> None:
-        """Forget every `Cancelled`: it cut nothing, and the caller meets its own at the next checkpoint."""
+        """Drop every `Cancelled`: it cut nothing short, and the caller gets its own at the next checkpoint."""
         self._errors = [error for error in self._errors if not isinstance(error, trio.Cancelled)]
 
     def worst(self) -> BaseException | None:
-        """Return what the run ends with as it stands; None where nothing went wrong."""
+        """Return the error that the run would end with now; None if there is none."""
         return most_severe(self._errors)
 
     def replace_foreign(self, on_foreign: Callable[[BaseException], BaseException]) -> None:
-        """Replace a `Cancelled` that the run would end with, where nothing around the calling task is cancelled.
+        """Replace a `Cancelled` that the run would end with, if no scope around the calling task is cancelled.
 
         Args:
-            on_foreign: gives the error to report for it.
+            on_foreign: returns the error to report for it.
         """
         worst = self.worst()
         if isinstance(worst, trio.Cancelled) and not is_cancelled():
             self.replace(on_foreign(worst))
 
     def replace(self, error: BaseException | None) -> None:
-        """Make `error` what the run ends with, in place of all before; None is nothing."""
+        """Make `error` the only error; None clears all."""
         self._errors = [] if error is None else [error]
 
     def raise_worst(self) -> None:
-        """Raise what the run ends with, bare; do nothing where nothing went wrong.
+        """Raise the error that the run ends with, unwrapped; do nothing if there is none.
 
-        Nothing is kept: a traceback that leads to a frame which holds its error is a cycle.
+        Afterwards the collector is empty: an error whose traceback refers to a frame that holds it is a cycle.
         """
         error, self._errors = most_severe(self._errors), []
         if error is not None:
@@ -91,8 +91,8 @@ class ErrorCollector:
 def most_severe(errors: Sequence[BaseException]) -> BaseException | None:
     """Return which of `errors` a run ends with: not an `Exception` > the first `Exception` > `Cancelled`.
 
-    Several that are not `Exception`s come out as a group, unless they say the same: one `SystemExit(3)` speaks
-    for those of all workers.
+    Several that are not `Exception`s become a group, unless they are equal: one `SystemExit(3)` stands for those
+    of all workers.
     """
     stripped = [strip_cancelled(error) for error in errors]
     stopping = [error for error in stripped if _stops_the_run(error)]
@@ -107,10 +107,10 @@ def most_severe(errors: Sequence[BaseException]) -> BaseException | None:
 
 
 def strip_cancelled(error: BaseException) -> BaseException:
-    """Return what `error` is about: itself, or what a group says once `Cancelled` is left out.
+    """Return the essential part of `error`: itself, or a group without its `Cancelled`.
 
-    A group that holds something else than `Exception` and `Cancelled`, such as a `KeyboardInterrupt`, is about
-    that alone: the one, or a group of the several.
+    If a group has errors other than `Exception` and `Cancelled`, such as a `KeyboardInterrupt`, only those count:
+    the one, or a group of several.
     """
     if not isinstance(error, BaseExceptionGroup) or isinstance(error, ExceptionGroup):
         return error
@@ -127,7 +127,7 @@ def is_cancelled() -> bool:
 
 
 def foreign_cancelled(cancelled: BaseException, who: str) -> RuntimeError:
-    """Return the error that stands for a `Cancelled` that nobody cancelled for."""
+    """Return the error to report for a `Cancelled` that belongs to no cancelled scope."""
     error = RuntimeError(
         f"{who} raised trio.Cancelled, but nothing that it runs in is cancelled: it raised a stale one again, "
         "or left a cancel scope open"
@@ -140,16 +140,16 @@ def foreign_cancelled(cancelled: BaseException, who: str) -> RuntimeError:
 async def run_in_child_task(
     work: Callable[[], Awaitable[None]], on_foreign: Callable[[BaseException], BaseException], name: str
 ) -> ErrorCollector:
-    """Run `work`, which calls user code, in a task of its own, and return what it ended with, bare.
+    """Run `work`, which calls user code, in a task of its own, and return its errors, unwrapped.
 
-    A scope that user code leaves open corrupts the task it runs in: so that is never the caller's.
+    A scope that user code leaves open corrupts the task it runs in, so that must not be the caller's task.
 
     Args:
-        work: what to run.
-        on_foreign: gives the error to report for a `Cancelled` that nobody cancelled for.
+        work: the async function to run.
+        on_foreign: returns the error to report for a foreign `Cancelled`.
         name: the task's name.
 
-    Cancellation: comes back as the `Cancelled` to raise; where `work` returned all the same, it is not seen here.
+    Cancellation: returned as the `Cancelled` to raise; if `work` returned all the same, there is none.
     """
     errors = ErrorCollector()
     with errors.collecting(unwrap=True):

@@ -1,7 +1,7 @@
-"""Where in the user's code a run was started: what its log lines name instead of a place in the library.
+"""The place in user code where a run was started: its log lines name it instead of a place in the library.
 
-Events come from the library's own tasks, on whose stacks the user's code need not be. The user's code makes the
-call that starts a run, so the place is looked for there, once a run.
+Events are emitted in the library's own tasks, whose stacks need not contain user code. But user code makes the
+call that starts a run, so the place is looked up there, once per run.
 """
 
 import sys
@@ -11,14 +11,14 @@ from trioflow.events import Place
 
 
 def find_caller() -> Place | None:
-    """Return the place in the user's code that the call in progress came from; None where Trio made it."""
+    """Return the place in user code that the current call came from; None if Trio made it."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - a traceback or `inspect.stack` costs a hundred times as much
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
         package = module.partition(".")[0]
         if package == "trio":
             return None
-        # Context managers made of generators have a frame of contextlib between the user's frame and ours.
+        # Generator-based context managers put a frame of contextlib between the user's frame and ours.
         if package not in {"trioflow", "contextlib"}:
             code = frame.f_code
             return Place(module, code.co_filename, code.co_name, frame.f_lineno)

@@ -15,21 +15,21 @@ Ts = TypeVarTuple("Ts")
 
 
 LONG_WAIT = 0.5
-"""Seconds of a wait for a rate that are worth telling."""
+"""Seconds from which a wait for the rate limit is announced."""
 
 
 @final
 class Policies(Generic[*Ts, R]):
-    """The user's `fn`, and the policies that a config names for it.
+    """The user's `fn`, and the policies that a config sets for it.
 
-    A function that `with_retry` made is taken apart, so that each of its attempts is counted and reported.
+    A function that `with_retry` returned is unwrapped, so that each of its attempts is counted and reported.
 
     Args:
-        fn: what to call.
+        fn: the function to call.
         task_timeout: seconds for one attempt; None is no limit.
-        retry: when a failed attempt is repeated; None is never.
-        limiter: what each attempt pays to; None is nobody.
-        prepare: what each attempt makes of the argument first; None leaves it as it is.
+        retry: when to repeat a failed attempt; None is never.
+        limiter: limits the rate of attempts; None is no limit.
+        prepare: converts the argument before each attempt; None leaves it as it is.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class Policies(Generic[*Ts, R]):
         on_admitted: Callable[[], object] | None = None,
         on_wait: Callable[[float], object] | None = None,
     ) -> Callable[[*Ts], Awaitable[R]]:
-        """Return the function in its policies, for one task that calls it.
+        """Return the function with its policies around it, for one task that calls it.
 
         Args:
-            counter: who counts the calls of it.
+            counter: counts the calls.
             on_retry: called before each retry.
-            on_admitted: called when an attempt has waited for the limiter; None is nobody.
-            on_wait: called with the seconds that an attempt will wait for the limiter, where those are
-                `LONG_WAIT` or more; None is nobody.
+            on_admitted: called when an attempt has waited for the limiter; None is not called.
+            on_wait: called with the seconds that an attempt will wait for the limiter, if those are `LONG_WAIT` or
+                more; None is not called.
         """
         call = call_user(self._called, counter, self._prepare)
         if self._own_plan is not None:
@@ -82,7 +82,7 @@ def _admitted(
     call: Callable[[*Ts], Awaitable[R]], on_admitted: Callable[[], object]
 ) -> Callable[[*Ts], Awaitable[R]]:
     async def admitted(*args: *Ts) -> R:
-        # A wait that ended in the instant of a cancellation does not see it: nothing may begin after that.
+        # A wait that ends at the instant of a cancellation does not see it, but nothing may begin after that.
         await trio.lowlevel.checkpoint_if_cancelled()
         on_admitted()
         return await call(*args)

@@ -1,10 +1,10 @@
-"""What the code that a run calls has opened for this run, such as a pool of processes: closed when the run ends.
+"""Resources that code opens for the run that calls it, such as a process pool: closed when the run ends.
 
-A processor is a function, and no function is told that its run is over. So each pattern opens a `Resources` around
-the tasks that call user code, and what is called finds it by `current_resources`. What is put there is closed when
-the last of these tasks has ended, whatever they ended with, and before the run does.
+A processor is a function, and is not notified when its run ends. So each pattern opens a `Resources` around the
+tasks that call user code, and that code finds it with `current_resources`. Its contents are closed when the last
+of these tasks has ended, with or without an error, and before the run ends.
 
-It belongs to the innermost run. What should outlive that is opened by the caller, and handed in.
+It belongs to the innermost run. A resource that should outlive that run is opened by the caller, and passed in.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from trioflow._text import describe_error, one_line
 
 
 class Resource(Protocol):
-    """What can be closed."""
+    """Can be closed."""
 
     async def aclose(self) -> None:
         """Close it; called once, shielded, when no task uses it any more."""
@@ -30,7 +30,7 @@ V = TypeVar("V", bound=Resource)
 
 @final
 class Resources:
-    """What was opened for one run, by who opened it."""
+    """The resources opened for one run, by owner."""
 
     __slots__ = ("_closed", "_opened", "_token")
 
@@ -44,11 +44,11 @@ class Resources:
 
     @property
     def closed(self) -> bool:
-        """Whether the run is over: a task that its code started elsewhere may still ask."""
+        """Whether the run has ended: a task that its code started in another nursery may still ask."""
         return self._closed
 
     def find(self, owner: object, open: Callable[[], V]) -> V:
-        """Return what `owner` has opened for this run; the first time, what `open` gives."""
+        """Return the resource that `owner` has opened for this run; the first time, call `open` for it."""
         if owner not in self._opened:
             self._opened[owner] = open()
         found: V = self._opened[owner]
@@ -61,16 +61,16 @@ class Resources:
 
     @trio.lowlevel.enable_ki_protection
     async def __aexit__(self, *details: object) -> None:
-        # A chain or graph gives its task a fresh context between steps. That task ends here: nothing is left set.
+        # A chain or graph gives its task a new context between steps. That task ends here, so nothing stays set.
         with suppress(ValueError):
             opened_in.reset(self._token)  # type: ignore[arg-type]  # set on the way in
         await self.aclose()
 
     @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:
-        """Close everything; what cannot be closed is a line in the log, for the run has its result.
+        """Close everything; an error is only logged, because the run has its result.
 
-        Cancellation: shielded; not a checkpoint where nothing was opened.
+        Cancellation: shielded; not a checkpoint if nothing was opened.
         """
         self._closed = True
         opened, self._opened = list(self._opened.values()), {}
@@ -78,16 +78,16 @@ class Resources:
             try:
                 with trio.CancelScope(shield=True):
                     await resource.aclose()
-            except Exception as error:  # noqa: BLE001 - a clean-up that fails costs nothing that was kept
+            except Exception as error:  # noqa: BLE001 - a failed cleanup loses no result
                 _warn(error)
 
 
 opened_in: ContextVar[Resources] = ContextVar("trioflow_resources")
-"""Set in the tasks in which a run calls user code, and so in those that this code starts."""
+"""Set in the tasks in which a run calls user code, and inherited by those that this code starts."""
 
 
 def current_resources() -> Resources | None:
-    """Return what is opened for the run that this code is called for; None outside of one."""
+    """Return the resources of the run that this code is called for; None outside a run."""
     resources = opened_in.get(None)
     return None if resources is None or resources.closed else resources
 

@@ -1,7 +1,7 @@
-"""What steers a run from inside it: no `Exception`, so that nothing retries it or takes it for a failure.
+"""Exceptions that control a run from within: not `Exception`s, so nothing retries them or counts them as failures.
 
-Each is raised below user code or beside it, and caught at the end of the run, where it becomes a result or an
-error that users know. None of them leaves the library.
+Each is raised below user code or beside it, and caught at the end of the run, where it becomes a result or a
+public error. None of them leaves the library.
 """
 
 from typing import Any
@@ -16,12 +16,12 @@ class Paused(BaseException):
 
 
 class Parked(BaseException):
-    """A run is let go of until later: it waits for longer than it may stay in memory, or its service ends.
+    """A run is released until later: it waits for longer than it may stay in memory, or its service ends.
 
     Attributes:
-        delay: seconds until it goes on; None is not before the signal comes.
-        waits_for: the signal's name; None is none.
-        reason: what to say of it.
+        delay: seconds until it continues; None is not before the signal arrives.
+        waits_for: the signal's name; None is no signal.
+        reason: why, for people who look at the run.
     """
 
     def __init__(self, delay: float | None, waits_for: str | None = None, reason: str | None = None) -> None:
@@ -32,15 +32,15 @@ class Parked(BaseException):
 
 
 class NotAsyncError(BaseException):
-    """A call did not give the awaitable that it was to give: no failure of an item, but a wrong argument.
+    """A call did not return an awaitable: not a failure of an item, but a wrong argument.
 
-    Of a lambda, which cannot say what it gives, or of a plain function whose annotation is wrong.
+    The function is a lambda, which cannot declare what it returns, or a plain function with a wrong annotation.
     """
 
 
 class JournalError(BaseException):
-    """What was paid for cannot be kept, from what the store or the codec said: the run ends with the cause."""
+    """A result or a wait cannot be stored: the run ends with the cause, such as an error of the store."""
 
 
 class AttemptsSpentError(BaseException):
-    """A failed attempt was the last that a run of a graph may make."""
+    """A failed attempt was the last that the run of a graph may make."""
