@@ -1,4 +1,4 @@
-"""Runs that outlive a process: submitted to a store, made by any process that serves it, found again by all."""
+"""Runs that outlive a process: submitted to a store, and executed by any process that serves it."""
 
 from trioflow.service.client import ServiceClient, service_client
 from trioflow.service.service import Service, open_service

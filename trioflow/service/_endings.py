@@ -1,8 +1,8 @@
-"""Waiting for runs to end: one look into the store for all who wait, however many they are.
+"""Waiting for runs to end: one read of the store serves all waiting tasks, however many there are.
 
-One of the waiting tasks looks, and when it has what it waits for another one takes its place; so no task is left
-over, and what many changes at once amount to is read once. Whoever comes while it sleeps wakes it: a run may have
-ended before anybody waited for it.
+One of the waiting tasks reads for all, and when its own run has ended, another one takes its place. So no
+background task is needed, and many changes that come at once are read once. A task that starts to wait while the
+reader sleeps wakes it, because its run may have ended before.
 """
 
 from typing import final
@@ -12,19 +12,19 @@ import trio
 from trioflow.checkpoint.service_protocol import ServiceStore
 
 _PACE = 0.01
-"""Seconds between two looks where many are waited for: changes that come faster are read together."""
+"""Seconds between two reads when many runs are awaited: changes that come faster are read together."""
 
 _FEW = 8
-"""Runs for which each change is looked at by itself."""
+"""Waiting tasks up to which each change is read at once."""
 
 
 class _Waiter:
     """A task that waits for a run.
 
     Attributes:
-        run_id: the run.
-        has_ended: whether it has ended, or is not there.
-        called: set when it has, or when this task is to look for all.
+        run_id: the run's id.
+        has_ended: whether the run has ended, or does not exist.
+        called: set when it has, or when this task is to become the reader.
     """
 
     __slots__ = ("called", "has_ended", "run_id")
@@ -37,11 +37,11 @@ class _Waiter:
 
 @final
 class Endings:
-    """The ends of the runs of a store, for those who wait for them.
+    """The ends of the runs of a store, for the tasks that wait for them.
 
     Args:
         store: the store.
-        poll: seconds between two looks, for a store that nobody wakes.
+        poll: seconds between two reads, for a store that is not notified of changes.
     """
 
     __slots__ = ("_is_led", "_is_news", "_nap", "_poll", "_store", "_waiters")
@@ -58,7 +58,7 @@ class Endings:
         return f"<Endings: {len(self._waiters)} waited for>"
 
     async def wait(self, run_id: str) -> None:
-        """Wait until the run has ended, or is not there.
+        """Wait until the run has ended, or does not exist.
 
         Raises:
             CheckpointError: the store cannot be read.
@@ -76,20 +76,20 @@ class Endings:
                     continue
                 await waiter.called.wait()
                 if not waiter.has_ended:
-                    waiter.called = trio.Event()  # to look, which somebody does by now, or it does next
+                    waiter.called = trio.Event()  # called to read: another task already does, or this one is next
         finally:
             del self._waiters[waiter]
             self._pass_on()
 
     async def _look_for_all(self, waiter: _Waiter) -> None:
-        """Look for all who wait, until `waiter` has what it waits for.
+        """Read for all waiting tasks, until the run of `waiter` has ended.
 
         Cancellation: nothing is changed.
         """
         self._is_led = True
         try:
             while True:
-                # Those who come together are looked for together.
+                # Tasks that start to wait in the same tick are served by one read.
                 await trio.lowlevel.checkpoint()
                 self._is_news = False
                 seen = await self._store.wait_for_change(None, self._poll)
@@ -105,7 +105,7 @@ class Endings:
             self._is_led = False
 
     async def _sleep(self, seen: int) -> None:
-        """Wait for a change, or for somebody else who waits.
+        """Wait for a change, or for another task to start waiting.
 
         Cancellation: nothing is changed.
         """
@@ -116,7 +116,7 @@ class Endings:
                     await trio.sleep(_PACE)
 
     def _pass_on(self) -> None:
-        """Let another one look, where nobody does."""
+        """Make another waiting task the reader, if there is no reader."""
         if not self._is_led:
             for waiter in self._waiters:
                 waiter.called.set()

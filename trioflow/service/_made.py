@@ -1,7 +1,7 @@
-"""One run that this process makes: its cancel scope, why that was cancelled, and how it ends.
+"""One run that this process executes: its cancel scope, why that was cancelled, and how the run ends.
 
-A run is ended from outside for one of three reasons, and the one that says most holds: it was lost, and nothing
-may be said of it any more; it was cancelled; or it is let go of, and others may take it.
+A run is stopped from outside for one of three reasons, in order of precedence: it was lost, and this process must
+write nothing more for it; it was cancelled; or it is released, and other processes may take it.
 """
 
 from typing import Any, Literal, final
@@ -46,14 +46,14 @@ class End(msgspec.Struct, frozen=True):
 
 @final
 class MadeRun:
-    """A run that this process makes.
+    """A run that this process executes.
 
     Attributes:
-        lease: what it was given with.
+        lease: the lease under which it is executed.
         parking: ends its waits.
-        scope: what it runs in.
-        why: why it was cancelled here; None while it was not.
-        is_draining: whether no other step is to begin.
+        scope: the cancel scope that it runs in.
+        why: why this process stopped it; None if it did not.
+        is_draining: whether no further step may begin.
     """
 
     __slots__ = ("is_draining", "lease", "parking", "scope", "why")
@@ -74,18 +74,18 @@ class MadeRun:
         return self.lease.run_id
 
     def stop(self, why: Why) -> None:
-        """Cancel what the run does, for this reason, or one that says more and came before."""
+        """Cancel the run's scope; of several reasons, the one of highest precedence counts."""
         if self.why is None or _ORDER.index(why) > _ORDER.index(self.why):
             self.why = why
         self.scope.cancel(reason=f"the run is {self.why}")
 
     def drain(self) -> None:
-        """Let the step in hand end, and no other begin; a wait ends now."""
+        """Let the current step finish, and no other begin; a durable wait ends now."""
         self.is_draining = True
         self.parking.release()
 
     async def on_step(self, step: GraphStep[Any], is_last: bool) -> None:  # noqa: FBT001 - called by position
-        """End the run between two steps, where it is to be let go of.
+        """Stop the run between two steps, if it is to be released.
 
         Raises:
             Parked: it is.
@@ -97,18 +97,18 @@ class MadeRun:
             raise Parked(0.0)
 
     def end_of_stop(self) -> End | Release | None:
-        """Return how the run ends that was cancelled here; None where nothing may be said of it."""
+        """Return how a stopped run ends; None if this process must write nothing for it."""
         if self.why == "cancelled":
             return End("cancelled", b"")
         return None if self.why == "lost" else Release(status="queued", delay=0.0)
 
     async def keep(self, store: ServiceStore, end: End | Release) -> None:
-        """Keep how the run ended, or let go of it.
+        """Store how the run ended, or release it.
 
         Raises:
-            CheckpointError: it cannot be kept, or is somebody else's.
+            CheckpointError: it cannot be stored, or another process holds the run.
 
-        Cancellation: it is kept, or not.
+        Cancellation: it is stored, or not.
         """
         if isinstance(end, Release):
             await store.release(self.run_id, self.lease.epoch, end)
@@ -117,31 +117,31 @@ class MadeRun:
 
 
 class StillPaused(Parked):
-    """A run is paused, and the signal is not there that it waits for."""
+    """A run is paused, and the signal that it waits for has not arrived."""
 
     def __init__(self) -> None:
         super().__init__(None, RESUME)
 
 
 def paused() -> Release:
-    """Return how a run is let go of that is paused."""
+    """Return the release of a paused run."""
     return Release(status="paused", delay=None, waits_for=RESUME, reason=f"waits for the signal '{RESUME}'")
 
 
 def end_of_result(result: GraphResult[Any]) -> End | Release:
-    """Return how a run ends that came to `result`."""
+    """Return how a run with this result ends."""
     if result.status == "paused":
         return paused()
     return End("completed", _outcomes.completed(result.exit_point, result.path, result.iterations))
 
 
 def end_of_error(error: Exception, codec: Codec[Any]) -> End:
-    """Return how a run ends that failed."""
+    """Return how a run that failed with `error` ends."""
     return End("failed", _outcomes.failed(error, codec), one_line(describe_error(error)))
 
 
 def release_of(parked: Parked) -> Release:
-    """Return how a run is let go of that waits, or that may go on at once."""
+    """Return the release of a run that waits, or that may continue at once."""
     if parked.waits_for is None and not parked.delay:
         return Release(status="queued", delay=0.0)
     return Release(status="parked", delay=parked.delay, waits_for=parked.waits_for, reason=parked.reason)

@@ -1,8 +1,8 @@
-"""What a run ended with, as bytes: any process can read it, and nothing in it is code.
+"""The outcome of a run, as bytes: any process can read it, and it contains no code.
 
-Of a result all but the state is kept here: the state is the run's last step. Of an error the type's name, the
-message, the arguments where they are plain data, and the text of its traceback are kept; it is made again where
-its type is one of Python's or of trioflow's, from a `RemoteError` that says what is known of it.
+For a result, everything but the state is stored here: the state is in the run's last step. For an error, the name
+of its type, the message, the arguments if they are plain data, and the text of its traceback are stored. The error
+is recreated if its type is Python's or trioflow's, with a `RemoteError` that has these facts as its cause.
 """
 
 import builtins
@@ -19,7 +19,7 @@ from trioflow.errors import CheckpointEncodeError, ExecutionError, RemoteError
 __all__ = ("Completed", "Failed", "completed", "decode_outcome", "failed", "rebuilt", "type_name")
 
 _TRACEBACK_LIMIT = 20_000
-"""Characters of a traceback that are kept, the last ones."""
+"""Characters of a traceback that are stored: the last ones."""
 
 _plain: Codec[Any] = Codec(Any, what="the arguments of an error")
 
@@ -33,7 +33,7 @@ class Completed(msgspec.Struct, frozen=True, tag="completed"):
 
 
 class _Remote(msgspec.Struct, frozen=True):
-    """What is known of an error that cannot be made again."""
+    """The facts about an error that cannot be recreated."""
 
     type: str
     message: str
@@ -41,7 +41,7 @@ class _Remote(msgspec.Struct, frozen=True):
 
 
 class _Place(msgspec.Struct, frozen=True):
-    """What an `ExecutionError` has beside its cause."""
+    """The fields of an `ExecutionError` besides its cause."""
 
     node: str
     path: list[str]
@@ -66,7 +66,7 @@ _decoder: msgspec.msgpack.Decoder[Outcome] = msgspec.msgpack.Decoder(Outcome)
 
 
 def decode_outcome(data: bytes) -> Outcome:
-    """Return what a run ended with."""
+    """Return the outcome of a run."""
     return _decoder.decode(data)
 
 
@@ -92,9 +92,9 @@ def failed(error: Exception, codec: Codec[Any]) -> bytes:
 
 
 def rebuilt(outcome: Failed, run_id: str, codec: Codec[Any]) -> Exception:
-    """Return the error: one of its type where that is ours or Python's, from what is known of it.
+    """Return the error: of its own type if that is trioflow's or Python's, from the facts that are stored.
 
-    The cause of an `ExecutionError` stands for what the node had raised.
+    The cause of an `ExecutionError` stands for the error that the node raised.
     """
     known = outcome.cause if outcome.place and outcome.cause else outcome.error
     remote = RemoteError(known.type, known.message, known.traceback)
@@ -119,7 +119,7 @@ def _of_its_type(outcome: Failed, run_id: str, codec: Codec[Any]) -> Exception |
     arguments = [outcome.error.message] if outcome.arguments is None else _plain.decode(outcome.arguments)
     try:
         error = kind(*arguments)
-    except Exception:  # noqa: BLE001 - a type that cannot be made of its arguments is described, not made
+    except Exception:  # noqa: BLE001 - if the type rejects its arguments, the error is described, not recreated
         return None
     if isinstance(error, trioflow.errors.CheckpointError):
         error.run_id = run_id

@@ -205,10 +205,10 @@ class ServiceClient:
         await self._store.request_cancel(run_id)
 
     def _begin(self, graph: str, state: Any) -> tuple[Codec[Any], str]:
-        """Return what encodes the state of a new run, and the node that it begins with; empty is not known."""
+        """Return the codec for the state of a new run, and its first node: empty if that is not known."""
         if graph in self._graphs:
             known = self._graphs[graph]
-            known._check_state("state", state)  # noqa: SLF001 - what execute does
+            known._check_state("state", state)  # noqa: SLF001 - as execute does
             return state_codec(known._state_type), known._planned().entry  # noqa: SLF001 - the same
         if self._graphs:
             allowed = f"the name of a graph that is served {list_known(graph, self._graphs)}"
@@ -219,7 +219,7 @@ class ServiceClient:
         return state_codec(type(state)), ""
 
     async def _check_resumable(self, run_id: str) -> None:
-        """Refuse a payload that nobody would use.
+        """Raise if the run's graph could not use a payload.
 
         Cancellation: nothing is changed.
         """
@@ -228,18 +228,18 @@ class ServiceClient:
         except CheckpointNotFoundError:
             return
         graph = self._graphs.get(run.graph)
-        if graph is not None and graph._on_resume is None:  # noqa: SLF001 - the other half of it
+        if graph is not None and graph._on_resume is None:  # noqa: SLF001 - internal to the library
             message = f"graph {quote(run.graph)} has no on_resume that could use a payload"
             raise ConfigError(f"{message}: give it one, or send no payload", field="payload")
 
     async def _concluded(self, run: ServiceRun) -> GraphResult[Any]:
-        """Return, or raise, what the run ended with.
+        """Return the result of the run, or raise its error.
 
         Cancellation: nothing is changed.
         """
         if run.status == "cancelled" or run.outcome is None:
             raise RunCancelledError(f"run {quote(run.run_id)} was cancelled", run_id=run.run_id)
-        # Of an id that was deleted and submitted again, an error may be known that is not this run's.
+        # If the id was deleted and submitted again, an error known under it may not be this run's.
         raised = self._errors.get((run.run_id, run.outcome))
         if raised is not None:
             raise raised
@@ -261,7 +261,7 @@ class ServiceClient:
 
 
 def check_service_store(store: Any) -> None:
-    """Refuse a store that cannot serve a service."""
+    """Raise if the store is not a `ServiceStore`."""
     check_store("store", store)
     missing = [method for method in _METHODS if not callable(getattr(store, method, None))]
     if missing:
@@ -270,7 +270,7 @@ def check_service_store(store: Any) -> None:
 
 
 def graphs_by_name(graphs: Iterable[StateGraph[Any]]) -> dict[str, StateGraph[Any]]:
-    """Return graphs by their names; refuse two of one name, and one that is invalid."""
+    """Return graphs by their names; raise if two have the same name, or one is invalid."""
     given: object = graphs
     if isinstance(given, StateGraph) or not isinstance(given, Iterable):
         raise ConfigError.refusing("graphs", graphs, "StateGraphs, in a list")

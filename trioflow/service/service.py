@@ -56,7 +56,7 @@ __all__ = ("Service", "open_service")
 _CONFIG = ServiceConfig()
 
 _ERRORS_KEPT = 1_000
-"""Errors of runs that failed here which are kept as they are, the last ones."""
+"""How many errors of runs that failed here are kept as they were raised: the last ones."""
 
 
 def open_service(
@@ -169,10 +169,10 @@ class Service:
 
 @final
 class _Engine:
-    """The poller, and the runs that it has been given.
+    """The poller, and the runs that it has leased.
 
     Attributes:
-        errors: what runs failed with here, as it was raised, by the run and what is kept of it.
+        errors: the errors that runs failed with here, as they were raised, by the run and its stored outcome.
     """
 
     def __init__(
@@ -200,28 +200,28 @@ class _Engine:
     def __repr__(self) -> str:
         return f"<engine of {', '.join(self._graphs)}: {len(self._runs)} runs>"
 
-    # What decides: plain methods.
+    # The decisions: synchronous methods.
 
     def drain(self) -> None:
-        """Take no more runs, and let go of those there are after the steps in hand."""
+        """Lease no more runs, and release the current ones after their current steps."""
         if not self._is_draining:
             self._is_draining = True
             for run in self._runs.values():
                 run.drain()
 
     def stop_all(self) -> None:
-        """Let go of all runs at once."""
+        """Release all runs at once."""
         for run in self._runs.values():
             run.stop("let go")
 
     def wake(self) -> None:
-        """Let the poller look into the store."""
+        """Make the poller read the store."""
         self._is_woken = True
         self._nap.cancel(reason="there is something to look for")
 
     def _request(self) -> LeaseRequest:
         held = [(run.run_id, run.lease.epoch) for run in self._runs.values() if run.why != "lost"]
-        # One that was lost here is not taken again before what it does has ended.
+        # A run that was lost here must not be leased again before its task has ended.
         lost = [run.run_id for run in self._runs.values() if run.why == "lost"]
         return LeaseRequest(
             graphs=list(self._graphs),
@@ -233,7 +233,7 @@ class _Engine:
         )
 
     def _heed(self, held: Iterable[tuple[str, int]], grant: LeaseGrant) -> None:
-        """Stop the runs that are not ours any more, or are to be cancelled."""
+        """Stop the runs that this process no longer holds, or that are to be cancelled."""
         for run_id, epoch in held:
             run = self._runs.get(run_id)
             if run is None or run.lease.epoch != epoch:
@@ -252,7 +252,7 @@ class _Engine:
         self._warn("lease lost", message, run.run_id)
 
     def _warn(self, name: str, message: str, run_id: str | None = None) -> None:
-        """Tell the observer, whose log shows it as a failure."""
+        """Emit an event that the log shows as a failure."""
         if self._emitter.active:
             data = {"name": name, "data": {"run_id": run_id}, "error": True, "error_message": message}
             self._emitter.emit(EventType.CUSTOM, data)
@@ -260,9 +260,9 @@ class _Engine:
     # The poller.
 
     async def poll(self, nursery: trio.Nursery) -> None:
-        """Prolong leases and take runs, over and over.
+        """Renew leases and lease runs, over and over.
 
-        Cancellation: no more runs are taken.
+        Cancellation: no more runs are leased.
         """
         self._renewed = trio.current_time()
         while True:
@@ -280,9 +280,9 @@ class _Engine:
                 self._trouble = None
 
     async def _look(self, nursery: trio.Nursery) -> float:
-        """Prolong leases and take runs, once; return the seconds until that has to be done again.
+        """Renew leases and lease runs, once; return the seconds until that is due again.
 
-        Cancellation: runs may have been taken; they come back when their lease ends.
+        Cancellation: runs may have been leased; they become due again when the lease expires.
         """
         request = self._request()
         asked = trio.current_time()
@@ -295,7 +295,7 @@ class _Engine:
         return min(pause, self._config.lease / 3) if self._runs else pause
 
     def _bear(self, error: CheckpointError) -> None:
-        """Go on without the store, until the leases have ended that nobody could prolong."""
+        """Continue without the store, until the leases that could not be renewed have expired."""
         trouble = one_line(describe_error(error))
         if trouble != self._trouble:
             self._trouble = trouble
@@ -318,11 +318,11 @@ class _Engine:
 
     @trio.lowlevel.enable_ki_protection
     async def _make(self, run: MadeRun) -> None:
-        """Make the run, and keep how it ended.
+        """Execute the run, and store how it ended.
 
-        Cancellation: the run is let go of, shielded.
+        Cancellation: the run is released, shielded.
         """
-        # What it is if this task is cancelled, or stopped by what is no error.
+        # Holds if this task is cancelled, or ended by something that is not an `Exception`.
         end: End | Release | None = Release(status="queued", delay=0.0)
         try:
             with run.scope:
@@ -337,7 +337,7 @@ class _Engine:
             self._emptied.unpark_all()
 
     async def _end_of(self, run: MadeRun) -> End | Release | None:
-        """Make the run, and return how it ended; None where it is somebody else's.
+        """Execute the run, and return how it ended; None if another process has taken it over.
 
         Cancellation: passes through.
         """
@@ -352,11 +352,11 @@ class _Engine:
             return None
         except CheckpointError as error:
             return self._end_of_trouble(graph, run, error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is what the run failed with
+        except Exception as error:  # noqa: BLE001 - any error is the one that the run failed with
             return self._end_of_failure(graph, run, error)
 
     async def _execute(self, graph: StateGraph[Any], run: MadeRun) -> GraphResult[Any]:
-        """Go through the graph.
+        """Walk the graph.
 
         Cancellation: passes through.
         """
@@ -371,16 +371,16 @@ class _Engine:
             answer=self._answer_for(run),
             last=run.lease.last,
         )
-        return await graph._serve(served)  # noqa: SLF001 - the other half of it
+        return await graph._serve(served)  # noqa: SLF001 - made for this call
 
     def _end_of_trouble(self, graph: StateGraph[Any], run: MadeRun, error: CheckpointError) -> End | Release:
-        """Return how a run ends for what the store says of it."""
+        """Return how a run ends after an error of its store."""
         message = one_line(describe_error(error))
         if isinstance(error, CheckpointStoreError):
             self._warn("store failed", message, run.run_id)
             return Release(status="queued", delay=self._config.poll)
         if isinstance(error, CheckpointMismatchError | CheckpointCorruptError):
-            # Another process may have other code, or this one a newer version next time.
+            # Another process may run other code, or this one may run a newer version next time.
             self._refused.add(run.run_id)
             return Release(status="blocked", delay=0.0, reason=message)
         return self._end_of_failure(graph, run, error)
@@ -402,7 +402,7 @@ class _Engine:
         return answer
 
     async def _keep(self, run: MadeRun, end: End | Release) -> None:
-        """Keep how the run ended; where that is refused or fails, the run is for whoever takes it next.
+        """Store how the run ended; if that is refused or fails, the run is left to the next process that takes it.
 
         Cancellation: shielded.
         """
@@ -415,7 +415,7 @@ class _Engine:
                 self._warn("store failed", one_line(describe_error(error)), run.run_id)
 
     async def wait_until_empty(self) -> None:
-        """Wait until no run is made here.
+        """Wait until no run is executed here.
 
         Cancellation: passes through.
         """
@@ -423,7 +423,7 @@ class _Engine:
             await self._emptied.park()
 
     async def drain_for(self, seconds: float) -> None:
-        """Let the steps in hand end, for as long as this; then let go of all runs.
+        """Let the current steps finish, for up to this many seconds; then release all runs.
 
         Cancellation: passes through.
         """
@@ -435,7 +435,7 @@ class _Engine:
 
     @property
     def drain_timeout(self) -> float:
-        """Seconds that leaving the block waits for steps in hand."""
+        """Seconds for which leaving the block waits for current steps."""
         return self._config.drain_timeout
 
 
@@ -446,7 +446,7 @@ class _ServiceBlock(Block[Service]):
     def __init__(self, service: Service) -> None:
         super().__init__(ErrorCollector())
         self._service = service
-        self._engine = service._engine  # noqa: SLF001 - the two are one
+        self._engine = service._engine  # noqa: SLF001 - both belong to one service
         self._scope: trio.CancelScope
 
     def _open(self, nursery: trio.Nursery) -> Service:
