@@ -1,9 +1,9 @@
-"""How the calls of a PostgreSQL store are made in its thread: in statements that do what many callers want.
+"""The calls of a PostgreSQL store, made in its thread: one statement serves many callers.
 
-An operation that is made `Together` with others is one statement, and so one transaction, for all who wait for
-it, and says of each what became of it. Where the statement fails, nothing of it is kept, and each call is made by
-itself. Where the connection is lost on the way, or a caller is cancelled, each call of the statement is of unknown
-fate, and knows it when it is made again (`Tried.again`).
+Operations that are made `Together` are one statement, and so one transaction, for all callers that wait for it;
+the statement returns the outcome of each call. If the statement fails, nothing of it is stored, and each call is
+made on its own. If the connection is lost meanwhile, or a caller is cancelled, the outcome of each call in the
+statement is unknown, and its next attempt takes that into account (`Tried.again`).
 """
 
 import threading
@@ -31,11 +31,11 @@ _MEANINGS = {
 }
 
 _MOST_BYTES = 4 << 20
-"""Bytes of states that one statement has at most, or one state that is larger."""
+"""The most bytes of states in one statement, unless a single state is larger."""
 
 
 class Alone(Call):
-    """A call of an operation that does what one caller wants: `operation(db, *args)`.
+    """A call of an operation for one caller: `operation(db, *args)`.
 
     Attributes:
         tried: what is known of its attempts.
@@ -50,13 +50,13 @@ class Alone(Call):
 
 @final
 class Together(Alone):
-    """A call of an operation that does what many callers want: `operation(db, [args], [tried])`.
+    """A call of an operation for many callers: `operation(db, [args], [tried])`.
 
     The operation returns a result or a `CheckpointError` for each.
 
     Args:
-        run_id: the run that is changed; one statement changes it once. None for what changes none.
-        size: the bytes of its state.
+        run_id: the run that it changes, of which one statement makes one change only; None if it changes none.
+        size: the size of its state in bytes.
     """
 
     __slots__ = ("run_id", "size")
@@ -71,7 +71,7 @@ class Together(Alone):
 
 @final
 class Close(Call):
-    """A call that closes the connection, whatever comes after it."""
+    """A call that closes the connection, after the other calls of its group."""
 
     __slots__ = ()
 
@@ -100,7 +100,7 @@ class Calls:
         return f"<Calls over {self._link!r}>"
 
     def make(self, calls: Sequence[Call]) -> None:
-        """Make these calls: each ends, but those that were under way when one of their callers was cancelled."""
+        """Make these calls; each ends, except those in progress when one of their callers is cancelled."""
 
         def stop() -> None:
             if any(call.is_given_up for call in calls):
@@ -121,11 +121,11 @@ class Calls:
                 call.succeed(None)
 
     def _make_part(self, part: Sequence[Alone], patience: Patience, stop: Callable[[], None]) -> None:
-        """Make calls that are one statement, or one call of another kind."""
+        """Make the calls of one statement, or one call of another kind."""
         try:
             failure = self._tried_until_answered(part, patience, stop)
         except CheckpointError as error:
-            # It is the server's, or the store's, and no call's: each caller is told.
+            # An error of the server or the store, not of one call: every caller gets it.
             for call in part:
                 call.fail(error if len(part) == 1 else CheckpointStoreError(str(error)))
             return
@@ -140,7 +140,7 @@ class Calls:
     def _tried_until_answered(
         self, part: Sequence[Alone], patience: Patience, stop: Callable[[], None]
     ) -> Exception | None:
-        """Make the calls over as many connections as it takes; return why the server does not make them."""
+        """Make the calls, reconnecting as often as needed; return the error if the server rejects them."""
         while True:
             is_answered = False
             try:
@@ -152,7 +152,7 @@ class Calls:
             else:
                 return None
             finally:
-                # Also where one of the callers is cancelled.
+                # Also if one of the callers is cancelled.
                 if not is_answered:
                     for call in part:
                         call.tried.again = True
@@ -161,7 +161,7 @@ class Calls:
             patience.wait(failure, self._link.name)
 
     def _meaning(self, error: Exception) -> CheckpointError:
-        """Return what the driver raised as what it means."""
+        """Return the store error for an error of the driver."""
         name, why = quote(self._link.name), one_line(describe_error(error))
         code = error.sqlstate if isinstance(error, psycopg.Error) else None
         meant: CheckpointError = CheckpointStoreError(f"the store {name} failed: {why}")
@@ -174,7 +174,7 @@ class Calls:
 
 
 class _Part:
-    """Calls that are made together."""
+    """Calls that form one statement."""
 
     def __init__(self) -> None:
         self.calls: list[Alone] = []
@@ -182,7 +182,7 @@ class _Part:
         self._size = 0
 
     def takes(self, call: Together) -> bool:
-        """Whether the call can be made with those that are there."""
+        """Whether the call can join those already in this statement."""
         return call.run_id not in self._run_ids and self._size + call.size <= _MOST_BYTES
 
     def add(self, call: Together) -> None:
@@ -193,7 +193,7 @@ class _Part:
 
 
 def _parts(calls: Sequence[Call]) -> Iterator[Sequence[Alone]]:
-    """Yield the calls in parts that are one statement each, or one call of another kind."""
+    """Yield the calls in parts: the calls of one statement each, or one call of another kind."""
     open_: dict[Callable[..., Any], _Part] = {}
     for call in calls:
         if isinstance(call, Together):

@@ -1,8 +1,8 @@
-"""One connection to PostgreSQL at a time, that is waited for within bounds, and made again when it was lost.
+"""A store's single connection to PostgreSQL: waits are bounded, and a lost connection is replaced.
 
-A worker thread uses it, and asks ten times a second whether to go on waiting: a cancelled caller does not. A store
-has one session on the server and no second one: the session holds an advisory lock of the store's, and one that
-comes after it ends what the one before may still be doing. So what is read after a loss stays true.
+A worker thread uses it, and checks ten times a second whether to keep waiting: a cancelled caller does not. A
+store has one session on the server at a time: it holds the store's advisory lock, and a new session terminates the
+previous one, which may still be executing. So what is read after a loss stays true.
 """
 
 import secrets
@@ -32,8 +32,8 @@ APPLICATION = "trioflow"
 
 _DURABLE = ("on", "remote_apply")
 
-# A statement is planned once in a session. All that is looked for has a key, and a plan that was made while there
-# was little must not be one that reads whole tables when there is much.
+# A statement is planned once per session. Every lookup is by key, and a plan that was made while the tables were
+# small must not scan them sequentially when they are large.
 _SETTINGS = """
     SELECT set_config('lock_timeout', %(lock)s, false), set_config('statement_timeout', %(statement)s, false),
         set_config('idle_in_transaction_session_timeout', %(statement)s, false),
@@ -54,51 +54,51 @@ _END_OTHERS = """
 """
 
 _GONE = ("08", "57P", "25P03")
-"""What the codes of errors begin with that end a connection."""
+"""The prefixes of error codes that end a connection."""
 
-# What a server says that is not there yet, or not any more.
+# In the message of a server that is starting up, shutting down or overloaded.
 _COMES_BACK = ("starting up", "shutting down", "recovery", "too many", "terminating", "connection slots")
 
 _MISTAKES = ("no password supplied", "translate host name", "certificate", "does not support SSL")
-"""What is said of a server that is not there under this URL, and will not be."""
+"""In the message about a server that this URL will never reach."""
 
 
 class Bounds(msgspec.Struct, kw_only=True, frozen=True):
-    """How long is waited, in seconds."""
+    """The limits of waits, in seconds."""
 
     lock: float = 10.0
-    """For a lock that another session has."""
+    """For a lock that another session holds."""
     statement: float = 30.0
-    """For the server to do one thing."""
+    """For the server to execute one statement."""
     silence: float = 40.0
-    """For the server to say anything."""
+    """For the server to send anything."""
     connect: int = 5
-    """For one connection to be made, where the URL does not say."""
+    """For one attempt to connect, if the URL sets no limit."""
     returning: float = 60.0
-    """For a server that was there to be there again."""
+    """For a server that was available to become available again."""
     appearing: float = 10.0
     """For a server that this store has never reached."""
     cancelled: float = 2.0
-    """For what is under way when its caller is cancelled."""
+    """For an operation in progress whose caller is cancelled."""
 
 
 class GivenUpError(Exception):
-    """One of those for whom the thread works was cancelled."""
+    """One of the callers for which the thread works was cancelled."""
 
 
 class _Silent(psycopg.OperationalError):
-    """The server said nothing for too long; the connection is closed."""
+    """The server sent nothing for too long; the connection is closed."""
 
 
 class _Session(psycopg.Connection[tuple[Any, ...]]):
-    """A connection that never waits for ever."""
+    """A connection that never waits indefinitely."""
 
     silence: float = 0.0
     grace: float = 0.0
     stop: Callable[[], None] = staticmethod(trio.from_thread.check_cancelled)
 
     def wait(self, gen: Generator[Any, Any, R], *args: Any, **kwargs: Any) -> R:
-        """Do what the driver waits for with this, and close the connection when that takes too long."""
+        """Do the driver's waiting, and close the connection if it takes too long."""
         return super().wait(self._watched(gen), *args, **kwargs)
 
     def _watched(self, gen: Generator[Any, Any, R]) -> Generator[Any, Any, R]:
@@ -110,7 +110,7 @@ class _Session(psycopg.Connection[tuple[Any, ...]]):
                 ready = yield wanted
                 now = time.monotonic()
                 if not given_up and not ready and self._is_stopped():
-                    # What is under way is nearly done, as a rule; then its end is known.
+                    # The operation is usually nearly done; if so, its outcome becomes known.
                     given_up = True
                     until = min(until, now + self.grace)
                 elif ready and not given_up:
@@ -130,7 +130,7 @@ class _Session(psycopg.Connection[tuple[Any, ...]]):
         return False
 
     def _give_up(self) -> None:
-        # In the middle of an answer it is of no use to anybody.
+        # In the middle of a response, the connection cannot be used again.
         self.close()
         self.stop()
         raise _Silent(f"the server has not answered for {self.silence:g} s")
@@ -138,7 +138,7 @@ class _Session(psycopg.Connection[tuple[Any, ...]]):
 
 @final
 class Patience:
-    """How long one operation waits for a server that is not there, from when it was lost."""
+    """Limits how long one operation waits for an unavailable server, from when it was lost."""
 
     def __init__(self, seconds: float, stop: Callable[[], None]) -> None:
         self._seconds = seconds
@@ -153,8 +153,8 @@ class Patience:
         """Wait a little.
 
         Raises:
-            CheckpointStoreError: it has been waited for long enough; or the store was closed.
-            Cancelled: the caller was.
+            CheckpointStoreError: the time is over; or the store was closed.
+            Cancelled: the caller was cancelled.
         """
         now = time.monotonic()
         if self._until is None:
@@ -173,12 +173,12 @@ class Link:
     """The connection of one store, made when it is first needed.
 
     Args:
-        url: what libpq takes: it may have a password, and is shown to nobody.
-        read_only: the session can change nothing.
-        bounds: how long is waited.
+        url: a libpq URL; it may contain a password, and is never shown.
+        read_only: whether the session can change nothing.
+        bounds: the limits of waits.
 
     Raises:
-        psycopg.ProgrammingError: `url` is none that libpq takes.
+        psycopg.ProgrammingError: libpq does not accept `url`.
     """
 
     def __init__(self, url: str, *, read_only: bool, bounds: Bounds) -> None:
@@ -199,7 +199,7 @@ class Link:
                 application_name=given.get("application_name") or APPLICATION,
             )
 
-        # The URL is in a function and no attribute: nothing that prints attributes shows it.
+        # The URL is in a closure, not an attribute, so nothing that prints attributes shows it.
         self._connect = connect
 
     def __repr__(self) -> str:
@@ -212,11 +212,11 @@ class Link:
 
     @property
     def process(self) -> int | None:
-        """The server's process for the connection; None where there is none."""
+        """The process id of the server's backend for the connection; None without a connection."""
         return self._session.info.backend_pid if self._session is not None and self.is_open else None
 
     def is_lost(self, error: Exception) -> bool:
-        """Whether `error` says that there is no connection any more, or none yet; what is left of it is closed."""
+        """Whether `error` means that the connection is lost, or was not made; if so, close what is left of it."""
         if not isinstance(error, psycopg.Error):
             return False
         code = error.sqlstate
@@ -226,24 +226,24 @@ class Link:
         return lost
 
     def ready(self, stop: Callable[[], None]) -> Connection:
-        """Return the connection; `stop` raises when its user waits no more.
+        """Return the connection, opened if need be; `stop` raises if the operation should stop waiting.
 
         Raises:
-            psycopg.Error: the server is not there.
-            CheckpointStoreError: it refuses us, is too old, or has tables that we do not know.
+            psycopg.Error: the server is not available.
+            CheckpointStoreError: it refuses the connection, is too old, or has tables of an unknown version.
         """
         if self._session is None or self._session.closed:
             self._session = self._open(stop)
             self.reached = True
         self._session.stop = stop
         if self._session.pgconn.transaction_status != TransactionStatus.IDLE:
-            # Left by what failed and could not be undone; nothing may become a part of it.
+            # An operation failed and could not be rolled back; nothing may join its transaction.
             self._session.rollback()
         return self._session
 
     @contextmanager
     def taking(self, seconds: float) -> Iterator[None]:
-        """Let what is done in the block take up to so long."""
+        """Raise the time limit for statements in the block."""
         session = self._session
         if session is None:
             raise RuntimeError("ready() comes first")
@@ -257,7 +257,7 @@ class Link:
                 _set_timeout(session, self.bounds.statement)
 
     def close(self) -> None:
-        """Close the connection, whatever it is at."""
+        """Close the connection, even in the middle of an operation."""
         session, self._session = self._session, None
         if session is not None:
             session.close()
@@ -270,7 +270,7 @@ class Link:
             if _is_final(why, reached=self.reached):
                 message = f"the store {quote(self.name)} cannot be opened: {one_line(why)}"
                 raise CheckpointStoreError(message) from None
-            # Without the frames of the driver, whose variables have the password.
+            # Without the driver's frames, whose variables contain the password.
             raise error.with_traceback(None) from None
         with ExitStack() as undo:
             undo.callback(session.close)
@@ -295,12 +295,12 @@ class Link:
             "read_only": "on" if self._read_only else "off",
         }
         row = session.execute(_SETTINGS, values).fetchone()
-        # A commit returns when it is on the disk, or it would be lost with the machine.
+        # A commit must not return before it is on disk: it would be lost if the machine crashed.
         if row is None or row[-1] not in _DURABLE:
             raise CheckpointStoreError(f"the store {quote(self.name)} cannot be made durable: synchronous_commit")
 
     def _be_the_only_one(self, session: _Session) -> None:
-        """End the session before this one, which may be alive where only the way to it was lost."""
+        """Terminate the store's previous session, which may be alive if only the network to it was lost."""
         if session.execute("SELECT pg_try_advisory_lock(%s)", (self._lock,)).fetchone() != (True,):
             session.execute(_END_OTHERS, (self._lock,))
             session.close()
@@ -308,10 +308,10 @@ class Link:
 
 
 def describe(given: Mapping[str, Any]) -> str:
-    """Return the URL that may be shown: where the server is, and who asks, and no secret.
+    """Return a URL that may be shown: host, port, database and user, without secrets.
 
     Raises:
-        psycopg.ProgrammingError: a part of the password, which was not encoded, stands where others belong.
+        psycopg.ProgrammingError: part of an unencoded password was parsed as another part of the URL.
     """
     host = str(given.get("host") or given.get("hostaddr") or "")
     ports = str(given.get("port") or "")
@@ -333,7 +333,7 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _is_final(why: str, *, reached: bool) -> bool:
-    """Whether a refusal stays one, as far as its words say: there is no code with it."""
+    """Whether a refusal is permanent, judging by its message: it has no error code."""
     if "FATAL" in why:
         return not any(words in why for words in _COMES_BACK)
     return not reached and any(words in why for words in _MISTAKES)

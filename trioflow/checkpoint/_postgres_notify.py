@@ -1,7 +1,7 @@
-"""A connection of its own on which the server says that something has changed.
+"""A separate connection on which the server notifies a store of changes.
 
-One task at a time waits for it, on the loop: the socket becomes readable, and what is there is read at once.
-Where there is no connection, because the server is away or a proxy keeps none, a store is asked again and again.
+One task at a time waits on it, in Trio's loop: when the socket becomes readable, what has arrived is read at once.
+Without a connection, because the server is unavailable or a proxy closes idle connections, the store is polled.
 """
 
 from collections.abc import Callable
@@ -18,21 +18,21 @@ from trioflow.errors import CheckpointStoreError
 __all__ = ("Notifications",)
 
 LONGEST_SILENCE = 30.0
-"""Seconds without a notification after which a store looks all the same."""
+"""Seconds without a notification after which the store is read all the same."""
 
 
 @final
 class Notifications:
-    """What the server notifies one store of.
+    """Receives the server's notifications for one store.
 
     Args:
         link: makes the connection.
-        channel: where it listens.
-        note: called when something has, or may have, changed.
-        own: returns the number of the server's process whose changes are noted without it.
+        channel: the channel to listen on.
+        note: called when something has changed, or may have.
+        own: returns the process id of the backend whose changes are noted without a notification.
 
     Attributes:
-        is_taken: whether a task waits.
+        is_taken: whether a task is waiting.
     """
 
     __slots__ = ("_channel", "_db", "_link", "_note", "_own", "_patience", "_schema", "is_taken")
@@ -54,11 +54,11 @@ class Notifications:
 
     @property
     def is_open(self) -> bool:
-        """Whether the server has been told to notify."""
+        """Whether this connection is listening."""
         return self._db is not None
 
     async def wait(self, poll: float) -> None:
-        """Wait for a notification; where there can be none, for `poll` seconds.
+        """Wait for a notification; without a connection, for `poll` seconds.
 
         Cancellation: nothing is lost.
         """
@@ -75,19 +75,19 @@ class Notifications:
                     await trio.lowlevel.wait_readable(self._db.fileno())
                 self._read()
                 if trio.current_time() >= until:
-                    self._note()  # the way to the server may be lost, which nobody says
+                    self._note()  # the network may be down, which would go unnoticed
         finally:
             self.is_taken = False
 
     def wake(self) -> None:
-        """End the wait that is under way: something has changed in this process.
+        """End the current wait: something has changed in this process.
 
-        What the server notifies of it may have been read before anybody here was told that it is done.
+        The server's notification of it may have been read before the write returned here.
         """
         self._patience.cancel(reason="something has changed in this process")
 
     async def aclose(self) -> None:
-        """Close the connection; it is made again by the next wait.
+        """Close the connection; the next wait reconnects.
 
         Cancellation: the caller shields it.
         """
@@ -98,10 +98,10 @@ class Notifications:
         try:
             self._db, self._schema = await trio.to_thread.run_sync(self._listen)
         except (psycopg.Error, CheckpointStoreError):
-            # The store itself says what is wrong with the server when it is used.
+            # The store's own connection reports what is wrong with the server.
             self._close()
             await trio.sleep(poll)
-        self._note()  # what came before it listened
+        self._note()  # there may have been changes before it listened
 
     def _listen(self) -> tuple[Connection, bytes]:
         db = self._link.ready(trio.from_thread.check_cancelled)

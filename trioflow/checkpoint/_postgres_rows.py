@@ -1,9 +1,9 @@
-"""What the PostgreSQL store does with its tables: each function is one transaction, in a worker thread.
+"""The transactions of the PostgreSQL store: each function is one, in a worker thread.
 
-A save is one statement, for as many runs as are saved together: it looks whether the epochs are the runs'
-latest, locks the runs, and writes, in one round trip. Whoever loses the connection does not know whether that
-happened; the next attempt reads first (`Tried.again`). Rows are sealed as in a SQLite file, a run's row by the
-server: it knows how many items were new.
+A save is one statement, for as many runs as are saved together: it checks that the epochs are the runs' latest,
+locks the runs, and writes, in one round trip. If the connection is lost, it is unknown whether that happened, so
+the next attempt reads first (`Tried.again`). Rows are sealed as in a SQLite file; the server seals a run's row,
+because it knows how many items were new.
 """
 
 import hashlib
@@ -50,16 +50,16 @@ __all__ = (
 )
 
 LOOKED_AT = 1 << 16
-"""Bytes of a state up to which a list of runs looks whether it is whole, and a run is given out with it."""
+"""Bytes up to which a state is verified when runs are listed, and returned with a leased run."""
 
 LONGEST_NAME = 1_000
-"""Bytes of an id or key up to which it is found by itself, and not by its digest."""
+"""Bytes up to which an id or key is looked up as it is; a longer one is looked up by its digest."""
 
 _LARGEST = 2**63 - 1
-"""The largest number that a column holds."""
+"""The largest integer that a column can hold."""
 
 DAMAGE = ("XX001", "XX002")
-"""What PostgreSQL says of a table or index that is damaged."""
+"""The error codes for a damaged table or index."""
 
 _TEXTS = {"graph", "node", "next_node", "status", "kind", "forked_from", "digest"}
 
@@ -92,7 +92,7 @@ _SELECT_INSIDE = """
     SELECT number FROM inside ORDER BY number
 """
 _LOCK_INSIDE = "SELECT number FROM trioflow_runs WHERE number = ANY(%s) ORDER BY number FOR UPDATE"
-# What is damaged stays damaged, and its former holder loses it all the same.
+# A damaged row stays damaged, but its former holder loses the run all the same.
 _TAKE_INSIDE = """
     UPDATE trioflow_runs AS run SET epoch = drawn.epoch,
         seal = CASE WHEN run.seal = trioflow_seal(run.name, run.run_id, run.epoch, run.last_step, run.items,
@@ -103,8 +103,8 @@ _TAKE_INSIDE = """
     FROM (SELECT number, nextval('trioflow_epoch') AS epoch FROM unnest(%s::bigint[]) AS number) AS drawn
     WHERE run.number = drawn.number
 """
-# What is saved, a column an array: one statement does for many runs what it does for one. Whoever locks several
-# locks them in the order of their numbers.
+# Each column is an array, so one statement saves many runs. To avoid deadlocks, rows are always locked in order of
+# their numbers.
 _SAVE = """
     WITH held AS MATERIALIZED (
         SELECT run.number, given.*
@@ -144,7 +144,7 @@ _IS_SAVED = """
         JOIN trioflow_steps AS saved ON saved.run = run.number AND saved.step = given.step
             AND saved.seal = given.seal
 """
-# A row that was there before has been locked by this very statement, which leaves a mark in `xmax`.
+# ON CONFLICT locks a row that existed before, which sets its `xmax`; in a new row, `xmax` is 0.
 _SAVE_ITEMS = """
     WITH held AS MATERIALIZED (
         SELECT number FROM trioflow_runs WHERE name = %(name)b AND epoch = %(epoch)s
@@ -238,18 +238,18 @@ _DELETE_RUNS = """
 
 
 class Tried(msgspec.Struct):
-    """What an operation knows of its attempts before, when it has lost its connection."""
+    """What an operation knows of its previous attempts, after it has lost its connection."""
 
     again: bool = False
-    """Whether there was an attempt whose end nobody knows."""
+    """Whether there was an attempt whose outcome is unknown."""
     epoch: int | None = None
-    """The epoch that it was to give."""
+    """The epoch that it drew."""
     number: int | None = None
-    """The run that it was to forget."""
+    """The number of the row that it was to add or delete."""
 
 
 class Run(msgspec.Struct, frozen=True):
-    """The row of a run, as far as a writer has to know it."""
+    """The row of a run, as far as a writer needs it."""
 
     number: int
     run_id: bytes
@@ -260,12 +260,12 @@ class Run(msgspec.Struct, frozen=True):
 
 
 def claim(db: Connection, run_id: str, parent: tuple[str, int] | None, *, tried: Tried) -> int:
-    """Give the run, and those inside it, to the caller, and return the new epoch."""
+    """Claim the run, and those inside it, for the caller, and return the new epoch."""
     with db.transaction():
         holder = None if parent is None else _held(db, *parent)
         run = find_locked(db, run_id)
         if tried.again and tried.epoch is not None and run is not None and run.epoch >= tried.epoch:
-            # The attempt before has claimed it, or somebody else has since, who goes on with it.
+            # The previous attempt has claimed it, or another process has since, and keeps it.
             return tried.epoch
         while run is None:
             tried.epoch = _next_epoch(db)
@@ -275,7 +275,7 @@ def claim(db: Connection, run_id: str, parent: tuple[str, int] | None, *, tried:
         _check_whole(run, run_id)
         if run.parent != holder:
             raise foreign_child(run_id, _name_of(db, run.parent))
-        # Whoever worked inside the run did so for its former holder.
+        # Processes that hold runs inside this one hold them for its former holder.
         take_inside(db, [run.number])
         tried.epoch = _next_epoch(db)
         db.execute(_TAKE_RUN, {"epoch": tried.epoch, "now": time.time(), "number": run.number})
@@ -283,23 +283,24 @@ def claim(db: Connection, run_id: str, parent: tuple[str, int] | None, *, tried:
 
 
 def _add_run(db: Connection, run_id: str, epoch: int, parent: int | None = None) -> int | None:
-    """Add a run, and return its number; None where there is one of this id."""
+    """Create a run, and return its number; None if one of this id exists."""
     values = {**_names(run_id), "epoch": epoch, "now": time.time(), "parent": parent}
     added = ask(db, _ADD_RUN, values)
     return int(added[0][0]) if added else None
 
 
 def take_inside(db: Connection, numbers: Sequence[int]) -> None:
-    """Give the runs inside those that are locked epochs that nobody knows."""
+    """Give the runs inside these, which are locked, epochs that no process knows."""
     inside = _lock_inside(db, numbers)
     if inside:
         db.execute(_TAKE_INSIDE, (inside,))
 
 
 def _lock_inside(db: Connection, numbers: Sequence[int]) -> list[int]:
-    """Lock the runs inside runs that are locked, and return their numbers.
+    """Lock the runs inside these, which are locked, and return their numbers.
 
-    A run can be put inside one only by who has locked that: the same ones found twice are all there are.
+    A run can be created inside another only by a session that has locked the other. So once two reads find the
+    same runs, they are complete.
     """
     locked: list[int] = []
     while (inside := [each for (each,) in ask(db, _SELECT_INSIDE, (list(numbers),))]) != locked:
@@ -310,14 +311,14 @@ def _lock_inside(db: Connection, numbers: Sequence[int]) -> list[int]:
 
 def _next_epoch(db: Connection) -> int:
     """Draw an epoch."""
-    # A sequence: what was drawn is never given out again, whatever becomes of the transaction.
+    # A sequence never reuses a number, even if the transaction is rolled back.
     return int(ask(db, "SELECT nextval('trioflow_epoch')")[0][0])
 
 
 def save(
     db: Connection, many: Sequence[tuple[Checkpoint, int]], tried: Sequence[Tried]
 ) -> list[CheckpointError | None]:
-    """Keep checkpoints of different runs; return for each why not, or None."""
+    """Save checkpoints of different runs; return for each an error or None."""
     steps = [{**step_values(checkpoint), "epoch": epoch} for checkpoint, epoch in many]
     left = steps
     kept: set[bytes] = set()
@@ -334,7 +335,7 @@ def save(
 
 
 def step_values(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what is kept of a checkpoint, by column, and the name of its run."""
+    """Return the values of a checkpoint by column, and the name of its run."""
     info = [getattr(checkpoint, name) for name in INFO]
     info[6] = float(checkpoint.created_at)
     rest = [getattr(checkpoint, name) for name in REST]
@@ -351,17 +352,17 @@ def step_values(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return rows as arrays of what is in each column."""
+    """Return rows as one array per column."""
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def load(
     db: Connection, many: Sequence[tuple[str, int | None]], tried: Sequence[Tried]
 ) -> list[Checkpoint | CheckpointError]:
-    """Return for each run and step its checkpoint, or the latest; or why there is none."""
+    """Return for each run and step the checkpoint, the latest if no step is given; or an error."""
     del tried
     names = [lookup_name(run_id) for run_id, _ in many]
-    # What no column holds is in no row.
+    # A number that the column cannot hold is in no row; neither is -1, which can be sent.
     steps = [-1 if step is not None and abs(step) > _LARGEST else step for _, step in many]
     found = {place: row for place, *row in ask(db, _LOAD, {"names": names, "steps": steps})}
     return [_loaded(run_id, step, found.get(place)) for place, (run_id, step) in enumerate(many, 1)]
@@ -384,7 +385,7 @@ def _loaded(run_id: str, step: int | None, row: Sequence[Any] | None) -> Checkpo
 
 
 def last_step(run_id: str, row: Sequence[Any]) -> Checkpoint | None:
-    """Return the last step of a run by its row; None where there is none, or it is damaged, which `load` finds."""
+    """Return the last step of a run from its row; None if there is none, or it is damaged (`load` says so)."""
     try:
         return None if row[-1] is None else Checkpoint(run_id=run_id, state=row[-1], **_whole_step(run_id, row))
     except CheckpointCorruptError:
@@ -392,7 +393,7 @@ def last_step(run_id: str, row: Sequence[Any]) -> Checkpoint | None:
 
 
 def _whole_step(run_id: str, row: Sequence[Any]) -> dict[str, Any]:
-    """Return the fields of a step but its state, if they are what was saved."""
+    """Return the verified fields of a step, without its state."""
     *values, seal, state = row
     fields = _decoded(run_id, INFO + REST, values)
     found = list(fields.values())
@@ -402,7 +403,7 @@ def _whole_step(run_id: str, row: Sequence[Any]) -> dict[str, Any]:
 
 
 def history(db: Connection, run_id: str) -> list[CheckpointInfo]:
-    """Return the steps that are kept, oldest first."""
+    """Return the stored steps, oldest first."""
     steps: list[CheckpointInfo] = []
     last_step = None
     for last, whole, seal, *info in ask(db, _HISTORY, (lookup_name(run_id),)):
@@ -427,9 +428,9 @@ def _whole_info(run_id: str, seal: bytes, info: Sequence[Any]) -> dict[str, Any]
 
 
 def list_runs(db: Connection, after: str | None, limit: int | None) -> list[RunInfo]:
-    """Return the runs that something is kept of."""
+    """Return the stored runs."""
     with db.transaction():
-        # One state of the database for all that is asked.
+        # One snapshot for all queries.
         db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         start = 0
         if after is not None:
@@ -443,7 +444,7 @@ def list_runs(db: Connection, after: str | None, limit: int | None) -> list[RunI
 
 
 def _last_steps(db: Connection, wanted: Sequence[tuple[int, int]]) -> dict[int, Sequence[Any]]:
-    """Return the rows of these steps by run; of a step that cannot be read there is none."""
+    """Return the rows of these steps by run, without steps that cannot be read."""
     if not wanted:
         return {}
     try:
@@ -455,13 +456,13 @@ def _last_steps(db: Connection, wanted: Sequence[tuple[int, int]]) -> dict[int, 
             raise
     if len(wanted) == 1:
         return {}
-    # One of them is damaged down in its table, and keeps nobody from seeing the others.
+    # One of them is damaged on disk, which must not hide the others.
     middle = len(wanted) // 2
     return _last_steps(db, wanted[:middle]) | _last_steps(db, wanted[middle:])
 
 
 def _look(row: Sequence[Any], last: Sequence[Any] | None) -> RunInfo:
-    """Return what is known of a run, which damage does not keep from being listed."""
+    """Return what is known about a run; a damaged run is listed too."""
     _, name, items, created_at, updated_at, parent, last_step, whole, status, reason = row
     run_id = shown(name)
     known: dict[str, Any] = {"graph": "", "kind": "", "status": "running", "step": 0, "forked_from": None}
@@ -472,7 +473,7 @@ def _look(row: Sequence[Any], last: Sequence[Any] | None) -> RunInfo:
         if status is not None:
             known |= {"status": status, "reason": None if reason is None else shown(reason)}
     except CheckpointCorruptError:
-        # What is damaged in its rows makes it a damaged run, and no more is to be said of it.
+        # Any damaged row makes it a damaged run, and nothing more can be said about it.
         known["status"] = "corrupt"
     return RunInfo(
         run_id=run_id,
@@ -495,7 +496,7 @@ def _last_of(run_id: str, last_step: int, row: Sequence[Any] | None) -> dict[str
 
 
 def delete(db: Connection, run_id: str, epoch: int | None, *, tried: Tried) -> None:
-    """Forget the run and those inside it, if the epoch, where one is given, is its latest."""
+    """Delete the run and those inside it; if an epoch is given, only if it is the run's latest."""
     with db.transaction():
         run = find_locked(db, run_id)
         if run is None and epoch is None:
@@ -503,7 +504,7 @@ def delete(db: Connection, run_id: str, epoch: int | None, *, tried: Tried) -> N
         if run is None or epoch not in {None, run.epoch}:
             return
         if tried.again and tried.number not in {None, run.number}:
-            # The one that was to go is gone, and somebody has begun another of the same name.
+            # The run is deleted already, and another one of the same name has been started.
             return
         tried.number = run.number
         gone = {"numbers": [run.number, *_lock_inside(db, [run.number])], "channel": CHANNEL}
@@ -513,12 +514,12 @@ def delete(db: Connection, run_id: str, epoch: int | None, *, tried: Tried) -> N
         except psycopg.Error as error:
             if error.sqlstate not in DAMAGE:
                 raise
-            # What cannot be read cannot be taken out of its table. Without its run it is nobody's.
+            # Damaged rows cannot be deleted. Without their run, they belong to none.
             db.execute(_DELETE_RUNS, gone)
 
 
 def _find_damaged(db: Connection, run_id: str) -> Run | None:
-    """Return the run that is listed under this id and is damaged: its name may be no text any more."""
+    """Return the damaged run that is listed under this id: its name may no longer be valid text."""
     for name, kept in ask(db, _SELECT_DAMAGED):
         if shown(kept) == run_id:
             return Run(*ask(db, _LOCK_RUN, (name,))[0])
@@ -528,7 +529,7 @@ def _find_damaged(db: Connection, run_id: str) -> Run | None:
 def save_items(
     db: Connection, run_id: str, epoch: int, batch: Sequence[tuple[str, bytes]], *, tried: Tried
 ) -> None:
-    """Keep the items."""
+    """Save the items."""
     items = dict(batch)
     keys = [lookup_name(key) for key in items]
     names = zip(map(str.encode, items), keys, strict=True)
@@ -541,7 +542,7 @@ def save_items(
         "seals": [seal_item(run_id, key, value) for key, value in items.items()],
         "values": list(items.values()),
     }
-    # All of a batch is there, or nothing.
+    # A batch is stored as a whole, or not at all.
     if tried.again and items and ask(db, _COUNT_SAVED, values) == [(len(items),)]:
         return
     if not ask(db, _SAVE_ITEMS, values):
@@ -567,30 +568,30 @@ def load_items(db: Connection, run_id: str) -> dict[str, bytes]:
 
 
 def vacuum(db: Connection) -> None:
-    """Give the space of what was deleted back to the disk."""
+    """Return the space of deleted rows to the disk."""
     tables = "trioflow_runs, trioflow_steps, trioflow_items, trioflow_service, trioflow_signals"
     db.execute(SQL("VACUUM (FULL, ANALYZE) ") + SQL(tables))
 
 
 def ask(db: Connection, query: LiteralString, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
-    """Return the rows that `query` gives; in binary, which needs no escaping of bytes, and planned once."""
+    """Return the rows of `query`: in binary, so that bytes need no escaping, and prepared, to be planned once."""
     return db.execute(SQL(query), values, prepare=True, binary=True).fetchall()
 
 
 def find(db: Connection, run_id: str) -> Run | None:
-    """Return the row of the run, if there is one."""
+    """Return the row of the run, if it exists."""
     rows = ask(db, _SELECT_RUN, (lookup_name(run_id),))
     return Run(*rows[0]) if rows else None
 
 
 def find_locked(db: Connection, run_id: str) -> Run | None:
-    """Return the row of the run, locked, if there is one."""
+    """Lock the row of the run, if it exists, and return it."""
     rows = ask(db, _LOCK_RUN, (lookup_name(run_id),))
     return Run(*rows[0]) if rows else None
 
 
 def _held(db: Connection, run_id: str, epoch: int) -> int:
-    """Lock a run that the caller has, and return its number."""
+    """Lock a run that the caller holds, and return its number."""
     run = find_locked(db, run_id)
     if run is not None:
         _check_whole(run, run_id)
@@ -600,7 +601,7 @@ def _held(db: Connection, run_id: str, epoch: int) -> int:
 
 
 def refusal(db: Connection, run_id: str, epoch: int) -> CheckpointError:
-    """Return why a write found no run that is whole and has this epoch."""
+    """Return the error for a write that found no intact run with this epoch."""
     run = find(db, run_id)
     if run is not None and not run.whole:
         return damaged(run_id, "its entry is not what was saved")
@@ -626,7 +627,7 @@ def _names(run_id: str) -> dict[str, bytes]:
 
 
 def lookup_name(text: str) -> bytes:
-    """Return what a run or an item is found by: its name, or, where that is long, a digest, which is no text."""
+    """Return the name by which a run or item is looked up: its own, or a digest if that is long."""
     name = text.encode()
     return name if len(name) <= LONGEST_NAME else b"\xff" + hashlib.sha256(name).digest()
 
@@ -636,7 +637,7 @@ def _encode(text: str | None) -> bytes | None:
 
 
 def _decoded(run_id: str, names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
-    """Return the fields of a step by name, with their texts."""
+    """Return the fields of a step by name, with text decoded."""
     try:
         return {
             name: value.decode() if name in _TEXTS and value is not None else value
@@ -647,5 +648,5 @@ def _decoded(run_id: str, names: Sequence[str], values: Sequence[Any]) -> dict[s
 
 
 def shown(name: bytes) -> str:
-    """Return the text of a name, also where it is damaged."""
+    """Return the text of a name, even if it is damaged."""
     return name.decode(errors="backslashreplace")

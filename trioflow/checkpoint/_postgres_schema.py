@@ -1,8 +1,8 @@
-"""The form of the tables in PostgreSQL, and how an older one is made a newer one.
+"""The schema of the tables in PostgreSQL, and its migrations.
 
-The tables stand where the connection's `search_path` puts them, and `trioflow_schema` has their version.
-Migrations run in one transaction with the change of the version, one process at a time, under an advisory lock.
-Names, ids and keys are bytes: a text of PostgreSQL has no NUL, and depends on the server's encoding.
+The tables are created where the connection's `search_path` says, and `trioflow_schema` stores their version.
+Migrations and the change of the version are one transaction, under an advisory lock, in one process at a time.
+Names, ids and keys are bytes: PostgreSQL text cannot contain NUL, and depends on the server's encoding.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,10 @@ CHANNEL = "trioflow"
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 MIGRATIONS: Sequence[SQL] = (
-    # The seal of a run is made where its row is changed, so that a batch is one statement. No foreign keys: each
-    # item would ask for its run again. An entry of an index takes 2,700 bytes at most: a long id or key is found
-    # by its digest. Half of a page of runs is left free, so that a change of a row stays on its page.
+    # The server computes the seal of a run when it changes the row, so that a batch is one statement. There are no
+    # foreign keys: each item would look up its run again. An index entry has at most 2,700 bytes, so a long id or
+    # key is looked up by its digest. Half of each page of runs is left free, so that an updated row stays on its
+    # page.
     SQL("""
     CREATE SEQUENCE trioflow_epoch;
     CREATE TABLE trioflow_runs(
@@ -68,17 +69,17 @@ MIGRATIONS: Sequence[SQL] = (
     CREATE INDEX trioflow_signals_by_run ON trioflow_signals(run);
     """),
 )
-"""What makes version n + 1 of version n."""
+"""The script at index n migrates version n to n + 1."""
 
 _MIGRATING = 0x7472696F666C6F77  # "trioflow"
-"""The advisory lock of whoever makes or changes the tables."""
+"""The advisory lock for creating and migrating the tables."""
 
 
 def prepare(db: Connection, *, migrate: bool, migrations: Sequence[SQL] = MIGRATIONS) -> None:
-    """Refuse tables that are newer, and bring older ones, or none, up to date if `migrate`.
+    """Check the version of the tables; if `migrate`, create missing tables and migrate older ones.
 
     Raises:
-        CheckpointStoreError: the tables are newer; or they are not there or older, and must stay as they are.
+        CheckpointStoreError: the tables are newer; or they are older or missing, and `migrate` is false.
     """
     newest = len(migrations)
     version = _version(db)
@@ -88,7 +89,7 @@ def prepare(db: Connection, *, migrate: bool, migrations: Sequence[SQL] = MIGRAT
     if not migrate:
         what = f"has tables of form {version}" if version else "has no tables of trioflow"
         raise CheckpointStoreError(f"the database {what}, and is opened to be read only: open it once to write")
-    # Locked before the transaction begins: what it sees of the catalogue is from its beginning.
+    # Locked before the transaction begins, because that sees the catalogue as of its beginning.
     db.execute("SELECT pg_advisory_lock(%s)", (_MIGRATING,))
     try:
         with db.transaction():
@@ -100,7 +101,7 @@ def prepare(db: Connection, *, migrate: bool, migrations: Sequence[SQL] = MIGRAT
 
 def _migrate(db: Connection, migrations: Sequence[SQL]) -> None:
     newest = len(migrations)
-    # Somebody else may have done it meanwhile.
+    # Another process may have migrated them meanwhile.
     version = _version(db)
     _refuse_newer(version, newest)
     if version == newest:

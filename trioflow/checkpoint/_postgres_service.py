@@ -1,14 +1,15 @@
-"""What the PostgreSQL store does for a service: each function is one transaction, in a worker thread.
+"""The transactions of the PostgreSQL store for a service: each function is one, in a worker thread.
 
-What each run needs is one statement for all who want it, with an array for each column: to submit, to finish,
-to look.
+Operations that every run needs (submit, finish, look) are one statement for all callers, with an array for each
+column.
 
-A run that was submitted has a row of its own beside the one in `trioflow_runs`, under the same number, which is
-also its place in the queue. Times are the server's. Whoever changes the row has locked the run's first, so the
-epoch that was looked at stays the latest; processes that ask for runs take turns, so limits hold over all of them.
+A submitted run has a row in `trioflow_service` besides the one in `trioflow_runs`, under the same number, which is
+also its place in the queue. Times are the server's. A session locks the run's row before it changes this one, so
+the epoch that it has checked stays the latest. Processes lease runs one at a time, so limits hold across all of
+them.
 
-A connection that is lost leaves its transaction of unknown fate. All of this can be done again: what is new has a
-number that is remembered (`Tried`), and runs that were taken for nobody come back when their lease ends.
+After a lost connection, the outcome of its transaction is unknown. Every operation can be repeated: the number of
+a new row is remembered (`Tried`), and leases that reached no process expire.
 """
 
 import time
@@ -59,22 +60,22 @@ __all__ = (
 )
 
 _FRESH = 0.7
-"""The part of a lease that has to be left for it not to be written again."""
+"""A lease of which at least this part remains is not renewed."""
 
 _NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
 _NOTIFY = f"SELECT pg_notify('{CHANNEL}', current_schema())"
-# One round trip for both.
+# One round trip for both statements.
 _TURN = "BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('trioflow.' || current_schema(), 0))"
 
-# Before a run is added it has a number, by which it is known again. Nothing is drawn for one that is there.
+# A run has a number before it is inserted, by which a repeated attempt recognizes it. Runs that exist need none.
 _DRAW = """
     SELECT given.place, run.number, CASE WHEN run.number IS NULL THEN nextval('trioflow_epoch') END,
         CASE WHEN run.number IS NULL THEN nextval(pg_get_serial_sequence('trioflow_runs', 'number')) END
     FROM unnest(%b::bytea[]) WITH ORDINALITY AS given(name, place)
         LEFT JOIN trioflow_runs AS run ON run.name = given.name
 """
-# In the order of their names, as everybody else does it who adds several: nobody waits for who waits for him. One
-# moment for all: of those that are due at once, the number says which is first.
+# Inserts in order of names, as every session that inserts several runs does, to avoid deadlocks. All get the same
+# time: of runs that are due at once, the number decides which is first.
 _SUBMIT = """
     WITH given AS (
         SELECT * FROM unnest(%(number)s::bigint[], %(name)b::bytea[], %(run_id)b::bytea[], %(epoch)s::bigint[],
@@ -122,10 +123,11 @@ _SELECT_GOING = (
     " WHERE name = ANY(%b) AND status NOT IN ('completed', 'failed', 'cancelled')"
 )
 _PROLONG = "UPDATE trioflow_service SET due = %s WHERE run = %s"
-# Those that are held are prolonged, unless their leases are nearly whole, which is not worth a write. Of each
-# graph as many are chosen as there is room for; one that was left behind comes first, for it has had its turn, and
-# keeps its place in the graph's limit: whoever has it may come back, and it can only be taken over. So does one
-# that is passed over: its lease may have ended, and be prolonged in this statement, which does not see that.
+# Renews held leases, except those of which most remains: they are not worth a write. Chooses as many runs of each
+# graph as there is room for. A run whose lease has expired comes first, because it has had its turn. It keeps its
+# place in the graph's limit, because its holder may come back: only taking over that very run can use the place. A
+# run that is passed over keeps its place too: its lease may have expired and be renewed by this statement, which
+# does not see its own changes.
 _LOOK_FOR_DUE = """
     WITH clock AS MATERIALIZED (
         SELECT extract(epoch FROM clock_timestamp())::float8 AS now
@@ -183,8 +185,8 @@ _LOOK_FOR_DUE = """
         SELECT min(due) FROM trioflow_service WHERE graph = ANY(%(graphs)b::bytea[]) AND due > clock.now
     ) - clock.now FROM clock
 """
-# Those that were let go of or ended while their locks were waited for are left. What was read before may be older
-# than the lock; what is read here is not.
+# Leaves out runs that were released or have ended while this session waited for their locks: the rows read before
+# may be older than the locks, but those read here are not.
 _TAKE = """
     WITH clock AS MATERIALIZED (
         SELECT extract(epoch FROM clock_timestamp())::float8 AS now
@@ -244,7 +246,7 @@ _TAKE_SIGNAL = "UPDATE trioflow_signals SET taken_by = %b WHERE number = %s"
 def submit(
     db: Connection, many: Sequence[tuple[Checkpoint, float]], tried: Sequence[Tried]
 ) -> list[CheckpointError | None]:
-    """Keep new runs at their first steps; return for each why not, or None."""
+    """Store new runs at their first steps, and queue them; return for each an error or None."""
     runs = [
         {**step_values(checkpoint), "run_id": checkpoint.run_id.encode(), "delay": delay}
         for checkpoint, delay in many
@@ -262,9 +264,9 @@ def submit(
 
 
 def _drawn(db: Connection, runs: Sequence[Mapping[str, Any]], tried: Sequence[Tried]) -> set[int]:
-    """Draw numbers and epochs for runs that are not there, in their order; return the numbers of those that are.
+    """Draw numbers and epochs for runs that do not exist, in order; return the numbers of those that do.
 
-    What an attempt before has drawn is its own: a run that has that number is the one that it was to submit.
+    A number that a previous attempt drew is unique to it: a run with this number is the one that it submitted.
     """
     rows = sorted(ask(db, _DRAW, ([run["name"] for run in runs],)))
     drawn = sorted((number, epoch) for _, _, epoch, number in rows if number is not None)
@@ -278,14 +280,14 @@ def _drawn(db: Connection, runs: Sequence[Mapping[str, Any]], tried: Sequence[Tr
 
 
 def lease(db: Connection, request: LeaseRequest, *, tried: Tried) -> LeaseGrant:
-    """Prolong what is held, and take what is due."""
+    """Renew the leases that are held, and lease runs that are due."""
     del tried
     try:
         return _lease(db, request, rows.LOOKED_AT)
     except psycopg.Error as error:
         if error.sqlstate not in rows.DAMAGE:
             raise
-    # A step that cannot be read keeps nobody from the other runs: who makes its run finds it.
+    # An unreadable step must not block the other runs: the process that executes its run will find it.
     return _lease(db, request, -1)
 
 
@@ -319,7 +321,7 @@ def _lease(db: Connection, request: LeaseRequest, most: int) -> LeaseGrant:
 
 @contextmanager
 def _in_turn(db: Connection) -> Iterator[None]:
-    """Be the only one who takes runs, in a transaction that begins with the lock of who does."""
+    """Run the block in a transaction under the advisory lock for leasing runs."""
     end: LiteralString = "ROLLBACK"
     try:
         db.execute(rows.SQL(_TURN))
@@ -337,12 +339,12 @@ def _taken(
     numbers = [number for _, number, _, _, whole in due if whole]
     found = ask(db, _TAKE, {**values, "numbers": numbers, "now": time.time(), "channel": CHANNEL})
     taken = {number: row for number, _, _, *row in found}
-    # Whoever worked inside a run did so for its former holder.
+    # Processes that hold runs inside these hold them for the former holders.
     if any(inside for _, _, inside, *_ in found):
         rows.take_inside(db, list(taken))
     for _, number, _, _, whole in due:
         if not whole:
-            # It keeps nobody from the others; a list of runs says that it is damaged.
+            # It must not block the other runs; a list of runs shows that it is damaged.
             _do(db, _RELEASE, "blocked", None, None, b"what is kept of it is damaged", number)
     return [_lease_of(run_id, graph, taken[number]) for _, number, run_id, graph, _ in due if number in taken]
 
@@ -354,13 +356,13 @@ def _lease_of(run_id: str, graph: str, row: Sequence[Any]) -> Lease:
 
 
 def release(db: Connection, run_id: str, epoch: int, given: Release, *, tried: Tried) -> None:
-    """Let go of the run."""
+    """Release the run."""
     with db.transaction():
         try:
             number = _claimed(db, run_id, epoch)
         except CheckpointConflictError:
             if tried.again:
-                return  # it was let go of, and somebody has it now
+                return  # it was released, and another process has claimed it since
             raise
         row = _submitted(db, run_id, number)
         if row["is_cancelled"]:
@@ -381,7 +383,7 @@ def finish(
     many: Sequence[tuple[str, int, EndStatus, bytes, str | None]],
     tried: Sequence[Tried],
 ) -> list[CheckpointError | None]:
-    """Keep how different runs ended; return for each why not, or None."""
+    """Store the outcomes of different runs; return for each an error or None."""
     del tried
     ends = [
         {
@@ -402,7 +404,7 @@ def finish(
 
 
 def _refusal(db: Connection, run_id: str, epoch: int) -> CheckpointError:
-    """Return why no run was found that is whole, has this epoch, and was submitted."""
+    """Return the error for a write that found no intact submitted run with this epoch."""
     run = find(db, run_id)
     if run is not None and run.whole and run.epoch == epoch:
         return not_submitted(run_id)
@@ -410,7 +412,7 @@ def _refusal(db: Connection, run_id: str, epoch: int) -> CheckpointError:
 
 
 def put_signal(db: Connection, run_id: str, name: str, payload: bytes, *, tried: Tried) -> None:
-    """Keep the signal, and let the run be taken if it waits for it."""
+    """Store the signal, and make the run due if it waits for it."""
     with db.transaction():
         run = find_locked(db, run_id)
         if run is None:
@@ -430,7 +432,7 @@ def put_signal(db: Connection, run_id: str, name: str, payload: bytes, *, tried:
 def take_signal(
     db: Connection, run_id: str, epoch: int, name: str, wait: str, *, tried: Tried
 ) -> bytes | None:
-    """Give the wait its signal."""
+    """Return the signal for this wait, and mark it as taken; None if there is none."""
     del tried
     with db.transaction():
         number = _claimed(db, run_id, epoch)
@@ -446,7 +448,7 @@ def take_signal(
 
 
 def request_cancel(db: Connection, run_id: str, *, tried: Tried) -> None:
-    """Cancel the run, or have it cancelled by whoever has it."""
+    """Cancel the run; if it is leased, request that its holder cancels it."""
     del tried
     with db.transaction():
         run = find_locked(db, run_id)
@@ -461,7 +463,7 @@ def request_cancel(db: Connection, run_id: str, *, tried: Tried) -> None:
 
 
 def look(db: Connection, many: Sequence[tuple[str]], tried: Sequence[Tried]) -> list[ServiceRun | CheckpointError]:
-    """Return for each run how it stands, or why that cannot be said."""
+    """Return for each run its status and outcome, or an error."""
     del tried
     names = [lookup_name(run_id) for (run_id,) in many]
     found = {name: row for name, *row in ask(db, _LOOK, {"names": names, "most": rows.LOOKED_AT})}
@@ -485,7 +487,7 @@ def _looked_at(run_id: str, row: Sequence[Any] | None) -> ServiceRun | Checkpoin
 
 
 def ended(db: Connection, many: Sequence[tuple[Sequence[str]]], tried: Sequence[Tried]) -> list[list[str]]:
-    """Return of each caller's runs those that nothing more comes of."""
+    """Return for each caller those of its runs that have ended, or do not exist."""
     del tried
     names = {lookup_name(run_id): run_id for (run_ids,) in many for run_id in run_ids}
     going = {names[name] for (name,) in ask(db, _SELECT_GOING, (list(names),))}
@@ -522,7 +524,7 @@ def _submitted(db: Connection, run_id: str, number: int) -> Mapping[str, Any]:
 
 
 def _claimed(db: Connection, run_id: str, epoch: int) -> int:
-    """Lock a run that the caller has, and return its number."""
+    """Lock a run that the caller holds, and return its number."""
     run = find_locked(db, run_id)
     if run is not None and not run.whole:
         raise damaged(run_id, "its entry is not what was saved")

@@ -1,8 +1,8 @@
-"""What the SQLite store does for a service: each function is one transaction, in a worker thread.
+"""The transactions of the SQLite store for a service: each function is one, in a worker thread.
 
-A run that was submitted has a row of its own beside the one in `runs`, under the same number, which is also its
-place in the queue. `due` is the moment from which it may be taken; who has it moves it forward. `now` is the time
-at which the caller asked: where it had to wait for its turn, leases are shorter, and none is taken too soon.
+A submitted run has a row in `service_runs` besides the one in `runs`, under the same number, which is also its
+place in the queue. `due` is the time from which it may be leased; its holder moves that forward. `now` is the time
+at which the caller asked: if it had to wait for its turn, its leases are shorter, and no run is taken too soon.
 """
 
 import json
@@ -42,7 +42,7 @@ __all__ = (
 )
 
 _FRESH = 0.7
-"""The part of a lease that has to be left for it not to be written again."""
+"""A lease of which at least this part remains is not renewed."""
 
 _INSERT = "INSERT INTO service_runs(run, graph, status, due, is_cancelled) VALUES (?, ?, 'queued', ?, 0)"
 _SELECT = (
@@ -61,7 +61,8 @@ _SELECT_DUE = (
     " AND run NOT IN (SELECT number FROM runs WHERE run_id IN (SELECT value FROM json_each(?)))"
     " ORDER BY due, run LIMIT ?"
 )
-# One that was left behind keeps its place: whoever has it may come back, and it can only be taken over.
+# A run whose lease has expired keeps its place in the limit, because its holder may come back: only taking over
+# that very run can use the place.
 _COUNT_RUNNING = (
     "SELECT count(*) FROM service_runs WHERE graph = ? AND (status = 'running') = 1"
     " AND (due > ? OR run IN (SELECT number FROM runs WHERE run_id IN (SELECT value FROM json_each(?))))"
@@ -92,7 +93,7 @@ _SELECT_SIGNAL = (
 
 
 def submit(db: apsw.Connection, checkpoint: Checkpoint, delay: float, now: float) -> None:
-    """Keep a new run at its first step."""
+    """Store a new run at its first step, and queue it."""
     with immediately(db):
         if find(db, checkpoint.run_id) is not None:
             raise already_there(checkpoint.run_id)
@@ -103,7 +104,7 @@ def submit(db: apsw.Connection, checkpoint: Checkpoint, delay: float, now: float
 
 
 def lease(db: apsw.Connection, request: LeaseRequest, now: float) -> LeaseGrant:
-    """Prolong what is held, and take what is due."""
+    """Renew the leases that are held, and lease runs that are due."""
     with immediately(db):
         held = dict(_prolonged(db, request, now))
         rows = _due(db, request, now)
@@ -120,7 +121,7 @@ def _prolonged(db: apsw.Connection, request: LeaseRequest, now: float) -> list[t
         if run is None or row is None or run.epoch != epoch or row[3] != "running":
             continue
         due = cast("float", row[4])
-        # A lease that is nearly whole is not worth a write.
+        # A lease of which most remains is not worth a write.
         if due - now < request.lease * _FRESH:
             db.execute("UPDATE service_runs SET due = ? WHERE run = ?", (now + request.lease, run.number))
         found.append((run_id, bool(row[6])))
@@ -128,7 +129,7 @@ def _prolonged(db: apsw.Connection, request: LeaseRequest, now: float) -> list[t
 
 
 def _find(db: apsw.Connection, run_id: str) -> Any:
-    """Return the row of the run; None where it is damaged, which says that nobody has it."""
+    """Return the row of the run; None if it is damaged, because then no process holds it."""
     try:
         return find(db, run_id)
     except CheckpointCorruptError:
@@ -136,7 +137,7 @@ def _find(db: apsw.Connection, run_id: str) -> Any:
 
 
 def _due(db: apsw.Connection, request: LeaseRequest, now: float) -> Sequence[tuple[int, str, str, bool]]:
-    """Return number, id, graph and whether it is cancelled of the runs to take, in their order."""
+    """Return number, id, graph and `is_cancelled` of the runs to lease, in order."""
     passed = json.dumps([*request.refused, *(run_id for run_id, _ in request.held)])
     left_behind: list[tuple[int, str, str, bool]] = []
     due: list[Any] = []
@@ -160,7 +161,7 @@ def _taken(db: apsw.Connection, row: tuple[int, str, str, bool], until: float) -
     try:
         run = take(db, run_id)
     except CheckpointCorruptError:
-        # It keeps nobody from the others; a list of runs says that it is damaged.
+        # It must not block the other runs; a list of runs shows that it is damaged.
         db.execute(_RELEASE, ("blocked", None, None, "what is kept of it is damaged", number))
         return None
     db.execute(_TAKE, (until, number))
@@ -170,7 +171,7 @@ def _taken(db: apsw.Connection, row: tuple[int, str, str, bool], until: float) -
 
 
 def release(db: apsw.Connection, run_id: str, epoch: int, given: Release, now: float) -> None:
-    """Let go of the run."""
+    """Release the run."""
     with immediately(db):
         number = claimed(db, run_id, epoch).number
         row = _submitted(db, run_id)
@@ -186,7 +187,7 @@ def release(db: apsw.Connection, run_id: str, epoch: int, given: Release, now: f
 def finish(
     db: apsw.Connection, claim: tuple[str, int], status: EndStatus, outcome: bytes, reason: str | None
 ) -> None:
-    """Keep how the run ended."""
+    """Store the outcome of the run."""
     run_id, epoch = claim
     with immediately(db):
         number = claimed(db, run_id, epoch).number
@@ -195,7 +196,7 @@ def finish(
 
 
 def put_signal(db: apsw.Connection, run_id: str, name: str, payload: bytes, now: float) -> None:
-    """Keep the signal, and let the run be taken if it waits for it."""
+    """Store the signal, and make the run due if it waits for it."""
     with immediately(db):
         run = find(db, run_id)
         if run is None:
@@ -213,7 +214,7 @@ def put_signal(db: apsw.Connection, run_id: str, name: str, payload: bytes, now:
 
 
 def take_signal(db: apsw.Connection, run_id: str, epoch: int, name: str, wait: str) -> bytes | None:
-    """Give the wait its signal."""
+    """Return the signal for this wait, and mark it as taken; None if there is none."""
     with immediately(db):
         run = claimed(db, run_id, epoch)
         row: Any = db.execute(_SELECT_SIGNAL, (run.number, name, wait)).fetchone()
@@ -228,7 +229,7 @@ def take_signal(db: apsw.Connection, run_id: str, epoch: int, name: str, wait: s
 
 
 def request_cancel(db: apsw.Connection, run_id: str) -> None:
-    """Cancel the run, or have it cancelled by whoever has it."""
+    """Cancel the run; if it is leased, request that its holder cancels it."""
     with immediately(db):
         row = _submitted(db, run_id)
         if row[3] == "running":
@@ -238,7 +239,7 @@ def request_cancel(db: apsw.Connection, run_id: str) -> None:
 
 
 def look(db: apsw.Connection, run_id: str) -> ServiceRun:
-    """Return how the run stands."""
+    """Return the run's status and outcome."""
     with reading(db):
         row = _submitted(db, run_id)
         run = _find(db, run_id) if row[3] == "completed" else None
@@ -252,7 +253,7 @@ def look(db: apsw.Connection, run_id: str) -> ServiceRun:
 
 
 def ended(db: apsw.Connection, run_ids: Sequence[str]) -> list[str]:
-    """Return those of the runs that nothing more comes of."""
+    """Return those of the runs that have ended, or do not exist."""
     going = {run_id for (run_id,) in db.execute(_SELECT_GOING, (json.dumps([*run_ids]),))}
     return [run_id for run_id in run_ids if run_id not in going]
 

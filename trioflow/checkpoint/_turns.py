@@ -1,12 +1,13 @@
-"""The one thread of a store: the calls that wait for it are made together, and each ends by itself.
+"""One worker thread per store: calls that wait for it are made as a group, and each has its own result.
 
-One of the callers takes all that wait to the thread and waits for it; when it is back, the first of those who
-have come meanwhile takes the next ones. So many callers cost one hop to a thread, and a store can do in one
-transaction what they want, while each has a result or an error of its own, and no task is left over.
+One of the callers leads: it passes all waiting calls to the thread, and waits for the thread. Afterwards the first
+of the callers that have arrived meanwhile leads the next group. So many callers cost one hop to a thread, and a
+store can execute their calls in one transaction, while each gets a result or an error of its own. No background
+task is needed.
 
-A caller that is cancelled leaves at once while it waits for its turn. One whose call is under way stays: the
-thread may look whether any of them was cancelled (`is_given_up`), and come back without having ended all; those
-that nobody has given up are made again.
+A caller that is cancelled while it waits for its turn leaves at once. One whose call is in progress stays: the
+thread may check whether any call was given up (`is_given_up`), and return before all have ended; calls that were
+not given up are then made again.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,18 +20,18 @@ import trio
 __all__ = ("Call", "Turns")
 
 MOST = 200
-"""Calls that are made together at most: for so many, and no more, do others and other processes wait."""
+"""The most calls in one group, which bounds how long other callers and other processes wait for it."""
 
 
 class Call:
-    """What one caller wants.
+    """One caller's operation.
 
     Attributes:
-        operation: what is to be done.
-        args: with what.
+        operation: the function to call.
+        args: its arguments.
         is_done: whether it has ended.
-        is_given_up: whether its caller was cancelled while it was under way.
-        task: the caller, while it waits for somebody else.
+        is_given_up: whether its caller was cancelled while it was in progress.
+        task: the caller's task, while another caller leads.
     """
 
     __slots__ = ("_error", "_result", "args", "is_done", "is_given_up", "operation", "task")
@@ -56,24 +57,24 @@ class Call:
         self._error, self.is_done = error, True
 
     def result(self) -> Any:
-        """Return, or raise, what it ended with."""
+        """Return the result, or raise the error."""
         error, self._error = self._error, None
         if error is None:
             return self._result
         try:
             raise error
         finally:
-            del error  # it would be in a cycle with this frame
+            del error  # its traceback refers to this frame: that would be a cycle
 
 
 @final
 class Turns:
-    """Those who wait for the thread of one store.
+    """The queue for the thread of one store.
 
     Args:
         make: makes calls in the thread: it ends each of them, or raises, or leaves some because one is given up.
-        may_leave: whether a caller who is cancelled leaves before its turn, and is given up after; else it waits
-            until its call is done.
+        may_leave: whether a cancelled caller leaves before its turn, and gives up its call after; if not, it
+            waits until its call is done.
     """
 
     __slots__ = ("_is_taken", "_make", "_may_leave", "_waiting")
@@ -89,13 +90,13 @@ class Turns:
 
     @trio.lowlevel.enable_ki_protection
     async def take(self, call: Call) -> Any:
-        """Make the call when it is its turn, and return what it returns.
+        """Make the call when its turn comes, and return its result.
 
         Raises:
-            Exception: what the call raises.
+            Exception: the error of the call.
 
-        Cancellation: before its turn nothing is done; then it is the thread that says whether to wait. Shielded
-            where nobody may leave.
+        Cancellation: before its turn, nothing is done; after that, the thread decides how long to wait. Shielded
+            if callers may not leave.
         """
         self._waiting[call] = None
         try:
@@ -114,15 +115,15 @@ class Turns:
         return call.result()
 
     async def _wait(self, call: Call) -> None:
-        """Wait until the call is done, was given up, or is to be made by its own caller.
+        """Wait until the call is done, was given up, or its own caller is to lead.
 
-        Cancellation: before its turn it is made by nobody; then it is given up, and waited for.
+        Cancellation: before its turn, the call is not made; after that, it is given up, and waited for.
         """
         call.task = trio.lowlevel.current_task()
 
         def abort(_: object) -> trio.lowlevel.Abort:
             if self._may_leave and call in self._waiting:
-                # At once: nothing may be done for who is not there any more.
+                # At once: a call must not be made after its caller has left.
                 del self._waiting[call]
                 call.task = None
                 return trio.lowlevel.Abort.SUCCEEDED
@@ -132,17 +133,17 @@ class Turns:
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     async def _lead(self, own: Call) -> None:
-        """Make the calls that wait, together.
+        """Make the waiting calls as a group.
 
         Args:
-            own: the caller's, which is one of them.
+            own: the caller's call, which is one of them.
 
-        Cancellation: before the thread has begun nothing is done; then `own` is given up, and waited for.
+        Cancellation: before the thread has begun, nothing is done; after that, `own` is given up, and waited for.
         """
         self._is_taken = True
         group: list[Call] = []
         try:
-            # Whoever is about to call has its chance to be among them.
+            # Lets tasks that are about to call join the group.
             await (trio.lowlevel.checkpoint if self._may_leave else trio.lowlevel.cancel_shielded_checkpoint)()
             group = list(islice(self._waiting, MOST))
             for call in group:
@@ -159,9 +160,10 @@ class Turns:
     async def _in_thread(self, make: Callable[[], None], call: Call) -> None:
         """Run `make` in a thread.
 
-        Without the limiter, the context and the ways back that `trio.to_thread` offers, a hop costs a third less.
+        Without the limiter, the context and the calls back into Trio that `trio.to_thread` offers, a hop costs a
+        third less.
 
-        Cancellation: `call` is given up, where it may be, and waited for.
+        Cancellation: `call` is given up, if it may be, and waited for.
         """
         task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
 
@@ -176,7 +178,7 @@ class Turns:
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def _pass_on(self) -> None:
-        """Let the first who waits take the next ones, where nobody does."""
+        """Make the first waiting caller lead, if none does."""
         if not self._is_taken and self._waiting:
             _wake(next(iter(self._waiting)))
 

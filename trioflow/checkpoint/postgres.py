@@ -1,8 +1,8 @@
 """A store in PostgreSQL, for many processes and machines.
 
 Calls are made in a worker thread, on the store's single connection, and a save is one round trip; calls that wait
-at the same time become one statement (`_postgres_calls`). After a lost connection the store reconnects, and looks
-up the fate of the interrupted calls before it repeats anything. Nothing waits forever, and no password is shown.
+at the same time become one statement (`_postgres_calls`). After a lost connection the store reconnects, and checks
+the outcome of the interrupted calls before it repeats anything. Nothing waits forever, and no password is shown.
 See `docs/design/durability.md`.
 """
 
@@ -276,9 +276,9 @@ class PostgresStore:
         return result
 
     async def _write_together(self, call: Together) -> None:
-        """Do what changes the database, with others who want the same.
+        """Make a call that changes the database, together with other calls of its kind.
 
-        Cancellation: done, or not begun, or of unknown fate and whole.
+        Cancellation: done, not started, or in an unknown state but atomic.
         """
         self._check_writable()
         await self._take(call)
@@ -297,7 +297,7 @@ class PostgresStore:
         return result
 
     def _note(self) -> None:
-        """Take note of a change of this process."""
+        """Note a change by this process."""
         self._changes.note()
         self._notifications.wake()
 

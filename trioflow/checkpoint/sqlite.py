@@ -1,8 +1,8 @@
-"""Runs kept in a SQLite file: the embedded store, with nothing to install or to start.
+"""A store in a SQLite file: embedded, with nothing to install or to start.
 
-Calls are made in a worker thread, those together that wait for it (`_turns`): nothing blocks the loop, and a
-cancellation waits for the call. Writes that are made together are one transaction, with one commit, and each of
-them is a part of it that is undone by itself where it is refused. See `docs/design/durability.md`.
+Calls are made in a worker thread, in groups of those that wait for it (`_turns`): nothing blocks the loop, and a
+cancellation waits for the call. The writes of a group are one transaction, with one commit; each has a savepoint,
+so that a refused one is rolled back alone. See `docs/design/durability.md`.
 """
 
 import os
@@ -49,17 +49,17 @@ _MEANINGS: dict[type[Exception], str] = {
 
 
 _MOST_BYTES = 4 << 20
-"""Bytes of one transaction at most, or one write that is larger: other processes wait for that long."""
+"""The most bytes in one transaction, unless a single write is larger: other processes wait meanwhile."""
 
 _ROW_BYTES = 4 << 10
-"""Bytes that a row counts for beside its value, so that a transaction has some thousand rows at most."""
+"""Bytes that a row counts for besides its value, which limits a transaction to about a thousand rows."""
 
 
 class _Write(Call):
-    """A call that changes the file, and is whole in a transaction with others.
+    """A call that changes the file, and may share a transaction with others.
 
     Attributes:
-        size: how much of a transaction it takes, in bytes.
+        size: its share of a transaction, in bytes.
     """
 
     __slots__ = ("size",)
@@ -70,7 +70,7 @@ class _Write(Call):
 
 
 class _Close(Call):
-    """A call that closes the file, and does not open it before."""
+    """A call that closes the file, without opening it first."""
 
     __slots__ = ()
 
@@ -105,7 +105,7 @@ class SqliteStore:
         self._read_only = read_only
         self._db: apsw.Connection | None = None
         self._user = OneRunAtATime()
-        # An operation that has begun is always heard of: a write is never of unknown fate.
+        # Callers always wait for an operation that has begun, so the outcome of a write is always known.
         self._turns = Turns(self._make, may_leave=False)
         self._changes = Changes()
         self._seen: int | None = None
@@ -131,7 +131,7 @@ class SqliteStore:
     async def save(self, checkpoint: Checkpoint, epoch: int) -> None:
         """See `CheckpointStore.save`.
 
-        Cancellation: waits until it is kept.
+        Cancellation: waits until it is saved.
         """
         await self._write(_rows.save, checkpoint, epoch, size=len(checkpoint.state))
 
@@ -160,7 +160,7 @@ class SqliteStore:
     async def delete(self, run_id: str, epoch: int | None = None) -> None:
         """See `CheckpointStore.delete`.
 
-        Cancellation: waits until it is forgotten.
+        Cancellation: waits until it is deleted.
         """
         await self._write(_rows.delete, run_id, epoch)
         self._changes.note()
@@ -168,7 +168,7 @@ class SqliteStore:
     async def save_items(self, run_id: str, epoch: int, batch: Sequence[tuple[str, bytes]]) -> None:
         """See `CheckpointStore.save_items`.
 
-        Cancellation: waits until they are kept.
+        Cancellation: waits until they are saved.
         """
         size = sum(len(value) for _, value in batch) + _ROW_BYTES * len(batch)
         await self._write(_rows.save_items, run_id, epoch, batch, size=size)
@@ -191,14 +191,14 @@ class SqliteStore:
     async def lease(self, request: LeaseRequest) -> LeaseGrant:
         """See `ServiceStore.lease`.
 
-        Cancellation: waits until they are taken.
+        Cancellation: waits until they are leased.
         """
         return await self._write(_service_rows.lease, request, store_time())
 
     async def release(self, run_id: str, epoch: int, release: Release) -> None:
         """See `ServiceStore.release`.
 
-        Cancellation: waits until it is let go of.
+        Cancellation: waits until it is released.
         """
         await self._write(_service_rows.release, run_id, epoch, release, store_time())
         self._changes.note()
@@ -208,7 +208,7 @@ class SqliteStore:
     ) -> None:
         """See `ServiceStore.finish`.
 
-        Cancellation: waits until it is kept.
+        Cancellation: waits until it is stored.
         """
         await self._write(_service_rows.finish, (run_id, epoch), status, outcome, reason, size=len(outcome))
         self._changes.note()
@@ -216,7 +216,7 @@ class SqliteStore:
     async def put_signal(self, run_id: str, name: str, payload: bytes) -> None:
         """See `ServiceStore.put_signal`.
 
-        Cancellation: waits until it is kept.
+        Cancellation: waits until it is stored.
         """
         await self._write(_service_rows.put_signal, run_id, name, payload, store_time())
         self._changes.note()
@@ -231,7 +231,7 @@ class SqliteStore:
     async def request_cancel(self, run_id: str) -> None:
         """See `ServiceStore.request_cancel`.
 
-        Cancellation: waits until it is asked for.
+        Cancellation: waits until it is requested.
         """
         await self._write(_service_rows.request_cancel, run_id)
         self._changes.note()
@@ -251,12 +251,12 @@ class SqliteStore:
         return await self._call(_service_rows.ended, run_ids)
 
     async def wait_for_change(self, since: int | None, poll: float) -> int:
-        """See `ServiceStore.wait_for_change`: changes of this process wake, for those of others it looks.
+        """See `ServiceStore.wait_for_change`: this process's changes wake it; it polls for those of others.
 
         Cancellation: nothing is changed.
         """
         if since != self._changes.count:
-            # What others have changed is looked for when there is nothing else to say.
+            # No poll for changes of other processes here: the next call polls before it waits.
             self._user.check(self)
             await trio.lowlevel.checkpoint()
             return self._changes.count
@@ -269,7 +269,7 @@ class SqliteStore:
         return self._changes.count
 
     async def _look_for_changes(self) -> None:
-        """Take note of what others have changed in the file.
+        """Check whether another connection has changed the file, and note that.
 
         Cancellation: nothing is changed.
         """
@@ -279,7 +279,7 @@ class SqliteStore:
             self._changes.note()
 
     async def vacuum(self) -> None:
-        """Give the space of what was deleted back to the disk; others wait meanwhile.
+        """Return the space of deleted runs to the disk; other operations wait meanwhile.
 
         Cancellation: waits until it is done.
         """
@@ -287,7 +287,7 @@ class SqliteStore:
         await self._call(_rows.vacuum)
 
     async def aclose(self) -> None:
-        """Close the file; it is opened again by its next use.
+        """Close the file; the next use reopens it.
 
         Cancellation: waits until it is closed.
         """
@@ -297,7 +297,7 @@ class SqliteStore:
         await trio.lowlevel.checkpoint()
 
     async def _write(self, operation: Callable[..., R], *args: object, size: int = 0) -> R:
-        """Do what changes the file, together with others that do; `size` is the bytes of what it writes.
+        """Make a call that changes the file, in a group with other writes; `size` is the bytes that it writes.
 
         Cancellation: waits until it is done.
         """
@@ -310,7 +310,7 @@ class SqliteStore:
             raise CheckpointStoreError(f"the store {quote(self._path)} was opened to be read only")
 
     async def _call(self, operation: Callable[..., R], *args: object) -> R:
-        """Do what reads the file, or what changes it by itself.
+        """Make a call that reads the file, or changes it in a transaction of its own.
 
         Cancellation: waits until it is done.
         """
@@ -322,10 +322,10 @@ class SqliteStore:
         await trio.lowlevel.checkpoint_if_cancelled()
         return await self._turns.take(call)
 
-    # In the thread.
+    # Called in the thread.
 
     def _make(self, calls: Sequence[Call]) -> None:
-        """Make these calls, the writes first and together, so that no call reads what is not committed."""
+        """Make these calls: the writes first, as a group, so that no call reads uncommitted data."""
         for writes in _in_transactions(call for call in calls if isinstance(call, _Write)):
             if len(writes) > 1:
                 self._make_together(writes)
@@ -334,7 +334,7 @@ class SqliteStore:
                 self._make_alone(call)
 
     def _make_together(self, calls: Sequence[Call]) -> None:
-        """Make these calls in one transaction; where that fails, nothing of it is kept, and none of them ends."""
+        """Make these calls in one transaction; if it fails, it is rolled back, and none of them ends."""
         ended: list[Callable[[], None]] = []
         try:
             db = self._ready()
@@ -346,7 +346,7 @@ class SqliteStore:
                     except CheckpointError as error:
                         ended.append(partial(call.fail, error))
         except (CheckpointError, *_FAILURES) as error:
-            # Whoever waited for other processes has waited for all.
+            # The file is locked by another process: the wait for it counts for all of these calls.
             if isinstance(error, apsw.BusyError):
                 for call in calls:
                     call.fail(self._meaning(error))
@@ -367,7 +367,7 @@ class SqliteStore:
         if self._db is None:
             self._db = self._open()
         elif self._db.in_transaction:
-            # Left by what failed and could not be undone either; nothing may become a part of it.
+            # An operation failed and could not be rolled back; nothing may join its transaction.
             self._db.execute("ROLLBACK")
         return self._db
 
@@ -390,7 +390,7 @@ class SqliteStore:
             db.close()
 
     def _meaning(self, error: Exception) -> CheckpointError:
-        """Return what SQLite raised as what it means."""
+        """Return the store error for an error of SQLite."""
         path, why = quote(self._path), one_line(describe_error(error))
         meant: CheckpointError = CheckpointStoreError(f"the store {path} failed: {why}")
         if isinstance(error, apsw.CorruptError):
@@ -403,7 +403,7 @@ class SqliteStore:
 
 
 def _in_transactions(writes: Iterable[_Write]) -> Iterator[Sequence[_Write]]:
-    """Yield the writes in order, in parts that are one transaction each."""
+    """Yield the writes in order, in parts: those of one transaction each."""
     part: list[_Write] = []
     size = 0
     for write in writes:
