@@ -70,7 +70,7 @@ MOST_PENDING_BYTES = 16 << 20
 """The same in bytes."""
 
 SHOW_FAILURES = 1.0
-"""Seconds between two saves of the failed items of a run that is going."""
+"""Seconds between two saves of the failed items of a run in progress."""
 
 
 class Place(Protocol):
@@ -378,7 +378,7 @@ class Journal(Generic[T, R]):
         header = self._header
         if self._failures.count:
             header = msgspec.structs.replace(header, failures=msgspec.Raw(_encode(self._failures.failures())))
-        # However often it is saved, a run that is going has one checkpoint: the first.
+        # However often it is saved, a run in progress has one checkpoint: the first.
         written = 0 if status == "running" else self._written
         return Checkpoint(
             run_id=self._run_id,
@@ -434,7 +434,7 @@ class Journal(Generic[T, R]):
             data = await encode(self._codec, result)
         except CheckpointEncodeError as error:
             error.add_note(f"raised by the result of item {name}")
-            error.value = result  # it was paid for
+            error.value = result  # the call was paid for
             raise
         self._pending.append((trio.current_time(), name, _encode(_Record(mark, self._total, data))))
         self._pending_bytes += len(self._pending[-1][2])

@@ -359,7 +359,7 @@ class KeptSteps(Generic[S]):
         try:
             await self.session.save(checkpoint)
         except CheckpointError as error:
-            error.value = self._state  # it was paid for
+            error.value = self._state  # the calls were paid for
             raise
         self._unsaved = False
         self._written = (last.step, last.node, status, len(last.state))

@@ -170,7 +170,7 @@ class Feeder(Generic[T]):
             ledger.take_in()
             if ledger.room < enough:
                 return False
-        # A rest of the room that is below `enough` would stay empty: it wakes no task.
+        # Leftover room for fewer than `enough` items would stay empty: it wakes no task.
         most = BURST if ledger.room >= BURST + self._enough else ledger.room
         fresh: deque[T] = deque()
         try:

@@ -1,4 +1,4 @@
-"""The ledger of a run: which items were pulled, the outcome of each, and how many may be under way.
+"""The ledger of a run: which items were pulled, the outcome of each, and how many may be in progress.
 
 Workers put outcomes on the channel `results`; `take_in` enters them in the ledger and, for a stream, puts them
 on `done`, in order of completion or of items. This is the collector task's work, but a synchronous method: any
@@ -233,7 +233,7 @@ class Ledger(Generic[T, R]):
             if error is None:
                 self.completed += 1
                 keep_index(index)
-                keep_result(result)  # type: ignore[arg-type]  # it has one
+                keep_result(result)  # type: ignore[arg-type]  # a success has one
             else:
                 self._enter_failure(TaskOutcome(*record), item)
         batch.clear()
@@ -248,7 +248,7 @@ class Ledger(Generic[T, R]):
             self.completed += 1
             if self._keep:
                 self._indices.append(outcome.index)
-                self._kept.append(outcome.result)  # type: ignore[arg-type]  # it has one
+                self._kept.append(outcome.result)  # type: ignore[arg-type]  # a success has one
         return self._pass_on(outcome)
 
     def _enter_failure(self, outcome: TaskOutcome[T, R], item: T) -> None:

@@ -235,7 +235,7 @@ class Pool(Generic[T, R]):
         self.errors.replace_foreign(lambda cancelled: foreign_cancelled(cancelled, who))
         worst = self.errors.worst()
         if isinstance(worst, CheckpointError) and worst.value is None:
-            worst.value = self.ledger.result()  # it was paid for, and may not be in the store
+            worst.value = self.ledger.result()  # the results were paid for, and may not be in the store
         if worst is None or isinstance(worst, trio.Cancelled):
             self.errors.replace(self._failure(cancelled=worst is not None) or worst)
         elif isinstance(worst, Exception) and not isinstance(worst, TrioflowError):
@@ -253,7 +253,7 @@ class Pool(Generic[T, R]):
             async with Resources(), trio.open_nursery() as outer:
                 self._enter(outer.cancel_scope)
                 outer.start_soon(self._collect, name=f"{self.task_name} collector")
-                # The watch waits before any worker has begun: workers start a pass of the scheduler later.
+                # The watch waits before any worker has begun: workers start one scheduler pass later.
                 outer.start_soon(self._watch, name=f"{self.task_name} watch")
                 if self._events.passed is not None:
                     outer.start_soon(self._hand_over, self._events.passed, name=f"{self.task_name} observers")
@@ -537,8 +537,9 @@ class Pool(Generic[T, R]):
     def _failure(self, *, cancelled: bool) -> ParallelError | None:
         """Return the error that the failed items amount to, or None.
 
-        More than the limit always do. Fewer do only if every item failed and the caller has no other way to know:
-        the consumer of a stream has seen it, and a caller that cancelled gets the cancellation.
+        More than the limit always do. Fewer do only if every item failed, `raise_if_all_failed` is set, and the
+        caller would not notice otherwise: the consumer of a stream has seen the failures, and a cancelled caller
+        gets the cancellation.
         """
         ledger = self.ledger
         unknown = not self._setup.streamed and not cancelled and self._setup.config.raise_if_all_failed

@@ -61,12 +61,12 @@ async def process_chain(
 
     Args:
         items: the input, sync or async, finite or not; an item is pulled when the step before it is done.
-            Generators are closed on every way out, other iterators are left alone.
+            Generators are always closed, other iterators are left alone.
         initial: the state that the first step receives.
         processor: an async function of an item and the state that returns the next state.
         config: time limit and retries of a step, and whether intermediate states are kept.
         progress: a plain function called after each step with the number of completed steps, the number of items
-            (None where the input has no length) and the state.
+            (None if the input has no length) and the state.
         observer: receives the chain's events; None takes the one that `config` names.
         store: stores a chain with a `run_id`; None takes the store that `config.checkpoint` names, if its
             `interval` is not 0. The caller closes a store that it passes.

@@ -57,12 +57,12 @@ async def process_parallel(
 
     Args:
         items: the input, sync or async, finite or not; pulled lazily, never with more than
-            `workers + buffer` items pulled and not yet done. Generators are closed on every way out, other
-            iterators are left alone. A `WorkQueue` may grow meanwhile.
+            `workers + buffer` items pulled and not yet done. Generators are always closed, other iterators are
+            left alone. A `WorkQueue` may grow meanwhile.
         processor: an async function of one item.
         config: how many workers, what a failure means, time limits, rate, retries.
         progress: a plain function called after each success with the number of successes, the number of items
-            (None where the input has no length) and the result.
+            (None if the input has no length) and the result.
         on_outcome: a plain function called with the `TaskOutcome` of each item, whether it succeeded or failed, as
             it is known; not for items that stay unfinished.
         observer: receives the run's events; None takes the one that `config` names.
