@@ -24,7 +24,15 @@ import msgspec
 import trio
 
 import trioflow
-from trioflow import CheckpointConfig, ParallelConfig, process_parallel
+from trioflow import (
+    CheckpointConfig,
+    GraphConfig,
+    ParallelConfig,
+    State,
+    StateGraph,
+    parallel_node,
+    process_parallel,
+)
 from trioflow.checkpoint.protocol import Checkpoint
 from trioflow.checkpoint.session import Session
 from trioflow.checkpoint.sqlite import SqliteStore
@@ -309,6 +317,7 @@ def test_a_pause_is_answered(browser, folder):
         browser.wait("document.querySelector('#done').textContent.includes('JSON object')")
         browser.run("""document.querySelector('#update').value = '{"answer": "yes"}'; document.querySelector('#answer').requestSubmit()""")
         browser.wait("document.querySelector('#facts').innerText.includes('completed')")
+        browser.wait("document.querySelector('#done').textContent === 'The page answered and resumed the run: completed.'")
         assert '"sent": "yes"' in browser.run("document.querySelector('#state pre').textContent")
         assert browser.run("[...document.querySelectorAll('svg .seen title')].map((title) => title.textContent).join()") == "draft,ask,send"
         assert browser.run("document.querySelector('#answer').hidden && document.querySelector('#cancel').hidden")
@@ -328,6 +337,8 @@ def test_a_run_is_cancelled_after_a_second_click(browser, folder):
             browser.run("document.querySelector('#cancel').click()")
             browser.wait("document.querySelector('#facts').innerText.includes('cancelled')")
             assert "can save no more" in browser.text("#done")
+            drawn = "getComputedStyle(document.querySelector('svg .here .box')).stroke"
+            assert browser.run(drawn) == browser.run("getComputedStyle(document.querySelector('#facts .cancelled')).color")
             worker.communicate(timeout=40)
             assert worker.returncode != 0  # it lost the run, and its process knows
     finally:
@@ -372,6 +383,7 @@ def test_failed_items_are_followed_by_category(browser, folder):
         assert browser.text("#failed-at") == "3 items failed."
         assert "--show-data" in browser.text("#failures-note")
         assert "6 of 9 succeeded, 3 failed." in browser.text("#items-state")
+        assert "6 of 9" in browser.text("#facts")
         assert "secret" not in browser.run("document.documentElement.outerHTML")
         browser.run("document.querySelector('#categories tr').id = 'same'")
         trio.run(fan_out, path, "fan", {6: "route"})
@@ -396,7 +408,63 @@ def test_failed_items_are_shown_with_their_messages_where_that_is_asked_for(brow
         browser.wait("document.querySelectorAll('#categories tr').length === 100")
         assert shown_categories(browser)[0] == ["1", "OSError", "0", "0 is down"]
         assert browser.text("#failures-note") == "30 more failed with other messages."
+        right = "document.querySelector('#{}').getBoundingClientRect().right"
+        assert browser.run(right.format("failures")) == browser.run(right.format("items"))  # no room for a picture
         assert browser.complaints() == []
+
+
+def test_failed_items_of_a_run_inside_a_run_that_completed_are_on_their_own_page(browser, folder):
+    async def execute():
+        config = GraphConfig(name="outer", observer="noop", checkpoint=CheckpointConfig(preserve=True))
+        lenient = ParallelConfig(fail_fast=False)
+        async with SqliteStore(folder / "runs.db") as store:
+            graph = StateGraph(config, store=store)
+            graph.add_node("fan", parallel_node(reject_odd, items=range(4), aggregate=lambda state, _: state, config=lenient))
+            graph.set_entry_point("fan")
+            graph.set_exit_point("fan")
+            await graph.execute(State(), "outer")
+
+    trio.run(execute)
+    with served(folder) as address:
+        browser.open(f"{address}#run=outer")
+        browser.wait("document.querySelector('#failed-at').textContent === '1 run inside it failed.'")
+        assert browser.text("#failures-note") == ""
+        heads = "[...document.querySelectorAll('#inside th')].map((head) => head.textContent).join()"
+        assert browser.run(heads) == "run,status,kind,graph,step,items,begun,updated"
+        assert "2 of 4, 2 failed" in browser.text("#children")
+        browser.run("document.querySelector('#children a').click()")
+        browser.wait("document.querySelector('#failed-at').textContent === '2 items failed.'")
+        assert shown_categories(browser) == [["2", "ValueError", "1", ""]]
+        assert browser.complaints() == []
+
+
+async def reject_odd(number):
+    if number % 2:
+        raise ValueError("odd")
+    return number
+
+
+def test_a_narrow_page_explains_no_hidden_column_and_breaks_no_usual_name(browser, folder):
+    async def work(item):
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, f"a long text {'that needs a few lines ' * 5}")
+
+    async def fill():
+        config = ParallelConfig(observer="noop", fail_fast=False, raise_if_all_failed=False, checkpoint=CheckpointConfig(preserve=True))
+        async with SqliteStore(folder / "runs.db") as store:
+            await process_parallel(range(3), work, config=config, store=store, run_id="fan")
+
+    trio.run(fill)
+    trio.run(save, folder / "runs.db", "letter-1", "running")
+    with served(folder, "--show-data") as address:
+        browser.ask("Emulation.setDeviceMetricsOverride", width=480, height=900, deviceScaleFactor=1, mobile=False)
+        browser.open(f"{address}#run=letter-1")
+        browser.wait("document.querySelectorAll('#steps tr').length === 1")
+        assert "attempts" not in browser.text()
+        browser.run("location.hash = 'run=fan'")
+        browser.wait("document.querySelectorAll('#categories tr').length === 1")
+        lines = "(() => { const range = document.createRange(); range.selectNodeContents(document.querySelector('#categories td:nth-child(2)')); return range.getClientRects().length; })()"
+        assert browser.run(lines) == 1
+        assert browser.run("document.documentElement.scrollWidth") == 480
 
 
 def shown_categories(browser):

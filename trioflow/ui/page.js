@@ -5,7 +5,7 @@
 const AGAIN = 2000;
 const TICK = 1000;
 const $ = (id) => document.getElementById(id);
-const view = { text: "", status: "", offset: 0, limit: 0, itemsOffset: 0, itemsLimit: 0, itemsOf: null, itemsStamp: null, latest: null, done: "", doneOf: null, sure: false };
+const view = { text: "", status: "", offset: 0, limit: 0, itemsOffset: 0, itemsLimit: 0, itemsOf: null, itemsStamp: null, latest: null, done: "", doneOf: null, doneAt: null, sure: false };
 let source = null;  // the live answer
 let asked = "";  // what it answers
 let shown = null;  // what it said last: what to do to show it again, since ages grow without news
@@ -131,7 +131,7 @@ function facts(found) {
   list.push(["kind", run.kind || "unknown"]);
   if (run.kind === "graph") list.push(["graph", run.graph]);
   if (run.kind !== "parallel") list.push(["step", String(run.step)]);
-  if (run.items) list.push(["items", String(run.items)]);
+  if (run.items) list.push(["items", found.total === null ? String(run.items) : `${run.items} of ${found.total}`]);
   list.push(["begun", `${ago(run.created_at)}, ${clock(run.created_at)}`]);
   list.push(["updated", `${ago(run.updated_at)}, ${clock(run.updated_at)}`]);
   if (run.parent) list.push(["inside", run.parent, "", link(run.parent)]);
@@ -218,9 +218,10 @@ function showChanges(found) {
   $("cancel").hidden = !may?.cancel;
   $("changes").hidden = !may;
   if (!may) return;
-  // What was done last is said until something else is.
   if (view.doneOf !== found.run.id) Object.assign(view, { doneOf: found.run.id, done: "", sure: false });
-  put($("done"), view.done || may.note || may.why_not);
+  // What was done last is shown until the server says how it went on.
+  const gone = view.doneAt?.note !== may.note || (found.run.status === "paused" && found.run.step !== view.doneAt.step);
+  put($("done"), (!gone && view.done) || may.note || may.why_not);
   $("changes").hidden = !may.cancel && !$("done").textContent;
   put($("cancel"), view.sure ? "really cancel? its current holder loses it" : "cancel the run");
 }
@@ -235,13 +236,13 @@ function showErrors(found) {
   else if (failures) said.push(`${failures.failed} ${failures.failed === 1 ? "item" : "items"} failed.`);
   else if (failed && found.total > found.run.items) said.push(`${found.total - found.run.items} of ${found.total} items have no result.`);
   else if (failed) said.push(`Failed after step ${found.run.step}.`);
-  if (inside) said.push(`${inside} inside it failed.`);
+  if (inside) said.push(`${inside} ${inside === 1 ? "run" : "runs"} inside it failed.`);
   put($("failed-at"), said.join(" "));
-  showFailures(failures, found.show_data);
+  showFailures(failures, failed, found.show_data);
 }
 
 // What tells categories apart is their messages, which may be hidden: so a row belongs to a place, not to a category.
-function showFailures(failures, showData) {
+function showFailures(failures, failed, showData) {
   $("failures").hidden = !failures;
   $("failures").classList.toggle("hide-messages", !showData);
   rows($("categories"), (failures?.categories ?? []).map((each, place) => ({ ...each, place })), (each) => String(each.place), (each) => [
@@ -250,7 +251,8 @@ function showFailures(failures, showData) {
   const note = [];
   if (failures?.other) note.push(`${failures.other} more failed with other messages.`);
   if (failures && !showData) note.push("Messages are shown with --show-data.");
-  if (!failures) note.push("The store records that a run failed, but not its error: see the log, a trace or an observer.");
+  // What is known of runs inside is on their own pages.
+  if (failed && !failures) note.push("The store records that a run failed, but not its error: see the log, a trace or an observer.");
   put($("failures-note"), note.join(" "));
 }
 
@@ -417,8 +419,11 @@ function say(problem) {
   $("live").className = "lost";
 }
 
+const seen = () => ({ note: view.latest.changes.note, step: view.latest.run.step });
+
 async function change(what, details) {
   const id = view.latest.run.id;
+  view.doneAt = seen();
   try {
     const answer = await fetch(`api/${what}`, {
       method: "POST", body: JSON.stringify({ id, ...details }),
@@ -438,7 +443,7 @@ function answerPause(event) {
   let update = null;
   try { update = JSON.parse($("update").value); } catch { update = null; }
   if (update === null || typeof update !== "object" || Array.isArray(update)) {
-    view.done = "An answer is a JSON object: the values of the state by their names.";
+    Object.assign(view, { done: "An answer is a JSON object: the values of the state by their names.", doneAt: seen() });
     shown?.();
     return;
   }
