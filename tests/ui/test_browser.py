@@ -430,7 +430,7 @@ def test_failed_items_of_a_run_inside_a_run_that_completed_are_on_their_own_page
         browser.wait("document.querySelector('#failed-at').textContent === '1 run inside it failed.'")
         assert browser.text("#failures-note") == ""
         heads = "[...document.querySelectorAll('#inside th')].map((head) => head.textContent).join()"
-        assert browser.run(heads) == "run,status,kind,graph,step,items,begun,updated"
+        assert browser.run(heads) == "run,status,kind,graph,step,items,started,updated"
         assert "2 of 4, 2 failed" in browser.text("#children")
         browser.run("document.querySelector('#children a').click()")
         browser.wait("document.querySelector('#failed-at').textContent === '2 items failed.'")

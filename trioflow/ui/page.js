@@ -132,7 +132,7 @@ function facts(found) {
   if (run.kind === "graph") list.push(["graph", run.graph]);
   if (run.kind !== "parallel") list.push(["step", String(run.step)]);
   if (run.items) list.push(["items", found.total === null ? String(run.items) : `${run.items} of ${found.total}`]);
-  list.push(["begun", `${ago(run.created_at)}, ${clock(run.created_at)}`]);
+  list.push(["started", `${ago(run.created_at)}, ${clock(run.created_at)}`]);
   list.push(["updated", `${ago(run.updated_at)}, ${clock(run.updated_at)}`]);
   if (run.parent) list.push(["inside", run.parent, "", link(run.parent)]);
   if (run.forked_from) list.push(["forked from", run.forked_from, "", link(run.forked_from)]);
@@ -175,7 +175,7 @@ function showRun(found) {
   $("items-section").hidden = !run.items && found.total === null;
   put($("items-state"), itemsState(found));
   $("items").hidden = !run.items;
-  put($("items").querySelector("summary"), `${run.items} kept`);
+  put($("items").querySelector("summary"), `${run.items} ${run.items === 1 ? "result" : "results"} saved`);
 }
 
 // How a run stood after a step says something only where it did not simply go on.
