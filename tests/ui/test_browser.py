@@ -324,6 +324,19 @@ def test_a_pause_is_answered(browser, folder):
         assert browser.complaints() == []
 
 
+def test_an_answer_that_leads_to_the_same_pause_again_says_so_each_time(browser, folder):
+    assert finished(program(folder, "begin", "letter-1", "0")) == "paused"
+    with served(folder, "--graph", "letters:graph", "--write", "--show-data") as address:
+        browser.open(f"{address}#run=letter-1")
+        for number in range(2):
+            browser.wait("!document.querySelector('#answer').hidden")
+            update = f'{{"aside": {number}}}'
+            browser.run(f"document.querySelector('#update').value = '{update}'; document.querySelector('#answer').requestSubmit()")
+            browser.wait(f"document.querySelector('#state pre').textContent.includes('\"aside\": {number}')")
+            browser.wait("document.querySelector('#done').textContent === 'The page answered and resumed the run: paused.'")
+        assert browser.complaints() == []
+
+
 def test_a_run_is_cancelled_after_a_second_click(browser, folder):
     worker = program(folder, "begin", "letter-1", "2")
     try:

@@ -220,8 +220,8 @@ function showChanges(found) {
   if (!may) return;
   if (view.doneOf !== found.run.id) Object.assign(view, { doneOf: found.run.id, done: "", sure: false });
   // What was done last is shown until the server says how it went on.
-  const gone = view.doneAt?.note !== may.note || (found.run.status === "paused" && found.run.step !== view.doneAt.step);
-  put($("done"), (!gone && view.done) || may.note || may.why_not);
+  const over = view.doneAt && (view.doneAt.note !== may.note || (found.run.status === "paused" && found.run.updated_at > view.doneAt.updated));
+  put($("done"), (!over && view.done) || may.note || may.why_not);
   $("changes").hidden = !may.cancel && !$("done").textContent;
   put($("cancel"), view.sure ? "really cancel? its current holder loses it" : "cancel the run");
 }
@@ -419,11 +419,10 @@ function say(problem) {
   $("live").className = "lost";
 }
 
-const seen = () => ({ note: view.latest.changes.note, step: view.latest.run.step });
-
 async function change(what, details) {
   const id = view.latest.run.id;
-  view.doneAt = seen();
+  const before = { note: view.latest.changes.note, updated: view.latest.run.updated_at };
+  view.doneAt = null;
   try {
     const answer = await fetch(`api/${what}`, {
       method: "POST", body: JSON.stringify({ id, ...details }),
@@ -431,6 +430,7 @@ async function change(what, details) {
     });
     const said = await answer.json();
     view.done = said.done ?? `Nothing was changed: ${said.error}`;
+    if (said.done) view.doneAt = before;
   } catch (error) {
     view.done = `The outcome is unknown: ${error.message}`;
   }
@@ -443,7 +443,7 @@ function answerPause(event) {
   let update = null;
   try { update = JSON.parse($("update").value); } catch { update = null; }
   if (update === null || typeof update !== "object" || Array.isArray(update)) {
-    Object.assign(view, { done: "An answer is a JSON object: the values of the state by their names.", doneAt: seen() });
+    Object.assign(view, { done: "An answer is a JSON object: the values of the state by their names.", doneAt: null });
     shown?.();
     return;
   }
