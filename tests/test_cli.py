@@ -81,6 +81,18 @@ def test_show_shows_the_state(url, capsys):
     assert json.loads(capsys.readouterr().out)["state"] == {"to": "Ada\n"}
 
 
+def test_show_says_when_the_run_began_and_when_a_step_was_saved(url, capsys):
+    def shown(*command):
+        assert main(["runs", *command, "--store", url, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    began = next(run["created_at"] for run in shown("list") if run["run_id"] == "fan-1")
+    first, last = [step["created_at"] for step in shown("history", "fan-1")]
+    assert began <= first < last
+    assert shown("show", "fan-1")["created_at"] == began
+    assert shown("show", "fan-1", "--step", "0")["created_at"] == first
+
+
 def test_show_shows_a_fan_out(url, capsys):
     assert main(["runs", "show", "fan-1", "--store", url, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)

@@ -88,6 +88,8 @@ async def _load_run(
             found = await load_verified(store, run_id, step, suggest=True)
             pause = None if found.pause is None else readable(found.pause)
             shown |= msgspec.structs.asdict(found) | {"state": readable(found.state), "pause": pause}
+            if step is None:
+                shown["created_at"] = run.created_at  # the run's, not its last step's
             if found.kind == "parallel":
                 shown["state"] = _without_failures(shown["state"])
                 shown["failures"] = _failures(read_fan_out(found.state), run.items if step is None else None)
