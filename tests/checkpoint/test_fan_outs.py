@@ -501,6 +501,40 @@ async def test_workers_wait_while_too_much_waits_to_be_written(monkeypatch):
     assert most[0] <= 10 + 10 + 2
 
 
+@pytest.mark.parametrize("waits_for", ["the claim", "room"])
+async def test_no_item_begins_after_a_cancellation_that_came_while_its_wait_for_the_store_was_ending(
+    waits_for, calls, monkeypatch, autojump_clock
+):
+    from trioflow._durable import items as journal_module
+
+    monkeypatch.setattr(journal_module, "MOST_PENDING", 1)
+    memory = MemoryStore()
+    kept = msgspec.structs.replace(KEPT, max_workers=1)
+    if waits_for == "the claim":
+        await process_parallel(iter(range(1)), calls, config=kept, store=memory, run_id="r")
+        calls.clear()
+    else:
+        calls.failing = {0}
+
+    class Cancelling:
+        """Its caller is cancelled once it has done what it was told."""
+
+        def __getattr__(self, name):
+            return getattr(memory, name)
+
+        async def save(self, checkpoint, epoch):
+            if calls:
+                scope.cancel()  # the failures of a run are saved when there is room again, in the same tick
+            await memory.save(checkpoint, epoch)
+            if waits_for == "the claim":
+                scope.cancel()
+
+    with trio.CancelScope() as scope:
+        await process_parallel(iter(range(3)), calls, config=kept, store=Cancelling(), run_id="r")
+    assert scope.cancelled_caught
+    assert calls == ([] if waits_for == "the claim" else [0, 1])
+
+
 async def test_a_store_that_fails_stops_the_run(calls):
     class Broken:
         def __init__(self):

@@ -171,6 +171,37 @@ async def test_what_one_gives_up_is_made_again_for_the_others(thread, cancelled)
     assert sorted(map(sorted, thread.groups[1:])) == [sorted(-number for number in scopes if number != lost)]
 
 
+async def test_who_calls_the_thread_ahead_of_a_crowd_can_give_up(thread):
+    scope, again = trio.CancelScope(), trio.Event()
+
+    async def take_twice():
+        await thread.take(0)
+        thread.held_up.clear()
+        thread.go_on.clear()
+        again.set()
+        with scope:
+            # In the same tick: none of the crowd has been woken yet.
+            await thread.take(-1)
+
+    thread.holds = True
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take_twice)
+            await thread.until_held_up()
+            for number in range(MOST):
+                nursery.start_soon(thread.take, number)
+            await trio.testing.wait_all_tasks_blocked()
+            thread.go_on.set()
+            await again.wait()
+            await thread.until_held_up()
+            scope.cancel()
+            thread.let_go()
+    assert scope.cancelled_caught
+    first, given_up, *made = thread.groups
+    assert (first, given_up[-1], len(given_up)) == ([0], -1, MOST)
+    assert sorted(number for group in made for number in group) == list(range(MOST))
+
+
 async def test_what_was_done_for_one_who_is_cancelled_is_done(thread):
     waiting = threading.Event()
 

@@ -205,6 +205,7 @@ class Source:
         self._left = enumerate(case.plan)
         self.counted = case.source not in {"list", "channel", "queue"}
         self.put_next = lambda: None
+        self.on_broken = lambda: None
         self.pulled = 0
         self.broke = []
         self.items = {
@@ -275,6 +276,8 @@ class Source:
     def _break(self, where):
         if self._case.source_end == where:
             self.broke.append(SourceBoom)
+            if self._case.source == "generator":
+                self.on_broken()  # at once: no task of its own is on the way out
             raise SourceBoom(where)
 
     @asynccontextmanager
@@ -308,6 +311,7 @@ class Play(trio.abc.Instrument):
         # Since when no item may begin; draining, those that were claimed may still wait for the rate.
         self.stopped = self.draining = False
         self.leaked = []
+        self.source.on_broken = self.stop
 
     # At each step of the scheduler.
 
@@ -361,6 +365,9 @@ class Play(trio.abc.Instrument):
         can_pull = not feeder.work.closed and not waits_for_source
         if can_pull and room >= (1 if starving else feeder._enough):
             self.wrong.append("a worker waits though there is room for an item")
+
+    def stop(self):
+        self.stopped = True
 
     # The processor.
 

@@ -1,6 +1,7 @@
 """Where items come from: pulled lazily, closed on every way out, and their errors come out as they are."""
 
 import decimal
+from contextlib import suppress
 from contextvars import ContextVar
 
 import pytest
@@ -228,6 +229,35 @@ async def test_a_source_that_raises_stops_the_run_with_a_note(kind, autojump_clo
     assert any("after 3 items pulled" in note for note in caught.value.__notes__)
     assert trio.current_time() < 50
     assert numbers.closed
+
+
+async def test_no_item_begins_after_a_worker_that_has_just_begun_found_that_the_source_broke():
+    class Breaks:
+        """Raises once, and has more."""
+
+        def __init__(self):
+            self.pulled = 0
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            self.pulled += 1
+            if self.pulled == 5:
+                raise LookupError("source broke")
+            return self.pulled
+
+    async def cling(item):
+        began.append(item)
+        if item == 4:
+            # The other worker begins meanwhile, and pulls for those after it.
+            with suppress(trio.Cancelled):
+                await trio.sleep_forever()
+
+    began = []
+    with pytest.raises(LookupError, match="source broke"):
+        await process_parallel(Breaks(), cling, config=ParallelConfig(max_workers=2, buffer=2, observer="noop"))
+    assert began == [1, 2, 3, 4]
 
 
 async def test_a_source_that_raises_a_non_exception_stops_the_run(kind):

@@ -268,8 +268,10 @@ class Journal(Generic[T, R]):
         async def journaled(item: T) -> R:
             place.identity = None
             # If the store is behind, the next call waits, not a result: a result could be lost to a cancellation.
+            # A wait that has ended cannot be cancelled any more, and no item may begin after a cancellation.
             while self._is_behind():
                 await self._room.park()
+                await trio.lowlevel.checkpoint_if_cancelled()
             try:
                 name, mark = self._identify(place, item)
                 kept = self._recall(name, item)
@@ -278,6 +280,7 @@ class Journal(Generic[T, R]):
                     return result
                 if self._session is None:
                     await self._claim()
+                    await trio.lowlevel.checkpoint_if_cancelled()
             except CheckpointError as error:
                 raise JournalError from error
             result = await attempt(item)

@@ -146,6 +146,8 @@ class Turns:
             # Lets tasks that are about to call join the group.
             await (trio.lowlevel.checkpoint if self._may_leave else trio.lowlevel.cancel_shielded_checkpoint)()
             group = list(islice(self._waiting, MOST))
+            if own not in group:
+                group[-1] = own  # or the thread would not see that it is given up
             for call in group:
                 del self._waiting[call]
             await self._in_thread(partial(self._make, group), own)

@@ -317,8 +317,8 @@ class Pool(Generic[T, R]):
     async def _work(self, worker: Worker[T]) -> None:
         attempt, batch, claimed, result, turn = self._equipped(worker), self.feeder.work.batch, None, None, 1
         working.set(worker)
-        self.feeder.join()
         try:
+            self.feeder.join()
             while True:
                 has_work = turn and (batch or self.feeder.refill())
                 claimed = batch.popleft() if has_work else await self.feeder.wait()
