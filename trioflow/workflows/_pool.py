@@ -163,7 +163,8 @@ class Pool(Generic[T, R]):
         self._workers = 0
         self._token: trio.lowlevel.TrioToken | None = None
         self._cut: Status = "complete"
-        self._stopping = self._cancelled = self._ending = self._awaited = False
+        self._stopping = self._cancelled = self._awaited = False
+        self._working = 0
         self._failures = 0
         self._left = trio.Event()
         self._left_in_peace = True
@@ -250,39 +251,51 @@ class Pool(Generic[T, R]):
 
     async def _run_tasks(self) -> None:
         with self.errors.collecting(unwrap=True):
-            async with Resources(), trio.open_nursery() as outer:
-                self._enter(outer.cancel_scope)
-                outer.start_soon(self._collect, name=f"{self.task_name} collector")
-                # The watch waits before any worker has begun: workers start one scheduler pass later.
-                outer.start_soon(self._watch, name=f"{self.task_name} watch")
+            async with Resources(), trio.open_nursery() as self._nursery:
+                self._limit_time()
+                # A worker may be started from a task of the user's, which has a context of its own.
+                self._context = copy_context()
+                self._start("collector", self._collect)
                 if self._events.passed is not None:
-                    outer.start_soon(self._hand_over, self._events.passed, name=f"{self.task_name} observers")
+                    self._start("observers", self._hand_over, self._events.passed)
                 if self._journal is not None:
-                    outer.start_soon(self._write_journal, self._journal, name=f"{self.task_name} journal")
-                try:
-                    async with trio.open_nursery() as self._nursery:
-                        # A worker may be started from a task of the user's, which has a context of its own.
-                        self._context = copy_context()
-                        self.feeder.on_short = self._start_workers
-                        self._nursery.start_soon(self._feed, name=f"{self.task_name} feeder")
-                finally:
-                    self._end_tasks()
+                    self._start("journal", self._write_journal, self._journal)
+                self.feeder.on_short = self._start_workers
+                self._working = 1
+                self._start("feeder", self._feed)
+                await self._watch()
         self.ledger.take_in()
         if self.ledger.finished:
             # Nothing was lost: return the result, and let the caller be cancelled at its next checkpoint.
             self.errors.discard_cancelled()
 
-    def _enter(self, scope: trio.CancelScope) -> None:
-        """Make `scope`, which the tasks run in, the scope that timeouts and stops cancel."""
-        self._scope = scope
-        if self._setup.config.timeout is not None:
-            scope.deadline = self._started + self._setup.config.timeout
-        if self._stopping:
-            scope.cancel(reason="the fan-out was stopped before it began")
+    def _start(self, name: str, task: Callable[..., Awaitable[object]], *args: object) -> None:
+        self._nursery.start_soon(task, *args, name=f"{self.task_name} {name}")
 
-    def _end_tasks(self) -> None:
-        """End the other tasks, once no worker is left."""
-        self._ending = True
+    def _limit_time(self) -> None:
+        self._scope = self._nursery.cancel_scope
+        if self._setup.config.timeout is not None:
+            self._scope.deadline = self._started + self._setup.config.timeout
+        if self._stopping:
+            self._scope.cancel(reason="the fan-out was stopped before it began")
+
+    async def _watch(self) -> None:
+        """Wait until the feeder and the workers have ended; stop feeding at the very instant of a cancellation.
+
+        Trio calls the abort function while it delivers the cancellation, before any task continues. So a worker
+        whose processor shields itself, or swallows `Cancelled`, does not begin another item, and no worker has to
+        poll for cancellation.
+
+        Cancellation: passes through.
+        """
+        self._watcher = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._on_cancelled)
+
+    def _leave(self) -> None:
+        """Note that the feeder or a worker has ended; after the last of them, end the other tasks."""
+        self._working -= 1
+        if self._working:
+            return
         self.ledger.results.close()
         if self._events.passed is not None:
             self._events.passed.close()
@@ -299,6 +312,8 @@ class Pool(Generic[T, R]):
         except BaseException as error:  # noqa: ASYNC103 - a Cancelled of the run is raised again
             if not self._on_crash(None, error):
                 raise
+        finally:
+            self._leave()
 
     def _start_workers(self, short: int) -> None:
         """Start up to `short` more workers, within the limit."""
@@ -310,8 +325,8 @@ class Pool(Generic[T, R]):
     def _start_worker(self, number: int) -> None:
         worker: Worker[T] = Worker(number, self._emitter)
         self.feeder.idle += 1
-        name = f"{self.task_name} worker {number}"
-        self._context.run(lambda: self._nursery.start_soon(self._work, worker, name=name))
+        self._working += 1
+        self._context.run(self._start, f"worker {number}", self._work, worker)
 
     @trio.lowlevel.enable_ki_protection
     async def _work(self, worker: Worker[T]) -> None:
@@ -342,6 +357,7 @@ class Pool(Generic[T, R]):
         finally:
             # Tracebacks of errors refer to this frame: an error that a user keeps must not keep the run alive.
             claimed = result = None
+            self._leave()
             del self, worker, attempt, batch
 
     @trio.lowlevel.enable_ki_protection
@@ -367,25 +383,13 @@ class Pool(Generic[T, R]):
                 self._break_off(error)
                 return  # noqa: ASYNC104 - the same
 
-    @trio.lowlevel.enable_ki_protection
-    async def _watch(self) -> None:
-        """Wait for the run to be cancelled, and stop feeding at that very instant.
-
-        Trio calls the abort function while it delivers the cancellation, before any task continues. So a worker
-        whose processor shields itself, or swallows `Cancelled`, does not begin another item, and no worker has to
-        poll for cancellation.
-        """
-        if not self._ending:
-            self._watcher = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._on_cancelled)
-
     def _on_cancelled(self, raise_cancel: object) -> trio.lowlevel.Abort:
         del raise_cancel
         self._watcher = None
         self._cancelled = True
         if not self._stopping and self._scope is not None:
             # The first cause counts: a deadline that expires during cleanup is not a timeout of the run.
-            self._cut_short("timeout" if self._scope.cancel_called else "cancelled")
+            self._cut_short("timeout" if self._scope.deadline <= self._clock() else "cancelled")
             self._awaited = self.feeder.is_pulling
             self._stopping = True
             self._scope.deadline = math.inf
@@ -459,8 +463,7 @@ class Pool(Generic[T, R]):
         """Handle the `error` that ended a task; return False to let it pass through."""
         problem = strip_cancelled(error)
         if isinstance(problem, trio.Cancelled):
-            # A task that corrupted Trio's scope stack cancels its nursery, which the watch is not in.
-            if self._cancelled or self._nursery.cancel_scope.cancel_called:
+            if self._cancelled:
                 self._cut_off(worker, problem)
                 return False
             holds = worker is not None and worker.index != IDLE
