@@ -164,7 +164,7 @@ class Pool(Generic[T, R]):
         self._token: trio.lowlevel.TrioToken | None = None
         self._cut: Status = "complete"
         self._stopping = self._cancelled = self._awaited = False
-        self._working = 0
+        self._alive = 0
         self._failures = 0
         self._left = trio.Event()
         self._left_in_peace = True
@@ -261,7 +261,7 @@ class Pool(Generic[T, R]):
                 if self._journal is not None:
                     self._start("journal", self._write_journal, self._journal)
                 self.feeder.on_short = self._start_workers
-                self._working = 1
+                self._alive = 1
                 self._start("feeder", self._feed)
                 await self._watch()
         self.ledger.take_in()
@@ -291,10 +291,10 @@ class Pool(Generic[T, R]):
         self._watcher = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(self._on_cancelled)
 
-    def _leave(self) -> None:
+    def _task_ended(self) -> None:
         """Note that the feeder or a worker has ended; after the last of them, end the other tasks."""
-        self._working -= 1
-        if self._working:
+        self._alive -= 1
+        if self._alive:
             return
         self.ledger.results.close()
         if self._events.passed is not None:
@@ -313,7 +313,7 @@ class Pool(Generic[T, R]):
             if not self._on_crash(None, error):
                 raise
         finally:
-            self._leave()
+            self._task_ended()
 
     def _start_workers(self, short: int) -> None:
         """Start up to `short` more workers, within the limit."""
@@ -325,7 +325,7 @@ class Pool(Generic[T, R]):
     def _start_worker(self, number: int) -> None:
         worker: Worker[T] = Worker(number, self._emitter)
         self.feeder.idle += 1
-        self._working += 1
+        self._alive += 1
         self._context.run(self._start, f"worker {number}", self._work, worker)
 
     @trio.lowlevel.enable_ki_protection
@@ -357,7 +357,7 @@ class Pool(Generic[T, R]):
         finally:
             # Tracebacks of errors refer to this frame: an error that a user keeps must not keep the run alive.
             claimed = result = None
-            self._leave()
+            self._task_ended()
             del self, worker, attempt, batch
 
     @trio.lowlevel.enable_ki_protection
