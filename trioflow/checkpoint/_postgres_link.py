@@ -95,7 +95,7 @@ class _Session(psycopg.Connection[tuple[Any, ...]]):
 
     silence: float = 0.0
     grace: float = 0.0
-    stop: Callable[[], None] = staticmethod(trio.from_thread.check_cancelled)
+    stop: Callable[[], object] = staticmethod(lambda: None)
 
     def wait(self, gen: Generator[Any, Any, R], *args: Any, **kwargs: Any) -> R:
         """Do the driver's waiting, and close the connection if it takes too long."""
@@ -154,7 +154,7 @@ class Patience:
 
         Raises:
             CheckpointStoreError: the time is over; or the store was closed.
-            Cancelled: the caller was cancelled.
+            GivenUpError: the caller was cancelled; trio.Cancelled in a thread of `trio.to_thread`.
         """
         now = time.monotonic()
         if self._until is None:

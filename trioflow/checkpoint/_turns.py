@@ -11,6 +11,7 @@ not given up are then made again.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any, final
@@ -162,15 +163,17 @@ class Turns:
     async def _in_thread(self, make: Callable[[], None], call: Call) -> None:
         """Run `make` in a thread.
 
-        Without the limiter, the context and the calls back into Trio that `trio.to_thread` offers, a hop costs a
-        third less.
+        Without the limiter, the context and the calls back into Trio that `trio.to_thread` offers, a hop takes
+        40 % less time.
 
         Cancellation: `call` is given up, if it may be, and waited for.
         """
         task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
 
         def deliver(end: Any) -> None:
-            token.run_sync_soon(trio.lowlevel.reschedule, task, end)
+            # As in `trio.to_thread`: after an internal error of Trio no task waits any longer.
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(trio.lowlevel.reschedule, task, end)
 
         def abort(_: object) -> trio.lowlevel.Abort:
             call.is_given_up = self._may_leave
