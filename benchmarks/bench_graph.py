@@ -44,7 +44,7 @@ SHORT_RUN = 10_000
 
 OURS = "trioflow"
 BRANCHES = (2, 10, 100)
-BRANCH_RUNS = 100
+BRANCH_RUNS = 1_000
 """Branches in all that are run at least, and ten runs."""
 LEGEND = "ratio: how much longer ours takes than a floor, and a peer or a variant than the first line of its table"
 ABOUT = {
