@@ -100,7 +100,8 @@ class FailureCounter:
     __slots__ = ("_categories", "_other", "count")
 
     def __init__(self) -> None:
-        self.count = self._other = 0
+        self.count: int = 0
+        self._other: int = 0
         self._categories: dict[str, FailureCategory] = {}
 
     def __repr__(self) -> str:

@@ -318,9 +318,8 @@ class StateGraph(GraphBuilder[S]):
         def updated(state: S) -> S:
             try:
                 changed = call_plain(update, isolate(state))
-            except trio.Cancelled as cancelled:
-                # A plain function cannot be cancelled.
-                raise foreign_cancelled(cancelled, "update") from cancelled
+            except trio.Cancelled as cancelled:  # noqa: ASYNC103 - no plain function is cancelled
+                raise foreign_cancelled(cancelled, "update") from cancelled  # noqa: ASYNC104 - the same
             self._check_state("what update returned", changed)
             return changed
 
