@@ -152,7 +152,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     # Whether public coroutines are checkpoints is tested; private ones need not be (ASYNC910 to ASYNC913).
     # Nodes are async by contract, also where they have nothing to await (ASYNC124).
-    started = "--startable-in-context-manager=_watch,serve,serve_page"
+    started = "--startable-in-context-manager=serve,serve_page"
     session.run("flake8", "--select=ASYNC", "--extend-ignore=ASYNC91,ASYNC124", started, "trioflow", "examples")
     session.run("lint-imports")
 

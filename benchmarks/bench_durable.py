@@ -22,6 +22,7 @@ from typing import TypedDict
 import apsw
 import trio
 from measuring import About, Contender, Limit, Role, Row, add_arguments, compare, is_installed, report
+from peers import yielding
 
 from trioflow import (
     CheckpointConfig,
@@ -224,16 +225,12 @@ def compare_loops(folder: Folder, repeat: int, where: str, limit: Limit | None) 
     return compare(question, contenders, items=STEPS, repeat=repeat)
 
 
-async def work(item: int) -> int:
-    await trio.lowlevel.checkpoint()
-    return item
-
-
 async def fan_out(store: CheckpointStore | None) -> float:
     checkpoint = None if store is None else CheckpointConfig(preserve=True)
     config = ParallelConfig(observer="noop", max_workers=16, checkpoint=checkpoint)
     start = perf_counter()
-    await process_parallel(range(ITEMS), work, config=config, store=store, run_id=None if store is None else "run")
+    run_id = None if store is None else "run"
+    await process_parallel(range(ITEMS), yielding, config=config, store=store, run_id=run_id)
     return perf_counter() - start
 
 
@@ -485,7 +482,7 @@ CHILD_RUNS = 20
 
 async def fan_out_alone(store: CheckpointStore, run_id: str) -> None:
     config = ParallelConfig(observer="noop", max_workers=16)
-    await process_parallel(range(CHILD_ITEMS), work, config=config, store=store, run_id=run_id)
+    await process_parallel(range(CHILD_ITEMS), yielding, config=config, store=store, run_id=run_id)
 
 
 async def fan_out_in_a_node(store: CheckpointStore, run_id: str) -> None:
@@ -495,7 +492,7 @@ async def fan_out_in_a_node(store: CheckpointStore, run_id: str) -> None:
     def add_up(state: State, result: ParallelResult[int, int]) -> State:
         return state.set("sum", sum(result.results))
 
-    node = parallel_node(work, items=range(CHILD_ITEMS), aggregate=add_up, config=config)
+    node = parallel_node(yielding, items=range(CHILD_ITEMS), aggregate=add_up, config=config)
     graph.add_node("fan", node)
     graph.set_entry_point("fan")
     graph.set_exit_point("fan")

@@ -18,6 +18,7 @@ from typing import Any
 import peers
 import trio
 from measuring import About, Contender, Role, Row, add_arguments, compare, report
+from peers import yielding, yielding_asyncio
 
 from trioflow import ParallelConfig, TaskOutcome, open_parallel
 
@@ -44,19 +45,9 @@ ABOUT = {
 Stream = Callable[[Sequence[int]], AbstractAsyncContextManager[AsyncIterable[Any]]]
 
 
-async def call(item: int) -> int:
-    await trio.lowlevel.checkpoint()
-    return item
-
-
-async def call_asyncio(item: int) -> int:
-    await asyncio.sleep(0)
-    return item
-
-
 def ours(items: Sequence[int], *, ordered: bool = False) -> AbstractAsyncContextManager[AsyncIterable[Any]]:
     config = ParallelConfig(max_workers=WORKERS, observer="noop")
-    return open_parallel(items, call, config=config, ordered=ordered, keep_results=False)
+    return open_parallel(items, yielding, config=config, ordered=ordered, keep_results=False)
 
 
 @asynccontextmanager
@@ -68,7 +59,7 @@ async def channel(items: Sequence[int]) -> AsyncIterator[AsyncIterable[int]]:
     async def work(mine: trio.MemorySendChannel[int]) -> None:
         async with mine:
             for item in shared:
-                await mine.send(await call(item))
+                await mine.send(await yielding(item))
 
     async with trio.open_nursery() as nursery:
         async with send:
@@ -81,7 +72,7 @@ async def channel(items: Sequence[int]) -> AsyncIterator[AsyncIterable[int]]:
 def aiometer_amap(items: Sequence[int]) -> AbstractAsyncContextManager[AsyncIterable[int]]:
     import aiometer  # noqa: PLC0415 - optional
 
-    return aiometer.amap(call, items, max_at_once=WORKERS)
+    return aiometer.amap(yielding, items, max_at_once=WORKERS)
 
 
 def aiostream_map(
@@ -90,7 +81,7 @@ def aiostream_map(
     from aiostream import async_, stream  # noqa: PLC0415 - optional
 
     source = stream.iterate(items)
-    return stream.map(source, async_(call_asyncio), ordered=ordered, task_limit=WORKERS).stream()
+    return stream.map(source, async_(yielding_asyncio), ordered=ordered, task_limit=WORKERS).stream()
 
 
 @asynccontextmanager
@@ -101,7 +92,7 @@ async def queue(items: Sequence[int]) -> AsyncIterator[AsyncIterable[int]]:
 
     async def work() -> None:
         for item in shared:
-            await results.put(await call_asyncio(item))
+            await results.put(await yielding_asyncio(item))
 
     async def take() -> AsyncIterator[int]:
         for _ in items:

@@ -154,7 +154,7 @@ class Patience:
 
         Raises:
             CheckpointStoreError: the time is over; or the store was closed.
-            GivenUpError: the caller was cancelled; trio.Cancelled in a thread of `trio.to_thread`.
+            GivenUpError: the caller was cancelled.
         """
         now = time.monotonic()
         if self._until is None:

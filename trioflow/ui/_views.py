@@ -236,8 +236,7 @@ class Views:
             latest = await load_verified(store, run_id) if steps else None
         except CheckpointError as error:
             return _Known(steps, problem=one_line(describe_error(error)))
-        is_fan_out = latest is not None and latest.kind == "parallel"
-        fan_out = read_fan_out(latest.state) if latest is not None and is_fan_out else FanOut()
+        fan_out = FanOut() if latest is None or latest.kind != "parallel" else read_fan_out(latest.state)
         return _Known(steps, latest if self._show_data else None, fan_out)
 
     def _failures(self, fan_out: FanOut, items: int) -> dict[str, Any] | None:
