@@ -1,5 +1,6 @@
 """A real cluster of processes on loopback: at least once, never merged, and a poison item fails."""
 
+import gc
 import os
 import signal
 from functools import partial
@@ -14,6 +15,12 @@ from trioflow.testing import assert_accounted
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 
 CONFIG = ParallelConfig(fail_fast=False, observer="noop", max_workers=4)
+
+
+async def until_cluster_is_empty(client):
+    with trio.fail_after(10):
+        while client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)):  # noqa: ASYNC110 - of processes
+            await trio.sleep(0.02)
 
 
 async def test_equal_calls_are_made_each(dask_client, tmp_path):
@@ -50,7 +57,16 @@ async def test_a_killed_worker_costs_calls_that_are_made_again(dask_client, tmp_
     assert len(made) == 100
 
 
-async def test_an_item_that_kills_its_workers_fails(dask_client):
+@pytest.fixture
+def without_gc():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("without_gc")
+async def test_an_item_that_kills_its_workers_fails_and_leaves_the_cluster(dask_client):
     allowed = dask_client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.allowed_failures)
 
     def allow(number, dask_scheduler):
@@ -61,6 +77,7 @@ async def test_an_item_that_kills_its_workers_fails(dask_client):
         processor = on_executor(dask_executor(dask_client), calls.die_at_five)
         config = ParallelConfig(fail_fast=False, observer="noop", max_workers=1)
         result = await process_parallel(range(8), processor, config=config)
+        await until_cluster_is_empty(dask_client)
     finally:
         dask_client.run_on_scheduler(partial(allow, allowed))
     assert_accounted(result, range(8))
@@ -73,9 +90,7 @@ async def test_cancelled_calls_leave_the_cluster(dask_client):
     processor = on_executor(dask_executor(dask_client), calls.nap)
     with trio.move_on_after(0.5):
         await process_parallel([0.3] * 20, processor, config=CONFIG)
-    with trio.fail_after(10):
-        while dask_client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)):  # noqa: ASYNC110 - the same
-            await trio.sleep(0.02)
+    await until_cluster_is_empty(dask_client)
 
 
 async def test_what_was_shut_down_or_closed_says_so(dask_client):

@@ -114,6 +114,10 @@ async def _cascade(client: Any, theirs: Any, ours: "Future[Any]") -> None:
     else:
         with suppress(InvalidStateError):
             ours.set_result(result)
+    finally:
+        # An error's traceback holds this frame, and the cluster keeps a failed call as long as its future lives.
+        theirs.release()
+        del ours
 
 
 def _cancel_too(client: Any, theirs: Any, ours: "Future[Any]") -> None:
