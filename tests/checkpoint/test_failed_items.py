@@ -422,7 +422,7 @@ async def test_they_are_a_part_of_what_is_verified():
     store = MemoryStore()
     await process_parallel(range(6), down, config=LENIENT, store=store, run_id="r")
     run = store._runs["r"]
-    checkpoint = run.steps[run.last]
+    checkpoint = await store.load("r")
     assert b"odd" in checkpoint.state
     run.steps[run.last] = msgspec.structs.replace(checkpoint, state=checkpoint.state.replace(b"odd", b"eve"))
     with pytest.raises(CheckpointCorruptError):

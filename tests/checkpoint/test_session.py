@@ -18,7 +18,7 @@ from trioflow import (
     process_parallel,
 )
 from trioflow.checkpoint import session as session_module
-from trioflow.checkpoint.session import Session, load_verified, shielded_save
+from trioflow.checkpoint.session import Session, in_transactions, load_verified, shielded_save
 from trioflow.checkpoint.sqlite import SqliteStore
 from trioflow.testing import FaultyStore
 
@@ -104,7 +104,8 @@ async def test_items_are_saved_in_transactions_of_bounded_size():
     session = await Session.claim(store, "r")
     batch = [(f"{number}", b"x") for number in range(2_500)]
     large = [(f"large {number}", b"x" * (3 << 20)) for number in range(3)]
-    await session.save_items([*batch, *large, ("last", b"")])
+    for part in in_transactions([*batch, *large, ("last", b"")]):
+        await session.save_items(part)
     assert await session.load_items() == dict([*batch, *large, ("last", b"")])
     saved = [call[3] for call in store.calls if call[0] == "save_items"]
     assert [len(part) for part in saved] == [1_000, 1_000, 501, 1, 2]

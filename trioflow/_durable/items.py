@@ -16,7 +16,7 @@ it. They are those of the last call, and saving them never fails a run.
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar, final
 
@@ -29,13 +29,14 @@ from trioflow._runtime.calls import call_plain
 from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.signals import JournalError
 from trioflow._text import describe_error, one_line, quote
-from trioflow.checkpoint.codec import Codec, fingerprint, is_marked
+from trioflow.checkpoint.codec import Codec, fingerprint, is_large, is_marked
 from trioflow.checkpoint.fan_outs import FailureCounter, Header
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointStore, RunStatus
 from trioflow.checkpoint.session import (
     Session,
     decode,
-    encode,
+    encode_large,
+    in_transactions,
     load_verified,
     shielded_save,
     store_errors,
@@ -58,7 +59,7 @@ V = TypeVar("V")
 _KIND = "a fan-out"
 
 BATCH = 1_000
-"""Pending results that are written before the interval is over; also the most in one transaction."""
+"""Pending results that are written before the interval is over."""
 
 BATCH_BYTES = 4 << 20
 """The same in bytes."""
@@ -147,6 +148,7 @@ class Journal(Generic[T, R]):
         self._total = total
         self._emitter = emitter
         self._store: CheckpointStore
+        self._clock: Callable[[], float]
         self._session: Session | None = None
         self._claiming = trio.Lock()
         self._header = Header(total, key is not None, b"")
@@ -177,6 +179,7 @@ class Journal(Generic[T, R]):
         Cancellation: the run may have been claimed.
         """
         self._store = store
+        self._clock = trio.lowlevel.current_clock().current_time
         sequence = items if isinstance(items, Sequence) and self._key is None else None
         if sequence:
             self._header = msgspec.structs.replace(self._header, first=fingerprint(sequence[0]))
@@ -274,7 +277,7 @@ class Journal(Generic[T, R]):
                 await trio.lowlevel.checkpoint_if_cancelled()
             try:
                 name, mark = self._identify(place, item)
-                kept = self._recall(name, item)
+                kept = self._recall(name, item) if self._kept else None
                 if kept is not None:
                     result: R = await decode(self._codec, kept.result)
                     return result
@@ -298,7 +301,7 @@ class Journal(Generic[T, R]):
         return bool(pending) and (
             len(pending) >= MOST_PENDING
             or self._pending_bytes >= MOST_PENDING_BYTES
-            or trio.current_time() - pending[0][0] > self._interval
+            or self._clock() - pending[0][0] > self._interval
         )
 
     async def write_until_cancelled(self) -> None:
@@ -433,14 +436,17 @@ class Journal(Generic[T, R]):
             raise self._mismatch(other)
 
     async def _record(self, name: str, mark: bytes, result: R) -> None:
+        codec = self._codec
         try:
-            data = await encode(self._codec, result)
+            plain = codec.plain(result)
+            data = await encode_large(codec, plain) if is_large(plain) else codec.encode_plain(plain)
         except CheckpointEncodeError as error:
             error.add_note(f"raised by the result of item {name}")
             error.value = result  # the call was paid for
             raise
-        self._pending.append((trio.current_time(), name, _encode(_Record(mark, self._total, data))))
-        self._pending_bytes += len(self._pending[-1][2])
+        record = _encode(_Record(mark, self._total, data))
+        self._pending.append((self._clock(), name, record))
+        self._pending_bytes += len(record)
         if len(self._pending) >= BATCH or self._pending_bytes >= BATCH_BYTES:
             self._filled.set()
 
@@ -450,24 +456,15 @@ class Journal(Generic[T, R]):
         Cancellation: results that were not written stay pending; writing one twice does no harm.
         """
         self._filled = trio.Event()
-        left = len(self._pending)
-        while left and self._session is not None:
-            batch = list(self._transaction(left))
+        if self._session is None:
+            return
+        for batch in in_transactions([(name, data) for _, name, data in self._pending]):
             await self._session.save_items(batch)
             for _ in batch:
                 self._pending_bytes -= len(self._pending.popleft()[2])
-            left -= len(batch)
             self._written += len(batch)
             self._room.unpark_all()
             self._emit(EventType.CHECKPOINT_SAVE, items=len(batch))
-
-    def _transaction(self, most: int) -> Iterator[tuple[str, bytes]]:
-        size = 0
-        for count, (_, name, data) in enumerate(self._pending):
-            size += len(data)
-            if count and (count == min(most, BATCH) or size > BATCH_BYTES):
-                return
-            yield name, data
 
     def _decode_as(self, decoder: msgspec.msgpack.Decoder[V], data: bytes) -> V:
         try:

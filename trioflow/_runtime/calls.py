@@ -7,7 +7,7 @@ Sources, processors, nodes and handlers are user code, and so are the scopes tha
 
 import inspect
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol, TypeVar, TypeVarTuple, cast
 
@@ -18,6 +18,7 @@ from trioflow.config.checks import may_give_awaitable
 
 T = TypeVar("T")
 R = TypeVar("R")
+D = TypeVar("D")
 Ts = TypeVarTuple("Ts")
 
 TURN = 8
@@ -102,6 +103,12 @@ async def call_either(fn: Callable[..., Awaitable[R] | R], *args: object) -> R:
 def extend(batch: deque[T], items: Iterable[T]) -> None:
     """Pull the user's items into `batch`; those that came before an error stay in it."""
     batch.extend(items)
+
+
+@trio.lowlevel.disable_ki_protection
+def next_or(iterator: Iterator[T], default: D) -> T | D:
+    """Return the user's next item, or `default` if there is none."""
+    return next(iterator, default)
 
 
 @trio.lowlevel.disable_ki_protection

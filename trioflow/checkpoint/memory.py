@@ -12,6 +12,7 @@ from trioflow._text import quote
 from trioflow.checkpoint._changes import Changes
 from trioflow.checkpoint._entries import Entries, already_there
 from trioflow.checkpoint._users import OneRunAtATime
+from trioflow.checkpoint.codec import sealed
 from trioflow.checkpoint.protocol import Checkpoint, CheckpointInfo, RunInfo, RunStatus
 from trioflow.checkpoint.service_protocol import (
     EndStatus,
@@ -92,7 +93,7 @@ class MemoryStore:
         self.save_nowait(checkpoint, epoch)
 
     def save_nowait(self, checkpoint: Checkpoint, epoch: int) -> None:
-        """Do what `save` does; never blocks."""
+        """Do what `save` does; never blocks. A checkpoint without a digest is given one when it is loaded."""
         run = self._claimed(checkpoint.run_id, epoch)
         run.steps[checkpoint.step] = checkpoint
         run.last = checkpoint.step
@@ -108,7 +109,7 @@ class MemoryStore:
         wanted = step if step is not None or run is None else run.last
         if run is None or wanted not in run.steps:
             raise not_found(run_id, step)
-        return run.steps[wanted]
+        return _with_digest(run.steps[wanted])
 
     async def history(self, run_id: str) -> Sequence[CheckpointInfo]:
         """See `CheckpointStore.history`.
@@ -318,7 +319,7 @@ class MemoryStore:
 
     def _last(self, run_id: str) -> Checkpoint | None:
         run = self._runs[run_id]
-        return None if run.last is None else run.steps[run.last]
+        return None if run.last is None else _with_digest(run.steps[run.last])
 
     def _next_epoch(self) -> int:
         self._epoch += 1
@@ -377,6 +378,10 @@ def not_found(run_id: str, step: int | None) -> CheckpointNotFoundError:
     """Return the error for a missing checkpoint."""
     what = f"no run {quote(run_id)}" if step is None else f"no step {step} of run {quote(run_id)}"
     return CheckpointNotFoundError(f"there is {what} in this store", run_id=run_id)
+
+
+def _with_digest(checkpoint: Checkpoint) -> Checkpoint:
+    return checkpoint if checkpoint.digest else sealed(checkpoint)
 
 
 def _run_info(run_id: str, run: _Run) -> RunInfo:

@@ -6,8 +6,10 @@ and a clean-up that fails costs nothing.
 """
 
 import threading
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from itertools import accumulate
 from typing import Any, TypeVar, final
 
 import msgspec
@@ -250,10 +252,10 @@ class Session:
 
         Cancellation: the checkpoint was saved whole, or not at all.
         """
-        if len(checkpoint.state) < LARGE:
-            sealed(checkpoint)
-        else:
+        if len(checkpoint.state) >= LARGE:
             await trio.to_thread.run_sync(sealed, checkpoint)
+        elif self._save_nowait is None:
+            sealed(checkpoint)
         if self._save_nowait is None:
             with store_errors(self._store):
                 await self._store.save(checkpoint, self.epoch)
@@ -261,18 +263,16 @@ class Session:
             self._save_nowait(checkpoint, self.epoch)
 
     async def save_items(self, batch: Sequence[tuple[str, bytes]]) -> None:
-        """Save items, in transactions of at most `BATCH_ROWS` items or `BATCH_BYTES` bytes, in their order.
+        """Save items, in one transaction.
 
         Raises:
             CheckpointConflictError: somebody else has claimed the run.
-            CheckpointStoreError: the store cannot; what is before the transaction that failed is kept.
+            CheckpointStoreError: the store cannot.
 
-        Cancellation: the items from the first on, up to some transaction's end, were saved. Saving all of them
-        again does no harm.
+        Cancellation: all of them were saved, or none; saving them again does no harm.
         """
         with store_errors(self._store):
-            for part in _in_transactions(batch):
-                await self._store.save_items(self.run_id, self.epoch, part)
+            await self._store.save_items(self.run_id, self.epoch, batch)
 
     async def load_items(self) -> Mapping[str, bytes]:
         """Return the items that were saved.
@@ -339,16 +339,16 @@ def _why(error: Exception) -> str:
     return one_line(describe_error(error))
 
 
-def _in_transactions(batch: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, bytes]]]:
-    start = size = 0
-    for index, (key, value) in enumerate(batch):
+def in_transactions(items: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, bytes]]]:
+    """Yield `items` in parts for `Session.save_items`, of at most `BATCH_ROWS` items or `BATCH_BYTES` bytes."""
+    start = 0
+    while start < len(items):
+        part = items[start : start + BATCH_ROWS]
         # A letter of a key may be more than a byte, and that makes little difference.
-        added = len(key) + len(value)
-        if index > start and (index - start == BATCH_ROWS or size + added > BATCH_BYTES):
-            yield batch[start:index]
-            start, size = index, 0
-        size += added
-    yield batch[start:]
+        sizes = list(accumulate(len(key) + len(value) for key, value in part))
+        count = max(1, bisect_right(sizes, BATCH_BYTES))
+        yield part[:count]
+        start += count
 
 
 async def encode(codec: Codec[V], value: V) -> bytes:

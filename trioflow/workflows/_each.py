@@ -3,7 +3,6 @@
 An error that the source raises, when pulled or closed, takes precedence over an `Exception` of a step.
 """
 
-from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import TypeVar
 
@@ -38,12 +37,8 @@ async def for_each(items: Iterable[T] | AsyncIterable[T], step: Callable[[T], Aw
 
 
 async def _step_through(source: SyncSource[T], step: Callable[[T], Awaitable[None]]) -> None:
-    hand: deque[T] = deque()
-    while True:
-        source.pull(1, hand)
-        if not hand:
-            return
-        await step(hand.popleft())
+    while (item := source.pull_one()) is not END:
+        await step(item)
 
 
 async def _step_through_async(source: AsyncSource[T], step: Callable[[T], Awaitable[None]]) -> None:

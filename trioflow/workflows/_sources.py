@@ -26,6 +26,7 @@ from trioflow._runtime.calls import (
     close_async,
     close_plain,
     extend,
+    next_or,
 )
 from trioflow._runtime.context import leave_work
 from trioflow.workflows._queue import QueueSource, WorkQueue
@@ -78,13 +79,29 @@ class SyncSource(Generic[T]):
     def __repr__(self) -> str:
         return f"<SyncSource: {self.pulled} pulled{', exhausted' if self.exhausted else ''}>"
 
+    def pull_one(self) -> T | End:
+        """Return the next item, or `END`."""
+        try:
+            iterator = self._iterator
+            if iterator is None:
+                iterator = self._begin()
+            item: T | End = self._context.run(next_or, iterator, END)
+        except BaseException as error:
+            _note(error, self)
+            raise
+        if item is END:
+            self.exhausted = True
+        else:
+            self.pulled += 1
+        return item
+
     def pull(self, most: int, into: deque[T]) -> None:
         """Pull up to `most` items into `into`, including those that came before an error."""
         before = len(into)
         try:
             iterator = self._iterator
             if iterator is None:
-                iterator = self._iterator = self._context.run(_iterate, self._items)
+                iterator = self._begin()
             self._context.run(extend, into, islice(iterator, most))
         except BaseException as error:
             self.pulled += len(into) - before
@@ -93,6 +110,10 @@ class SyncSource(Generic[T]):
         fresh = len(into) - before
         self.pulled += fresh
         self.exhausted = fresh < most
+
+    def _begin(self) -> Iterator[T]:
+        self._iterator = self._context.run(_iterate, self._items)
+        return self._iterator
 
     def close(self) -> None:
         """Close the iterator if it is a generator."""
