@@ -8,6 +8,7 @@ from trioflow import (
     ChainConfig,
     ConditionalConfig,
     GraphConfig,
+    MemoryStore,
     ParallelConfig,
     Routes,
     State,
@@ -24,8 +25,8 @@ async def keep(*args):
     return args[-1]
 
 
-def one_node(node):
-    graph = StateGraph(GraphConfig(name="one", observer="noop"))
+def one_node(node, **options):
+    graph = StateGraph(GraphConfig(name="one", observer="noop"), **options)
     graph.add_node("only", node)
     graph.set_entry_point("only")
     graph.set_exit_point("only")
@@ -44,6 +45,19 @@ async def stream():
 
 async def chain():
     await process_chain(range(3), State(n=0), keep, config=ChainConfig(observer="noop"))
+
+
+async def kept_parallel():
+    await process_parallel(range(3), keep, config=ParallelConfig(observer="noop"), store=MemoryStore(), run_id="run")
+
+
+async def kept_chain():
+    config = ChainConfig(observer="noop")
+    await process_chain(range(3), State(n=0), keep, config=config, store=MemoryStore(), run_id="run")
+
+
+async def kept_graph():
+    await one_node(keep, store=MemoryStore()).execute(State(n=0), run_id="run")
 
 
 async def conditional():
@@ -69,9 +83,11 @@ async def branches():
     await BRANCHED.execute(State(n=0))
 
 
-@pytest.mark.parametrize(
-    "run", [parallel, stream, chain, conditional, graph, stepped_graph, branches], ids=lambda run: run.__name__
-)
+PLAIN_RUNS = [parallel, stream, chain, conditional, graph, stepped_graph, branches]
+KEPT_RUNS = [kept_parallel, kept_chain, kept_graph]
+
+
+@pytest.mark.parametrize("run", [*PLAIN_RUNS, *KEPT_RUNS], ids=lambda run: run.__name__)
 async def test_a_run_leaves_nothing_for_the_garbage_collector(run):
     await run()
     gc.collect()

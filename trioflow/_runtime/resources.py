@@ -64,6 +64,7 @@ class Resources:
         # A chain or graph gives its task a new context between steps. That task ends here, so nothing stays set.
         with suppress(ValueError):
             opened_in.reset(self._token)  # type: ignore[arg-type]  # set on the way in
+        self._token = None  # it refers to a context that has this object
         await self.aclose()
 
     @trio.lowlevel.enable_ki_protection

@@ -156,8 +156,6 @@ class _Chain(Generic[T, S]):
         self._started = trio.current_time()
         name = task_name(self.emitter, "chain", self._processor)
         errors = await run_in_child_task(self._make_steps, self._foreign, name)
-        # Both refer to this chain: a cycle would keep every run until a garbage collection.
-        del self._context, self._attempt
         if isinstance(errors.worst(), NotAsyncError):
             allowed = "an async function, or a lambda that returns an awaitable"
             errors.replace(ConfigError.refusing("processor", self._processor, allowed))
@@ -171,13 +169,17 @@ class _Chain(Generic[T, S]):
     @trio.lowlevel.enable_ki_protection
     async def _make_steps(self) -> None:
         working.set(self)
-        self._context = copy_context()
         policies = Policies(self._processor, task_timeout=self._config.task_timeout, retry=self._config.retry)
         self._attempt = policies.around(self, self._emit_retry)
         self._emit_start()
-        await trio.lowlevel.checkpoint()
-        await for_each(self._items, self._log.around(self._make_step))
-        await self._log.exhausted()
+        self._context = copy_context()
+        try:
+            await trio.lowlevel.checkpoint()
+            await for_each(self._items, self._log.around(self._make_step))
+            await self._log.exhausted()
+        finally:
+            # They refer to this chain: a cycle would keep every run until a garbage collection.
+            del self._context, self._attempt, self._log
 
     async def _make_step(self, item: T) -> None:
         if self._steps and not self._steps % TURN:
