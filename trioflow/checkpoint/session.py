@@ -38,6 +38,7 @@ __all__ = (
     "decode",
     "encode",
     "encode_large",
+    "in_transactions",
     "load_verified",
     "name_known",
     "open_store",
