@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from trioflow import ParallelConfig, ParallelError, open_parallel, process_parallel
-from trioflow.workflows._pool import TURN
+from trioflow.workflows._pool import ITEMS_IN_A_ROW
 
 FAIL_FAST = ParallelConfig(max_workers=4, observer="noop")
 COLLECT_ALL = ParallelConfig(max_workers=4, fail_fast=False, observer="noop")
@@ -65,14 +65,14 @@ async def test_a_run_that_finished_all_under_an_outer_deadline_returns_its_resul
 
 async def test_a_run_that_finished_all_returns_its_result_even_if_a_worker_met_the_cancellation(autojump_clock):
     async def last_one_is_uncancellable(item):
-        if item == TURN - 1:
+        if item == ITEMS_IN_A_ROW - 1:
             with trio.CancelScope(shield=True):
                 await trio.sleep(5)
         return item
 
     with trio.move_on_after(1) as scope:
-        result = await process_parallel(range(TURN), last_one_is_uncancellable, config=ONE)
-    assert result.results == list(range(TURN))
+        result = await process_parallel(range(ITEMS_IN_A_ROW), last_one_is_uncancellable, config=ONE)
+    assert result.results == list(range(ITEMS_IN_A_ROW))
     assert not scope.cancelled_caught
 
 

@@ -4,8 +4,8 @@ The feeder's task pulls from an async source, which may block, and from a plain 
 that finds no item pulls from a plain source itself, with `refill`: `next()` never blocks, and the two tasks
 between the worker and its next item need not wake up. It first does the collector's pending work, to make room.
 
-The feeder is not woken for each item, but when there is room for several, or when the consumer has nothing left
-to take. The ledger decides how much may be pulled ahead.
+No task is woken for each item, but an idle worker, or the feeder, when there is room for several, and the feeder
+when the consumer has nothing left to take. The ledger decides how much may be pulled ahead.
 """
 
 from collections import deque
@@ -18,7 +18,7 @@ from trioflow._runtime.context import leave_work
 from trioflow.workflows._channel import BatchChannel
 from trioflow.workflows._ledger import Ledger
 from trioflow.workflows._queue import QueueSource
-from trioflow.workflows._sources import END, AsyncSource, Source
+from trioflow.workflows._sources import END, AsyncSource, Source, SyncSource
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class Feeder(Generic[T]):
         self._ledger = ledger
         self._enough = max(1, min(enough, BURST))
         self._room = trio.lowlevel.ParkingLot()
-        ledger.on_room = self._room.unpark
+        ledger.on_room = self._on_room
 
     def __repr__(self) -> str:
         return f"<Feeder: {self.source!r}, {self.work!r}>"
@@ -179,6 +179,8 @@ class Feeder(Generic[T]):
             self._hand_out(fresh)
         if source.exhausted:
             self._end()
+        elif isinstance(source, SyncSource):
+            ledger.wake_for(self._enough)
         return bool(self.work.batch)
 
     def _hand_out(self, items: "deque[T] | list[T]") -> None:
@@ -192,6 +194,13 @@ class Feeder(Generic[T]):
             self.work.call()
 
     # Called by the consumer and the pool.
+
+    def _on_room(self) -> None:
+        """Have the source pulled, by an idle worker if it may: it would be the next to be woken anyway."""
+        if self.idle and isinstance(self.source, SyncSource):
+            self.work.call()
+        else:
+            self._room.unpark()
 
     def nudge(self) -> None:
         """Use any room there is, however little: the consumer has nothing left to take."""
@@ -218,6 +227,7 @@ class Feeder(Generic[T]):
         """
         self.work.dispose()
         self.on_short = _nobody
+        self._ledger.on_room = self._room.unpark  # without a reference to this object
         if not isinstance(self.source, AsyncSource):
             self.source.close()
         elif not self.source.closed:

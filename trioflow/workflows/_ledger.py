@@ -208,10 +208,12 @@ class Ledger(Generic[T, R]):
     def take_in(self) -> None:
         """Enter what has been recorded."""
         batch = self.results.batch
-        if self._streamed or self._live is not None or self.reports:
+        if self._live is not None or self.reports:
             freed = 0
             while batch:
                 freed += not self._enter(batch.popleft())
+        elif self._streamed:
+            freed = self._hand_out_all()
         else:
             freed = len(batch)
             self._enter_all()
@@ -237,6 +239,28 @@ class Ledger(Generic[T, R]):
             else:
                 self._enter_failure(TaskOutcome(*record), item)
         batch.clear()
+
+    def _hand_out_all(self) -> int:
+        """Enter outcomes that only the ledger and a consumer need; return how many the consumer will not take."""
+        batch, keep, withheld = self.results.batch, self._keep, 0
+        settle, hand_out = self.unsettled.pop, self._put_in_order if self._ordered else self.done.batch.append
+        for record in batch:
+            outcome = TaskOutcome(*record)
+            index, _, result, error, _, _ = record
+            item = settle(index)
+            if error is None:
+                self.completed += 1
+                if keep:
+                    self._indices.append(index)
+                    self._kept.append(result)  # type: ignore[arg-type]  # a success has one
+            else:
+                self._enter_failure(outcome, item)
+                if self.has_failed:
+                    withheld += 1
+                    continue
+            hand_out(outcome)
+        batch.clear()
+        return withheld
 
     def _enter(self, record: Record[T, R]) -> bool:
         """Enter one outcome, and pass it on; return whether a consumer will take it."""
@@ -295,7 +319,11 @@ class Ledger(Generic[T, R]):
 
     def _put_in_order(self, outcome: TaskOutcome[T, R]) -> None:
         waiting = self._out_of_turn
-        waiting[outcome.index] = outcome
+        if outcome.index != self._next_index:
+            waiting[outcome.index] = outcome
+            return
+        self.done.batch.append(outcome)
+        self._next_index += 1
         while self._next_index in waiting:
             self.done.batch.append(waiting.pop(self._next_index))
             self._next_index += 1

@@ -21,7 +21,6 @@ import msgspec
 import trio
 
 from trioflow._durable.items import Journal
-from trioflow._runtime.calls import TURN
 from trioflow._runtime.context import WorkInHand, id_of, nothing_in_hand, task_name, working
 from trioflow._runtime.emitter import Emitter, status_of
 from trioflow._runtime.errors import ErrorCollector, foreign_cancelled, strip_cancelled
@@ -46,6 +45,9 @@ R = TypeVar("R")
 
 IDLE = -1
 """The index of a worker without an item."""
+
+ITEMS_IN_A_ROW = 16
+"""Items that a worker may process without a checkpoint of its own."""
 
 _SEVERITY: tuple[Status, ...] = ("complete", "drained", "cancelled", "timeout", "failed")
 
@@ -350,7 +352,7 @@ class Pool(Generic[T, R]):
                     self._settle(worker, None, error)
                 else:
                     self._settle(worker, result, None)
-                turn = (turn + 1) % TURN
+                turn = (turn + 1) % ITEMS_IN_A_ROW
         except BaseException as error:  # noqa: ASYNC103 - the same
             if not self._on_crash(worker, error):
                 raise
