@@ -6,6 +6,7 @@ from contextvars import ContextVar
 
 import pytest
 import trio
+import trio.testing
 
 from trioflow import ParallelConfig, ParallelError, open_parallel, process_parallel
 
@@ -399,6 +400,30 @@ async def test_a_sync_source_is_pulled_ahead_by_at_most_the_window(autojump_cloc
         config = ParallelConfig(max_workers=3, buffer=2, observer="noop")
         await process_parallel(numbers.sync(), forever, config=config)
     assert 3 <= numbers.pulled <= 5
+
+
+async def test_the_source_is_pulled_ahead_while_every_worker_is_busy(autojump_clock):
+    pulled = []
+    free = trio.Event()
+
+    def items():
+        for number in range(20):
+            pulled.append(number)
+            yield number
+
+    async def last_ones_block(item):
+        if item >= 4:
+            await free.wait()
+        return item
+
+    config = ParallelConfig(max_workers=2, buffer=4, observer="noop")
+    async with open_parallel(items(), last_ones_block, config=config) as run:
+        for _ in range(4):
+            await anext(run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(pulled) == 10  # of which four are done, two are in hand, and four wait
+        free.set()
+        assert len([outcome async for outcome in run]) == 16
 
 
 async def test_a_slow_async_source_feeds_idle_workers_as_it_gives(autojump_clock):
