@@ -1,12 +1,14 @@
 """A run that has ended leaves nothing that only a garbage collection frees."""
 
 import gc
+from contextlib import suppress
 
 import pytest
 
 from trioflow import (
     ChainConfig,
     ConditionalConfig,
+    EventType,
     GraphConfig,
     MemoryStore,
     ParallelConfig,
@@ -94,6 +96,47 @@ async def test_a_run_leaves_nothing_for_the_garbage_collector(run):
     gc.disable()
     try:
         await run()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+class Stops:
+    """An observer that stops the program at each event of a type."""
+
+    def __init__(self, at):
+        self.at = at
+        self.seen = []
+
+    def on_event(self, event):
+        self.seen.append(event.type)
+        if event.type == self.at:
+            raise SystemExit(3)
+
+
+async def stopped_chain(observer):
+    await process_chain(range(3), State(n=0), keep, observer=observer, store=MemoryStore(), run_id="run")
+
+
+async def stopped_graph(observer):
+    graph = StateGraph(GraphConfig(name="one"), store=MemoryStore(), observer=observer)
+    graph.add_node("only", keep)
+    graph.set_entry_point("only")
+    graph.set_exit_point("only")
+    await graph.execute(State(n=0), run_id="run")
+
+
+@pytest.mark.parametrize("at", [EventType.CHAIN_START, EventType.GRAPH_START, EventType.CHECKPOINT_SAVE])
+@pytest.mark.parametrize("run", [stopped_chain, stopped_graph], ids=lambda run: run.__name__)
+async def test_a_run_that_an_observer_stops_is_complete_and_leaves_nothing(run, at):
+    # One that is never stopped, as the other kind's start does not occur, leaves nothing either.
+    gc.collect()
+    gc.disable()
+    try:
+        observer = Stops(at)
+        with suppress(SystemExit):
+            await run(observer)
+        assert observer.seen[-1] in {EventType.CHAIN_COMPLETE, EventType.GRAPH_COMPLETE}
         assert gc.collect() == 0
     finally:
         gc.enable()

@@ -162,9 +162,13 @@ class GraphRunner(Generic[S]):
         # completed, and stays in the store.
         untaken = self._exit is not None and isinstance(errors.worst(), trio.Cancelled)
         if untaken:
-            await self._end(None, forget=False)
+            ending = ErrorCollector()
+            await self._end(ending, forget=False)
+            if not isinstance(ending.worst(), Exception):
+                errors.add(ending.worst())
+            ending.replace(None)
             errors.raise_worst()
-        errors.replace(await self._end(errors.worst()))
+        await self._end(errors)
         paused = errors.worst()
         status: Literal["completed", "paused"] = "completed"
         payload = None
@@ -176,15 +180,16 @@ class GraphRunner(Generic[S]):
         path, exit_point = list(self._path), None if self._exit is None else self._exit.name
         return GraphResult(self._state, self.run_id, status, exit_point, path, self.attempts, payload)
 
-    async def _end(self, error: BaseException | None, *, forget: bool = True) -> BaseException | None:
-        """Save the end of the run and emit its event; return the error that it ends with.
+    async def _end(self, errors: ErrorCollector, *, forget: bool = True) -> None:
+        """Save the end of the run and emit its event; leave the error that it ends with in `errors`.
 
         Cancellation: shielded, if anything is to be saved.
         """
-        error = await self.steps.end(error, self.position, forget=forget)
+        # An observer may stop the program while the end is saved, which is still the end of the run.
+        with errors.collecting():
+            errors.replace(await self.steps.end(errors.worst(), self.position, forget=forget))
         exit_point = None if self._exit is None else self._exit.name
-        self.events.run_completed(error, exit_point, self.attempts, self._entered)
-        return error
+        self.events.run_completed(errors.worst(), exit_point, self.attempts, self._entered)
 
     @trio.lowlevel.enable_ki_protection
     async def _run_nodes(self) -> None:

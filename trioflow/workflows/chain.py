@@ -161,7 +161,9 @@ class _Chain(Generic[T, S]):
             errors.replace(ConfigError.refusing("processor", self._processor, allowed))
         if self._item is not _IDLE and self._active:
             self._emit_step(self._place(), errors.worst(), {"item": self._item, "state": self._state})
-        errors.replace(await log.end(errors.worst(), self._steps))
+        # An observer may stop the program while the end is saved, which is still the end of the chain.
+        with errors.collecting():
+            errors.replace(await log.end(errors.worst(), self._steps))
         self._emit_end(errors.worst())
         errors.raise_worst()
         return ChainResult(self._state, self._intermediate, self._steps)
@@ -171,9 +173,11 @@ class _Chain(Generic[T, S]):
         working.set(self)
         policies = Policies(self._processor, task_timeout=self._config.task_timeout, retry=self._config.retry)
         self._attempt = policies.around(self, self._emit_retry)
-        self._emit_start()
         self._context = copy_context()
         try:
+            self._emit_start()
+            # What an observer sets at the start of the run belongs to all steps.
+            self._context = copy_context()
             await trio.lowlevel.checkpoint()
             await for_each(self._items, self._log.around(self._make_step))
             await self._log.exhausted()
