@@ -15,6 +15,7 @@ from trioflow import (
     Routes,
     State,
     StateGraph,
+    TrioflowError,
     branches_node,
     open_parallel,
     process_chain,
@@ -96,6 +97,52 @@ async def test_a_run_leaves_nothing_for_the_garbage_collector(run):
     gc.disable()
     try:
         await run()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+async def fail(*args):
+    raise ValueError("no")
+
+
+async def failing_parallel():
+    await process_parallel(range(3), fail, config=ParallelConfig(observer="noop"))
+
+
+async def failing_chain():
+    await process_chain(range(3), State(n=0), fail, config=ChainConfig(observer="noop"))
+
+
+async def failing_conditional():
+    config = ConditionalConfig(observer="noop")
+    await process_conditional(1, lambda state: "x", Routes({"x": fail}), config=config)
+
+
+async def failing_graph():
+    await one_node(fail).execute(State(n=0))
+
+
+FAILING_BRANCHES = one_node(branches_node({"a": keep, "b": fail}))
+
+
+async def failing_branches():
+    await FAILING_BRANCHES.execute(State(n=0))
+
+
+@pytest.mark.parametrize(
+    "run",
+    [failing_parallel, failing_chain, failing_conditional, failing_graph, failing_branches],
+    ids=lambda run: run.__name__,
+)
+async def test_a_run_whose_error_is_dropped_leaves_nothing_either(run):
+    with suppress(TrioflowError, ValueError):
+        await run()
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(TrioflowError, ValueError):
+            await run()
         assert gc.collect() == 0
     finally:
         gc.enable()

@@ -14,8 +14,7 @@ a note at most, and is raised again.
 """
 
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import final
 
 import trio
@@ -36,17 +35,13 @@ class ErrorCollector:
     def __repr__(self) -> str:
         return f"<ErrorCollector: {', '.join(type(error).__name__ for error in self._errors) or 'none'}>"
 
-    @contextmanager
-    def collecting(self, *, unwrap: bool = False) -> Iterator[None]:
+    def collecting(self, *, unwrap: bool = False) -> "_Collecting":
         """Collect what the block raises, for a decision after its tasks have ended.
 
         Args:
             unwrap: take it out of its groups, because the block is a nursery that wraps it.
         """
-        try:
-            yield
-        except BaseException as error:  # noqa: BLE001, ASYNC103 - raised later, and so is Cancelled
-            self._errors.extend(leaves(error) if unwrap else [error])
+        return _Collecting(self, unwrap=unwrap)
 
     def add(self, error: BaseException | None) -> None:
         """Collect `error`; None is ignored."""
@@ -86,6 +81,28 @@ class ErrorCollector:
                 raise error
             finally:
                 del error
+
+
+@final
+class _Collecting:
+    """A block whose error is collected.
+
+    It is no generator: the frames of one would hold the error, and its traceback would hold them.
+    """
+
+    __slots__ = ("_collector", "_unwrap")
+
+    def __init__(self, collector: ErrorCollector, *, unwrap: bool) -> None:
+        self._collector = collector
+        self._unwrap = unwrap
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if error is not None:
+            for each in leaves(error) if self._unwrap else [error]:
+                self._collector.add(each)
+        return True
 
 
 def most_severe(errors: Sequence[BaseException]) -> BaseException | None:
