@@ -1,7 +1,9 @@
 """A process for each call in hand: killed when the call is cancelled, gone when the run ends."""
 
+import multiprocessing.process
 import os
 import signal
+import threading
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 
@@ -49,6 +51,30 @@ async def test_a_time_limit_kills_a_busy_loop():
         result = await process_parallel([0, 1], either, config=config)
         assert child_processes() == before
     assert isinstance(result.errors[0].error, trio.TooSlowError)
+
+
+async def test_a_process_that_another_thread_reaps_is_killed_all_the_same(monkeypatch):
+    reap, lost = os.waitpid, []
+
+    def lose_the_race_twice(pid, options):
+        if cancelled.is_set() and len(lost) < 2:
+            lost.append(pid)
+            raise ChildProcessError  # what the kernel says when the other thread was first
+        return reap(pid, options)
+
+    async def spin(number):
+        with trio.move_on_after(1.5):
+            await on_process(calls.spin)(number)
+        return "cancelled"
+
+    cancelled = threading.Event()
+    kill = multiprocessing.process.BaseProcess.kill
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "kill", lambda self: (cancelled.set(), kill(self)))
+    monkeypatch.setattr(os, "waitpid", lose_the_race_twice)
+    with trio.fail_after(20):
+        result = await process_parallel([1], spin, config=CONFIG)
+    assert result.results == ["cancelled"]
+    assert len(lost) == 2
 
 
 async def test_a_cancellation_kills_all_at_once():

@@ -183,8 +183,7 @@ class _Process:
         return response
 
     def _how(self) -> str:
-        self._process.join(GRACE)
-        code = self._process.exitcode
+        code = self._exit_code()
         if code is None:
             return "it closed its pipe"
         try:
@@ -192,11 +191,25 @@ class _Process:
         except ValueError:
             return f"it was ended by signal {-code}"
 
+    def _exit_code(self) -> int | None:
+        """Return the exit code, None if it is not known after `GRACE`.
+
+        Another thread may be reaping the process too: the one that an abandoned exchange left behind, or one in
+        which multiprocessing starts a process and reaps those that have ended. To the loser of that race the
+        process seems to run until the winner has stored the code.
+        """
+        deadline = time.monotonic() + GRACE
+        self._process.join(GRACE)
+        while self._process.exitcode is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return self._process.exitcode
+
     def kill(self) -> None:
         self._process.kill()
         self._process.join()
         self._pipe.close()
-        self._process.close()
+        if self._exit_code() is not None:
+            self._process.close()
 
     def close(self) -> None:
         """Close the pipe, upon which an idle process ends."""
