@@ -1,7 +1,7 @@
 """The outcomes of items and the results of runs.
 
 Plain frozen data, without behaviour of a run. They take positional arguments too: the engine builds one for each
-item of a stream, and positional arguments are cheaper than keywords (`benchmarks/bench_engine.py`, question f).
+item, and positional arguments are cheaper than keywords (`benchmarks/bench_engine.py`, question f).
 
 Their `repr`s are short and show no item, result, state or message: a `repr` ends up in logs, and results are
 large and private.

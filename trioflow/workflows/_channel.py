@@ -27,16 +27,15 @@ class BatchChannel(Generic[V]):
 
     Attributes:
         batch: the entries that were put in and not taken yet.
+        called: whether the batch is on the channel, or was received by a task that has not looked at it yet.
         closed: whether nothing more will be put in; remaining entries can still be taken.
     """
 
-    __slots__ = ("_called", "_receive", "_send", "batch", "closed")
+    __slots__ = ("_receive", "_send", "batch", "called", "closed")
 
     def __init__(self) -> None:
         self.batch: deque[V] = deque()
-        self.closed = False
-        # Whether the batch is on the channel, or was received by a task that has not looked at it yet.
-        self._called = False
+        self.called = self.closed = False
         self._send: trio.MemorySendChannel[deque[V]]
         self._receive: trio.MemoryReceiveChannel[deque[V]]
         self._send, self._receive = trio.open_memory_channel(1)
@@ -46,8 +45,8 @@ class BatchChannel(Generic[V]):
 
     def call(self) -> None:
         """Wake a task that waits for the batch, or let the next one that would wait return at once."""
-        if not self._called and not self.closed:
-            self._called = True
+        if not self.called and not self.closed:
+            self.called = True
             self._send.send_nowait(self.batch)
 
     async def wait(self) -> None:
@@ -59,7 +58,7 @@ class BatchChannel(Generic[V]):
             await self._receive.receive()
         except trio.EndOfChannel:
             return
-        self._called = False
+        self.called = False
 
     def close(self) -> None:
         """Mark that nothing more will be put in."""

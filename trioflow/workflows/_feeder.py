@@ -133,14 +133,17 @@ class Feeder(Generic[T]):
         if len(self.work.batch) < 2:
             self.refill()  # for the next worker: the item that this one takes may block it
 
-    async def wait(self) -> tuple[int, T] | None:
+    async def wait(self, *, refill: bool) -> tuple[int, T] | None:
         """Return the next item, after at least one checkpoint; None is the end.
+
+        Args:
+            refill: whether to try that first; if not, it has just failed.
 
         Cancellation: nothing was taken.
         """
         work, batch = self.work, self.work.batch
         self.idle += 1
-        if batch or self.refill():
+        if batch or (refill and self.refill()):
             await trio.lowlevel.checkpoint()
         while not batch and not work.closed:
             if self._ledger.is_asked:

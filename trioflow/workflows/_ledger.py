@@ -31,9 +31,6 @@ MANY = 32
 MANY_UNFINISHED = 1_000
 """The most unfinished items that a result holds in a plain list."""
 
-Record = tuple[int, T, R | None, Exception | None, int, float]
-"""The fields of a `TaskOutcome`; creating one takes half a microsecond, so it is created only when needed."""
-
 _index_of = attrgetter("index")
 
 Status = Literal["running", "complete", "failed", "timeout", "drained", "cancelled"]
@@ -110,7 +107,7 @@ class Ledger(Generic[T, R]):
         on_outcome: Callable[[TaskOutcome[T, R]], object] | None,
     ) -> None:
         self.total = total
-        self.results: BatchChannel[Record[T, R]] = BatchChannel()
+        self.results: BatchChannel[TaskOutcome[T, R]] = BatchChannel()
         self.done: BatchChannel[TaskOutcome[T, R]] = BatchChannel()
         self.unsettled: dict[int, T] = {}
         self.pulled = self.completed = self.failed = self.expired = 0
@@ -186,10 +183,10 @@ class Ledger(Generic[T, R]):
         self.unsettled.update(numbered)
         return numbered
 
-    def record(self, record: Record[T, R]) -> None:
+    def record(self, outcome: TaskOutcome[T, R]) -> None:
         """Record an outcome to be entered; wake the collector for many of them, or if a task waits for one."""
         batch = self.results.batch
-        batch.append(record)
+        batch.append(outcome)
         if self._awaited or len(batch) >= MANY or self._live is not None:
             self.results.call()
 
@@ -218,7 +215,7 @@ class Ledger(Generic[T, R]):
             freed = len(batch)
             self._enter_all()
         if self._late.indexes and not self.done.batch:
-            self.done.batch.extend(TaskOutcome(*record) for record in self._late.records(MANY))
+            self.done.batch.extend(self._late.outcomes(MANY))
             self._late.skip(MANY)
         if self.done.batch:
             self.done.call()
@@ -229,45 +226,45 @@ class Ledger(Generic[T, R]):
         """Enter outcomes that only the ledger needs; no user code can run meanwhile."""
         batch = self.results.batch
         settle, keep_index, keep_result = self.unsettled.pop, self._indices.append, self._kept.append
-        for record in batch:
-            index, _, result, error, _, _ = record
-            item = settle(index)
-            if error is None:
+        for outcome in batch:
+            index = outcome.index
+            settle(index)
+            if outcome.error is None:
                 self.completed += 1
                 keep_index(index)
-                keep_result(result)  # type: ignore[arg-type]  # a success has one
+                keep_result(outcome.result)  # type: ignore[arg-type]  # a success has one
             else:
-                self._enter_failure(TaskOutcome(*record), item)
+                self._enter_failure(outcome)
         batch.clear()
 
     def _hand_out_all(self) -> int:
         """Enter outcomes that only the ledger and a consumer need; return how many the consumer will not take."""
         batch, keep, withheld = self.results.batch, self._keep, 0
-        settle, hand_out = self.unsettled.pop, self._put_in_order if self._ordered else self.done.batch.append
-        for record in batch:
-            outcome = TaskOutcome(*record)
-            index, _, result, error, _, _ = record
-            item = settle(index)
-            if error is None:
+        fresh: list[TaskOutcome[T, R]] = []
+        settle, hand_out = self.unsettled.pop, (fresh if self._ordered else self.done.batch).append
+        for outcome in batch:
+            index = outcome.index
+            settle(index)
+            if outcome.error is None:
                 self.completed += 1
                 if keep:
                     self._indices.append(index)
-                    self._kept.append(result)  # type: ignore[arg-type]  # a success has one
+                    self._kept.append(outcome.result)  # type: ignore[arg-type]  # a success has one
             else:
-                self._enter_failure(outcome, item)
+                self._enter_failure(outcome)
                 if self.has_failed:
                     withheld += 1
                     continue
             hand_out(outcome)
         batch.clear()
+        self._put_in_order(fresh)
         return withheld
 
-    def _enter(self, record: Record[T, R]) -> bool:
+    def _enter(self, outcome: TaskOutcome[T, R]) -> bool:
         """Enter one outcome, and pass it on; return whether a consumer will take it."""
-        outcome = TaskOutcome(*record)
-        item = self.unsettled.pop(outcome.index)
+        del self.unsettled[outcome.index]
         if outcome.error is not None:
-            self._enter_failure(outcome, item)
+            self._enter_failure(outcome)
         else:
             self.completed += 1
             if self._keep:
@@ -275,17 +272,17 @@ class Ledger(Generic[T, R]):
                 self._kept.append(outcome.result)  # type: ignore[arg-type]  # a success has one
         return self._pass_on(outcome)
 
-    def _enter_failure(self, outcome: TaskOutcome[T, R], item: T) -> None:
+    def _enter_failure(self, outcome: TaskOutcome[T, R]) -> None:
         self.failed += 1
         if self._keep or not self._is_handed_out(outcome):
             error = cast("Exception", outcome.error)
-            self._failures.append(TaskError(outcome.index, item, error, outcome.attempts))
+            self._failures.append(TaskError(outcome.index, outcome.item, error, outcome.attempts))
 
     def _pass_on(self, outcome: TaskOutcome[T, R]) -> bool:
         """Pass an entered outcome to all that want it; return whether a consumer will take it."""
         for_consumer = self._is_handed_out(outcome)
         if for_consumer and self._ordered:
-            self._put_in_order(outcome)
+            self._put_in_order([outcome])
         elif for_consumer:
             self.done.batch.append(outcome)
         if self._live is not None:
@@ -317,16 +314,18 @@ class Ledger(Generic[T, R]):
         """Whether more items have failed than `failure_limit` allows."""
         return self.failure_limit is not None and self.failed > self.failure_limit
 
-    def _put_in_order(self, outcome: TaskOutcome[T, R]) -> None:
-        waiting = self._out_of_turn
-        if outcome.index != self._next_index:
-            waiting[outcome.index] = outcome
-            return
-        self.done.batch.append(outcome)
-        self._next_index += 1
-        while self._next_index in waiting:
-            self.done.batch.append(waiting.pop(self._next_index))
-            self._next_index += 1
+    def _put_in_order(self, outcomes: list[TaskOutcome[T, R]]) -> None:
+        waiting, hand_out, turn = self._out_of_turn, self.done.batch.append, self._next_index
+        for outcome in outcomes:
+            if outcome.index != turn:
+                waiting[outcome.index] = outcome
+                continue
+            hand_out(outcome)
+            turn += 1
+            while waiting and turn in waiting:
+                hand_out(waiting.pop(turn))
+                turn += 1
+        self._next_index = turn
 
     # The end.
 
@@ -348,15 +347,15 @@ class Ledger(Generic[T, R]):
         self.expired = len(never.indexes)
         count, first = len(self.unsettled) + self.expired, min(self.unsettled, default=never.indexes.start)
         for index, item in self.unsettled.items():
-            self.results.batch.append((index, item, None, trio.TooSlowError(message), 0, 0.0))
+            self.results.batch.append(TaskOutcome(index, item, None, trio.TooSlowError(message), 0, 0.0))
         if self._streamed and not self._keep and self.failure_limit is None:
             # Most of a large input may never have been pulled: the consumer receives those outcomes bit by bit.
             self.failed += self.expired
             self._late = never
         else:
-            records = never.records()
-            self.unsettled.update((record[0], record[1]) for record in records)
-            self.results.batch.extend(records)
+            outcomes = never.outcomes()
+            self.unsettled.update(zip(never.indexes, map(attrgetter("item"), outcomes), strict=True))
+            self.results.batch.extend(outcomes)
         return count, first
 
     def end(self, status: Status) -> None:
@@ -394,8 +393,7 @@ class Ledger(Generic[T, R]):
         self._sort()
         indices, results, failures = self._indices, self._kept, self._failures
         if not self._keep:
-            late = [TaskOutcome(*record) for record in self._late.records()]
-            untaken = [*self.done.batch, *self._out_of_turn.values(), *late]
+            untaken = [*self.done.batch, *self._out_of_turn.values(), *self._late.outcomes()]
             untaken.sort(key=_index_of)
             indices = [outcome.index for outcome in untaken if outcome.ok]
             results = [cast("R", outcome.result) for outcome in untaken if outcome.ok]
@@ -460,10 +458,10 @@ class _Late(Generic[T]):
         self._items = items
         self._message = message
 
-    def records(self, most: int | None = None) -> list[Record[Any, Any]]:
+    def outcomes(self, most: int | None = None) -> list[TaskOutcome[Any, Any]]:
         """Return the outcomes of the first `most` of them, or of all."""
         return [
-            (index, _item_at(self._items, index), None, trio.TooSlowError(self._message), 0, 0.0)
+            TaskOutcome(index, _item_at(self._items, index), None, trio.TooSlowError(self._message), 0, 0.0)
             for index in self.indexes[:most]
         ]
 

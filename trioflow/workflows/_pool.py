@@ -36,7 +36,7 @@ from trioflow.policies import RateLimiter
 from trioflow.workflows._channel import BatchChannel
 from trioflow.workflows._events import ParallelEvents
 from trioflow.workflows._feeder import Feeder
-from trioflow.workflows._ledger import Ledger, Record, Status
+from trioflow.workflows._ledger import Ledger, Status
 from trioflow.workflows._queue import QueueSource
 from trioflow.workflows._sources import Source, open_pool_source
 
@@ -333,19 +333,20 @@ class Pool(Generic[T, R]):
     @trio.lowlevel.enable_ki_protection
     async def _work(self, worker: Worker[T]) -> None:
         attempt, batch, claimed, result, turn = self._equipped(worker), self.feeder.work.batch, None, None, 1
+        timed, observed = self._timed, self._events.has_singles
         working.set(worker)
         try:
             self.feeder.join()
             while True:
                 has_work = turn and (batch or self.feeder.refill())
-                claimed = batch.popleft() if has_work else await self.feeder.wait()
+                claimed = batch.popleft() if has_work else await self.feeder.wait(refill=not turn)
                 if claimed is None:
                     return
                 worker.index, worker.item = claimed
                 worker.attempts = 0
-                if self._timed:
+                if timed:
                     worker.started = self._clock()
-                    worker.observed = self._events.has_singles and self._item_started(worker)
+                    worker.observed = observed and self._item_started(worker)
                 try:
                     result = await attempt(worker.item)
                 except Exception as error:  # noqa: BLE001 - the item's failure, reported as such
@@ -425,15 +426,15 @@ class Pool(Generic[T, R]):
     def _settle(self, worker: Worker[T], result: R | None, error: Exception | None) -> None:
         """Record the outcome of the item in hand; from here on it cannot be lost."""
         duration = self._clock() - worker.started if self._timed else 0.0
-        record = (worker.index, worker.item, result, error, worker.attempts, duration)
+        outcome = TaskOutcome(worker.index, worker.item, result, error, worker.attempts, duration)
         worker.index = IDLE
-        self.ledger.record(record)
+        self.ledger.record(outcome)
         if error is not None:
             self._count_failure()
             if self._journal is not None:
-                self._journal.note_failure(record[0], error, key=worker.identity)
+                self._journal.note_failure(outcome.index, error, key=worker.identity)
         if self._reports:
-            self._report(worker, record)
+            self._report(worker, outcome)
 
     def _count_failure(self) -> None:
         self._failures += 1
@@ -441,19 +442,19 @@ class Pool(Generic[T, R]):
         if limit is not None and self._failures > limit:
             self._stop("failed")
 
-    def _report(self, worker: Worker[T], record: Record[T, R]) -> None:
+    def _report(self, worker: Worker[T], outcome: TaskOutcome[T, R]) -> None:
         events = self._events
         passed = events.passed
-        if passed is not None and record[3] is None and record[4] == 1:
+        if passed is not None and outcome.error is None and outcome.attempts == 1:
             # Inlined: this runs for each item, and a call would be a tenth of what an observer may cost.
             if not passed.batch:
                 passed.call()
-            passed.batch.append((worker.number, record[0], time.time(), record[5]))
+            passed.batch.append((worker.number, outcome.index, time.time(), outcome.duration))
             if worker.observed:
-                events.item_completed(worker.number, TaskOutcome(*record), batched=True)
-        elif worker.observed or events.batches or (events.active and record[3] is not None):
-            _emit_late_start(events, worker, record[0])
-            events.item_completed(worker.number, TaskOutcome(*record), observed=worker.observed)
+                events.item_completed(worker.number, outcome, batched=True)
+        elif worker.observed or events.batches or (events.active and outcome.error is not None):
+            _emit_late_start(events, worker, outcome.index)
+            events.item_completed(worker.number, outcome, observed=worker.observed)
             worker.late_start = False
         if self.ledger.reports:
             try:

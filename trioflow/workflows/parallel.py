@@ -224,7 +224,7 @@ class ParallelRun(Generic[T, R]):
                 with ledger.waited_for():
                     await done.wait()
         outcome = batch.popleft()
-        if batch:
+        if batch and not done.called:
             done.call()  # several tasks may iterate
         ledger.release(1)
         return outcome
