@@ -14,7 +14,7 @@ from trioflow.config import GraphConfig
 from trioflow.errors import ExecutionError
 from trioflow.events import EventType
 from trioflow.graph.edges import Edge, ErrorEdge
-from trioflow.graph.state import differ, fields_of
+from trioflow.graph.state import changed_names
 
 S = TypeVar("S")
 
@@ -67,7 +67,7 @@ class GraphEvents(Generic[S]):
         """Emit that `node` returned `after`, given `before`."""
         if self._active:
             data = {"graph": self._graph, "node": node, "iteration": self._iteration}
-            self.emitter.emit(EventType.NODE_STATE, data | _difference(before, after), {"state": after})
+            self.emitter.emit(EventType.NODE_STATE, data | changed_names(before, after), {"state": after})
             self.node_completed(node, None)
 
     def node_completed(self, node: str, error: BaseException | None) -> None:
@@ -122,13 +122,3 @@ def _end_fields(error: BaseException | None, started: float) -> dict[str, Any]:
     """Return the fields of an event at the end of a node or run; a pause is not an error."""
     paused = isinstance(error, Parked | Paused)
     return {"paused": paused, **completion_fields(None if paused else error, started)}
-
-
-def _difference(before: object, after: object) -> dict[str, Any]:
-    old, new = fields_of(before), fields_of(after)
-    changed = [name for name in new.keys() & old.keys() if differ(old[name], new[name])]
-    return {
-        "set": sorted(new.keys() - old.keys()),
-        "changed": sorted(changed),
-        "removed": sorted(old.keys() - new.keys()),
-    }

@@ -33,8 +33,8 @@ from trioflow.checkpoint.codec import Codec
 __all__ = (
     "MISSING",
     "State",
+    "changed_names",
     "changes_between",
-    "differ",
     "field_names",
     "fields_of",
     "is_state_type",
@@ -199,7 +199,7 @@ def changes_between(before: object, after: object) -> dict[str, Any]:
     """
     old, new = fields_of(before), fields_of(after)
     removed = {name: MISSING for name in old if name not in new}
-    return removed | {name: value for name, value in new.items() if differ(old.get(name, MISSING), value)}
+    return removed | {name: value for name, value in new.items() if _differ(old.get(name, MISSING), value)}
 
 
 def with_changes(state: S, changes: Mapping[str, Any]) -> S:
@@ -225,7 +225,18 @@ def rebased(state: S, before: S, after: S) -> S:
     return with_changes(state, changes_between(before, after))
 
 
-def differ(old: object, new: object) -> bool:
+def changed_names(before: object, after: object) -> dict[str, list[str]]:
+    """Return the names whose values were set, changed and removed between two states."""
+    old, new = fields_of(before), fields_of(after)
+    changed = [name for name in new.keys() & old.keys() if _differ(old[name], new[name])]
+    return {
+        "set": sorted(new.keys() - old.keys()),
+        "changed": sorted(changed),
+        "removed": sorted(old.keys() - new.keys()),
+    }
+
+
+def _differ(old: object, new: object) -> bool:
     """Whether two values of a state differ, by `==`; if that raises, they do."""
     if old is new:
         return False

@@ -100,8 +100,10 @@ class ParallelEvents(Generic[T, R]):
             observed: whether its start was emitted.
             batched: whether it was put into `passed`.
         """
-        private = {"item": outcome.item, "result": outcome.result} if outcome.ok else {"item": outcome.item}
-        status = "ok" if outcome.ok else "error"
+        private: dict[str, Any] = {"item": outcome.item}
+        status = "error"
+        if outcome.error is None:
+            status, private["result"] = "ok", outcome.result
         data = self._completion(worker, outcome, status, outcome.error)
         if batched:
             self._emitter.emit(EventType.WORKER_COMPLETE, data, private, to=self._emitter.singles)
