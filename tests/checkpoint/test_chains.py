@@ -44,6 +44,40 @@ def steps():
     return Steps()
 
 
+@pytest.mark.parametrize(("at", "interval"), [("step.complete", 1), ("step.complete", 5), ("checkpoint.save", 1)])
+async def test_a_step_after_which_an_observer_stops_the_chain_is_not_made_again(store, steps, at, interval):
+    class Stopping(RecordingObserver):
+        def on_event(self, event):
+            super().on_event(event)
+            if event.type == at and len(steps) == 3:
+                raise SystemExit(3)
+
+    stopping, settings = Stopping(), config(interval=interval)
+    with pytest.raises(SystemExit):
+        await process_chain(range(6), [], steps, config=settings, store=store, run_id="c", observer=stopping)
+    kept = await store.load("c")
+    assert (kept.status, kept.step) == ("failed", 3)
+    assert stopping.events[-1].type == "chain.complete"
+    assert stopping.events[-1].data["steps_completed"] == 3
+    result = await process_chain(range(6), [], steps, config=settings, store=store, run_id="c")
+    assert result.final == steps == [0, 1, 2, 3, 4, 5]
+
+
+async def test_an_observer_that_stops_a_failing_chain_hides_no_end(store, steps):
+    class Stopping(RecordingObserver):
+        def on_event(self, event):
+            super().on_event(event)
+            if event.type == "step.complete" and event.data["status"] == "error":
+                raise SystemExit(3)
+
+    steps.failing, stopping = {3}, Stopping()
+    with pytest.raises(SystemExit):
+        await process_chain(range(6), [], steps, config=config(), store=store, run_id="c", observer=stopping)
+    kept = await store.load("c")
+    assert (kept.status, kept.step) == ("failed", 3)
+    assert stopping.events[-1].type == "chain.complete"
+
+
 async def test_a_failed_chain_goes_on_at_the_step_that_failed(store, steps):
     steps.failing = {3}
     with pytest.raises(ChainError, match="step 3: 3 is down") as caught:

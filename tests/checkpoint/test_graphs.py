@@ -61,6 +61,64 @@ def make(calls, names, store=None, *, interval=1, preserve=True, observer=None, 
     return graph
 
 
+class Stopping(RecordingObserver):
+    """Stops the program at one event of a node."""
+
+    def __init__(self, at, node):
+        super().__init__()
+        self.place = at, node
+
+    def on_event(self, event):
+        super().on_event(event)
+        data = event.data
+        if (event.type, data.get("node") or data.get("from")) == self.place:
+            self.place = None
+            raise SystemExit(3)
+
+
+OF_A_STEP = ["node.state", "node.complete", "edge.evaluate", "edge.transition"]
+
+
+@pytest.mark.parametrize(("at", "interval"), [*itertools.product(OF_A_STEP, [1, 5]), ("checkpoint.save", 1)])
+async def test_a_step_after_which_an_observer_stops_the_run_is_not_made_again(store, calls, at, interval):
+    stopping = Stopping(at, "b")
+    graph = make(calls, "abc", store, observer=stopping, interval=interval)
+    with pytest.raises(SystemExit):
+        await graph.execute(State(), run_id="r")
+    kept = await store.load("r")
+    assert (kept.status, kept.step) == ("failed", 2)
+    assert [event.data["status"] for event in stopping.events if event.type == "graph.complete"] == ["error"]
+    assert (await graph.resume("r")).state["path"] == ["a", "b", "c"]
+    assert calls == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("at", ["node.state", "node.complete"])
+async def test_the_end_at_which_an_observer_stops_the_run_is_kept(store, calls, at):
+    graph = make(calls, "ab", store, observer=Stopping(at, "b"), preserve=False)
+    with pytest.raises(SystemExit):
+        await graph.execute(State(), run_id="r")
+    assert (await store.load("r")).status == "completed"
+    assert (await graph.resume("r")).state["path"] == ["a", "b"] == calls
+
+
+async def test_a_step_after_which_an_observer_stops_the_run_is_not_handed_out(store, calls):
+    taken = []
+    with pytest.raises(SystemExit):
+        async with make(calls, "abc", store, observer=Stopping("node.complete", "b")).open_run(State()) as steps:
+            async for step in steps:
+                taken.append(step.node)
+    assert (taken, calls) == (["a"], ["a", "b"])
+
+
+async def test_an_observer_that_stops_a_failing_run_hides_no_end(store, calls):
+    calls.failing = {"b"}
+    stopping = Stopping("node.complete", "b")
+    with pytest.raises(SystemExit):
+        await make(calls, "abc", store, observer=stopping).execute(State(), run_id="r")
+    assert (await store.load("r")).status == "failed"
+    assert stopping.events[-1].type == "graph.complete"
+
+
 async def test_a_failed_run_goes_on_where_it_failed(store, calls):
     graph = make(calls, "abc", store)
     calls.failing = {"b"}

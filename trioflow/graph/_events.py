@@ -1,6 +1,9 @@
 """The events of a graph's run.
 
 Every method does nothing if no observer is active, so the runner need not check.
+
+An observer that raises something else than an `Exception` stops the run. What a node returned is recorded before:
+such an error of the events of a completed call waits in `stopping` until then.
 """
 
 from collections import Counter
@@ -9,6 +12,7 @@ from typing import Any, Generic, TypeVar, final
 import trio
 
 from trioflow._runtime.emitter import Emitter, completion_fields, error_fields
+from trioflow._runtime.errors import ErrorCollector
 from trioflow._runtime.signals import Parked, Paused
 from trioflow.config import GraphConfig
 from trioflow.errors import ExecutionError
@@ -21,10 +25,18 @@ S = TypeVar("S")
 
 @final
 class GraphEvents(Generic[S]):
-    """The events of one run."""
+    """The events of one run.
+
+    Attributes:
+        emitter: emits them.
+        stopped: whether the run must go no further than to record the step.
+        stopping: what observers raised to stop it.
+    """
 
     def __init__(self, emitter: Emitter, config: GraphConfig) -> None:
         self.emitter = emitter
+        self.stopped = False
+        self.stopping = ErrorCollector()
         self._graph = config.name
         self._max_iterations = config.max_iterations
         self._active = emitter.active
@@ -67,7 +79,7 @@ class GraphEvents(Generic[S]):
         """Emit that `node` returned `after`, given `before`."""
         if self._active:
             data = {"graph": self._graph, "node": node, "iteration": self._iteration}
-            self.emitter.emit(EventType.NODE_STATE, data | changed_names(before, after), {"state": after})
+            self._emit_held(EventType.NODE_STATE, data | changed_names(before, after), {"state": after})
             self.node_completed(node, None)
 
     def node_completed(self, node: str, error: BaseException | None) -> None:
@@ -75,7 +87,7 @@ class GraphEvents(Generic[S]):
         if self._active:
             cause = error.__cause__ if isinstance(error, ExecutionError) and error.__cause__ is not None else error
             data = {"graph": self._graph, "node": node, "iteration": self._iteration, "attempts": self._attempts}
-            self.emitter.emit(EventType.NODE_COMPLETE, data | _end_fields(cause, self._entered))
+            self._emit_held(EventType.NODE_COMPLETE, data | _end_fields(cause, self._entered))
 
     def edge_evaluated(
         self, edge: Edge[S] | ErrorEdge[S], index: int, error: Exception | None, *, holds: bool
@@ -85,9 +97,17 @@ class GraphEvents(Generic[S]):
             place = {"graph": self._graph, "from": edge.source, "to": edge.target}
             data = {**place, "edge_index": index, "predicate_name": edge.name}
             answer = {"predicate_result": holds, "error": error is not None, **error_fields(error)}
-            self.emitter.emit(EventType.EDGE_EVALUATE, data | answer)
+            self._emit_held(EventType.EDGE_EVALUATE, data | answer)
             if holds:
-                self.emitter.emit(EventType.EDGE_TRANSITION, data)
+                self._emit_held(EventType.EDGE_TRANSITION, data)
+
+    def _emit_held(self, type: EventType, data: dict[str, Any], private: dict[str, Any] | None = None) -> None:
+        """Emit an event, and hold back an error that is to stop the run."""
+        try:
+            self.emitter.emit(type, data, private)
+        except BaseException as error:  # noqa: BLE001, ASYNC103 - raised once the step is recorded
+            self.stopped = True
+            self.stopping.add(error)
 
     def step_saved(self, step: int, node: str, status: str, size: int) -> None:
         """Emit that a checkpoint of `size` bytes was saved."""

@@ -158,6 +158,9 @@ class GraphRunner(Generic[S]):
         errors.replace(self._as_graph_error(errors.worst()))
         if self._node_in_hand:
             self.events.node_completed(self._node.name, errors.worst())
+        errors.add(self.events.stopping.worst())
+        self.events.stopping.replace(None)
+        errors.replace_foreign(self._foreign)
         # The exit was reached, but the run was cancelled before the block took the last step: the run has
         # completed, and stays in the store.
         untaken = self._exit is not None and isinstance(errors.worst(), trio.Cancelled)
@@ -214,7 +217,7 @@ class GraphRunner(Generic[S]):
             if saving is not None:
                 await saving
             # A step that ended with an error edge is not yielded: nothing was returned.
-            if self.on_step is not None and not self._failed_over:
+            if self.on_step is not None and not (self._failed_over or self.events.stopped):
                 await self.on_step(GraphStep(node.name, self.attempts, self._state), is_last)
 
     async def _start(self) -> None:
@@ -233,7 +236,7 @@ class GraphRunner(Generic[S]):
         """Whether there is a node to enter; raises why there is none, now that the step is saved."""
         if self._stuck is not None:
             self._stuck.raise_worst()
-        return self._exit is None
+        return self._exit is None and not self.events.stopped
 
     def _enter(self) -> PlannedNode[S]:
         node = self._node

@@ -22,7 +22,7 @@ from trioflow._runtime.context import (
     working,
 )
 from trioflow._runtime.emitter import Emitter, completion_fields, error_fields
-from trioflow._runtime.errors import foreign_cancelled, run_in_child_task
+from trioflow._runtime.errors import ErrorCollector, foreign_cancelled, run_in_child_task
 from trioflow._runtime.policies import Policies
 from trioflow._runtime.signals import NotAsyncError
 from trioflow.checkpoint.protocol import CheckpointStore
@@ -159,9 +159,11 @@ class _Chain(Generic[T, S]):
         if isinstance(errors.worst(), NotAsyncError):
             allowed = "an async function, or a lambda that returns an awaitable"
             errors.replace(ConfigError.refusing("processor", self._processor, allowed))
-        if self._item is not _IDLE and self._active:
-            self._emit_step(self._place(), errors.worst(), {"item": self._item, "state": self._state})
-        # An observer may stop the program while the end is saved, which is still the end of the chain.
+        # An observer may stop the program at the end of the step, or while the end of the chain is saved: each is
+        # an end all the same.
+        with errors.collecting():
+            if self._item is not _IDLE and self._active:
+                self._emit_step(self._place(), errors.worst(), {"item": self._item, "state": self._state})
         with errors.collecting():
             errors.replace(await log.end(errors.worst(), self._steps))
         self._emit_end(errors.worst())
@@ -190,6 +192,7 @@ class _Chain(Generic[T, S]):
             await trio.lowlevel.checkpoint()
         self._item = item
         self.attempts = 0
+        stopping = None
         if self._active:
             self._emit_step_start()
         try:
@@ -198,15 +201,26 @@ class _Chain(Generic[T, S]):
             raise ChainError(self._steps, item, self._state) from error
         else:
             # Before the context is compared: an observer may reset at the end of a step what it set at its start.
-            self._complete(state)
+            stopping = self._complete(state)
         finally:
             if is_changed(self._context):
                 await reset_context(self._context)  # noqa: ASYNC102 - shielded in there
-        saving = self._log.completed(self._steps, state)
+        saving = self._log.completed(self._steps, state) if stopping is None else self._stop(state, stopping)
         if saving is not None:
             await saving
         if self._progress is not None:
             self._report_progress(self._progress, state)
+
+    async def _stop(self, state: S, stopping: ErrorCollector) -> None:
+        """Record the step, then raise what an observer stops the chain with.
+
+        Cancellation: the step is saved whole, or not at all, and what the observer raised takes precedence.
+        """
+        with stopping.collecting():
+            saving = self._log.completed(self._steps, state)
+            if saving is not None:
+                await saving
+        stopping.raise_worst()
 
     @property
     def run_id(self) -> str:
@@ -225,15 +239,21 @@ class _Chain(Generic[T, S]):
 
     # The decisions of a step: synchronous methods, each of which leaves the chain's state consistent.
 
-    def _complete(self, state: S) -> None:
-        """Record that the step in hand is complete."""
+    def _complete(self, state: S) -> ErrorCollector | None:
+        """Complete the step in hand; return what an observer raised to stop the chain with after that."""
         item, self._item = self._item, _IDLE
         self._state = state
+        stopping = None
         if self._active:
-            self._emit_step(self._place(), None, {"item": item, "state": state})
+            try:
+                self._emit_step(self._place(), None, {"item": item, "state": state})
+            except BaseException as error:  # noqa: BLE001, ASYNC103 - raised once the step is recorded
+                stopping = ErrorCollector()
+                stopping.add(error)
         self._steps += 1
         if self._config.capture_intermediate_states:
             self._intermediate.append(state)
+        return stopping
 
     def _report_progress(self, progress: Callable[[int, int | None, S], object], state: S) -> None:
         try:
