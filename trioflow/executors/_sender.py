@@ -203,9 +203,11 @@ def shut_down(executor: Executor, *, at_once: bool) -> None:
             be killed, end with their calls.
     """
     processes = _processes_of(executor)
+    # Of a process pool; a shutdown drops the reference.
+    results = getattr(executor, "_result_queue", None)
     if at_once:
-        _kill(executor)
-    watchdog = threading.Timer(GRACE, _kill, [executor])
+        _kill(executor, results)
+    watchdog = threading.Timer(GRACE, _kill, [executor, results])
     watchdog.daemon = True
     if processes:
         watchdog.start()
@@ -231,12 +233,17 @@ def _processes_of(executor: Executor) -> list[Any]:
     return list(processes.values()) if isinstance(processes, dict) else []
 
 
-def _kill(executor: Executor) -> None:
+def _kill(executor: Executor, results: Any) -> None:
     for process in _processes_of(executor):
         try:
             process.kill()
         except AttributeError:
             process.terminate()  # loky's processes have no `kill`
+    # A worker killed in the middle of a result leaves half of it in the pipe. The pool's thread waits for the rest
+    # while anyone may write it, and this process holds the pipe's other end too.
+    writer = getattr(results, "_writer", None)
+    if writer is not None:
+        writer.close()
 
 
 def _pickles_by_value(executor: Executor) -> bool:
