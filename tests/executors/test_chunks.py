@@ -171,6 +171,23 @@ async def test_a_future_that_somebody_else_cancels_fails_its_calls():
     assert got
 
 
+async def test_a_thread_that_cannot_start_fails_the_calls_and_is_tried_again(monkeypatch):
+    start, refused = trio.lowlevel.start_thread_soon, []
+
+    def refuse_once(fn, deliver, name=None):
+        if name == "trioflow executor" and not refused:
+            refused.append(name)
+            raise RuntimeError("can't start new thread")
+        start(fn, deliver, name)
+
+    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", refuse_once)
+    config = ParallelConfig(max_workers=2, fail_fast=False, observer="noop")
+    with trio.fail_after(5):
+        result = await process_parallel(range(4), on_executor(AtOnce(), double, chunk=2), config=config)
+    assert [str(failed.error) for failed in result.errors] == ["can't start new thread"] * 2
+    assert result.results == [4, 6]
+
+
 async def test_in_flight_are_no_more_than_the_workers():
     executor = Manual()
     processor = on_executor(executor, double, chunk=2)

@@ -84,10 +84,14 @@ class Sender:
 
     def send(self, chunk: "Chunk") -> None:
         """Submit the calls of `chunk`."""
-        self._orders.put(partial(self._submit, chunk))
         if not self._started:
+            try:
+                trio.lowlevel.start_thread_soon(self._work, self._ended, "trioflow executor")
+            except RuntimeError as error:  # the system has no thread left; the next chunk tries again
+                self._fail(chunk, error)
+                return
             self._started = True
-            trio.lowlevel.start_thread_soon(self._work, self._ended, "trioflow executor")
+        self._orders.put(partial(self._submit, chunk))
 
     def cancel(self, chunk: "Chunk") -> None:
         """Cancel the calls of `chunk`, if they have not started."""
