@@ -1,6 +1,7 @@
 """Chunks: sent full or when the first call has waited long enough, cancelled when nobody waits for any of them."""
 
-from concurrent.futures import CancelledError, Executor, Future
+import weakref
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 
 import pytest
 import trio
@@ -186,6 +187,28 @@ async def test_a_thread_that_cannot_start_fails_the_calls_and_is_tried_again(mon
         result = await process_parallel(range(4), on_executor(AtOnce(), double, chunk=2), config=config)
     assert [str(failed.error) for failed in result.errors] == ["can't start new thread"] * 2
     assert result.results == [4, 6]
+
+
+class Large:
+    """An argument that a weak reference can follow."""
+
+
+async def test_an_argument_is_let_go_when_its_call_is_done():
+    processor = on_executor(ThreadPoolExecutor, type)
+    gone = []
+
+    async def call(_):
+        argument = Large()
+        reference = weakref.ref(argument)
+        await processor(argument)
+        del argument
+        with trio.move_on_after(2):
+            while reference() is not None:  # noqa: ASYNC110 - of threads
+                await trio.sleep(0.001)
+        gone.append(reference() is None)
+
+    await process_parallel([1], call, config=CONFIG)
+    assert gone == [True]
 
 
 async def test_in_flight_are_no_more_than_the_workers():

@@ -107,6 +107,7 @@ class Sender:
     def _work(self) -> None:
         while (order := self._orders.get()) is not None:
             order()
+            del order  # it has a chunk, whose arguments would live until the next order
         self._release()
 
     def _ended(self, outcome: object) -> None:
