@@ -3,6 +3,8 @@
 import contextvars
 import os
 import signal
+import struct
+import sys
 import threading
 import time
 from pathlib import Path
@@ -37,6 +39,16 @@ def nap(seconds):
 def spin(number):
     while True:
         number += 1
+
+
+def begin_a_result(file):
+    """Write the start of a message to the pool, as in the middle of a large result, and no more."""
+    frame = sys._getframe()
+    while "result_queue" not in frame.f_locals:
+        frame = frame.f_back
+    os.write(frame.f_locals["result_queue"]._writer.fileno(), struct.pack("!i", 1000) + b"x")
+    Path(file).touch()
+    time.sleep(60)
 
 
 def pid(_):

@@ -1,6 +1,8 @@
 """Workers that die: what fails, what is made again, and what a retry makes of it."""
 
+import os
 import threading
+import time
 from concurrent.futures import BrokenExecutor, Executor, Future
 
 import executor_calls as calls
@@ -8,6 +10,7 @@ import pytest
 from executor_pools import loky_pool, process_pool
 
 from trioflow import ParallelConfig, RetryConfig, on_executor, process_parallel, with_retry
+from trioflow.executors._sender import shut_down
 from trioflow.testing import assert_accounted
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -59,6 +62,24 @@ async def test_an_executor_of_the_callers_stays_broken_and_says_so():
     assert_accounted(result, range(1000))
     assert 999 in {failed.index for failed in result.errors}
     assert "pass on_executor a function that creates one" in result.errors[-1].error.__notes__[-1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="writes to the pool's pipe as POSIX has it")
+@pytest.mark.parametrize("make", [process_pool, loky_pool])
+def test_a_worker_killed_while_it_writes_a_result_does_not_hold_the_shutdown(make, tmp_path):
+    executor = make()
+    writer = executor._result_queue._writer
+    executor.submit(calls.begin_a_result, str(tmp_path / "begun"))
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    thread = threading.Thread(target=shut_down, args=(executor,), kwargs={"at_once": True}, daemon=True)
+    thread.start()
+    thread.join(20)
+    try:
+        assert not thread.is_alive()
+    finally:
+        writer.close()  # otherwise a failure would hold the end of Python too
 
 
 class Breaking(Executor):

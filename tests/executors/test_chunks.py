@@ -1,6 +1,7 @@
 """Chunks: sent full or when the first call has waited long enough, cancelled when nobody waits for any of them."""
 
-from concurrent.futures import CancelledError, Executor, Future
+import weakref
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 
 import pytest
 import trio
@@ -169,6 +170,45 @@ async def test_a_future_that_somebody_else_cancels_fails_its_calls():
         await until(lambda: executor.futures)
         executor.futures[0].cancel()
     assert got
+
+
+async def test_a_thread_that_cannot_start_fails_the_calls_and_is_tried_again(monkeypatch):
+    start, refused = trio.lowlevel.start_thread_soon, []
+
+    def refuse_once(fn, deliver, name=None):
+        if name == "trioflow executor" and not refused:
+            refused.append(name)
+            raise RuntimeError("can't start new thread")
+        start(fn, deliver, name)
+
+    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", refuse_once)
+    config = ParallelConfig(max_workers=2, fail_fast=False, observer="noop")
+    with trio.fail_after(5):
+        result = await process_parallel(range(4), on_executor(AtOnce(), double, chunk=2), config=config)
+    assert [str(failed.error) for failed in result.errors] == ["can't start new thread"] * 2
+    assert result.results == [4, 6]
+
+
+class Large:
+    """An argument that a weak reference can follow."""
+
+
+async def test_an_argument_is_let_go_when_its_call_is_done():
+    processor = on_executor(ThreadPoolExecutor, type)
+    gone = []
+
+    async def call(_):
+        argument = Large()
+        reference = weakref.ref(argument)
+        await processor(argument)
+        del argument
+        with trio.move_on_after(2):
+            while reference() is not None:  # noqa: ASYNC110 - of threads
+                await trio.sleep(0.001)
+        gone.append(reference() is None)
+
+    await process_parallel([1], call, config=CONFIG)
+    assert gone == [True]
 
 
 async def test_in_flight_are_no_more_than_the_workers():

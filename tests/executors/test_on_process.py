@@ -13,6 +13,7 @@ import trio
 from executor_pools import child_processes
 
 from trioflow import ParallelConfig, RetryConfig, TransferError, on_process, process_parallel, with_retry
+from trioflow.executors import processes
 from trioflow.testing import assert_accounted
 
 pytestmark = [pytest.mark.usefixtures("nothing_left"), pytest.mark.skipif(os.name == "nt", reason="kills by signals")]
@@ -75,6 +76,56 @@ async def test_a_process_that_another_thread_reaps_is_killed_all_the_same(monkey
         result = await process_parallel([1], spin, config=CONFIG)
     assert result.results == ["cancelled"]
     assert len(lost) == 2
+
+
+class ReadSlowly:
+    """Our end of a pipe, read by a thread that is slow to notice the end."""
+
+    def __init__(self, pipe):
+        self.pipe = pipe
+        self.reading, self.go_on, self.left = threading.Event(), threading.Event(), threading.Event()
+
+    def send_bytes(self, data):
+        self.pipe.send_bytes(data)
+
+    def recv_bytes(self):
+        self.reading.set()
+        self.go_on.wait(20)
+        try:
+            return self.pipe.recv_bytes()
+        finally:
+            self.left.set()
+
+    def close(self):
+        self.pipe.close()
+
+
+async def test_a_pipe_that_an_abandoned_exchange_reads_is_closed_only_after_it(monkeypatch):
+    pipes = []
+    start = processes._Process.start
+
+    def start_slow():
+        process = start()
+        process._pipe = ReadSlowly(process._pipe)
+        pipes.append(process._pipe)
+        return process
+
+    monkeypatch.setattr(processes._Process, "start", start_slow)
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(on_process(calls.spin), 1)
+            with trio.fail_after(20):
+                while not (pipes and pipes[0].reading.is_set()):  # noqa: ASYNC110 - of a thread
+                    await trio.sleep(0.01)
+            scope.cancel()
+    (pipe,) = pipes
+    # The process has ended. A file opened now would have the descriptor of a pipe that is closed.
+    assert not pipe.pipe.closed
+    pipe.go_on.set()
+    assert pipe.left.wait(20)
+    with trio.fail_after(20):
+        while not pipe.pipe.closed:  # noqa: ASYNC110 - of a thread
+            await trio.sleep(0.01)
 
 
 async def test_a_cancellation_kills_all_at_once():

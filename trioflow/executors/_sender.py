@@ -84,10 +84,14 @@ class Sender:
 
     def send(self, chunk: "Chunk") -> None:
         """Submit the calls of `chunk`."""
-        self._orders.put(partial(self._submit, chunk))
         if not self._started:
+            try:
+                trio.lowlevel.start_thread_soon(self._work, self._ended, "trioflow executor")
+            except RuntimeError as error:  # the system has no thread left; the next chunk tries again
+                self._fail(chunk, error)
+                return
             self._started = True
-            trio.lowlevel.start_thread_soon(self._work, self._ended, "trioflow executor")
+        self._orders.put(partial(self._submit, chunk))
 
     def cancel(self, chunk: "Chunk") -> None:
         """Cancel the calls of `chunk`, if they have not started."""
@@ -103,6 +107,7 @@ class Sender:
     def _work(self) -> None:
         while (order := self._orders.get()) is not None:
             order()
+            del order  # it has a chunk, whose arguments would live until the next order
         self._release()
 
     def _ended(self, outcome: object) -> None:
@@ -203,9 +208,11 @@ def shut_down(executor: Executor, *, at_once: bool) -> None:
             be killed, end with their calls.
     """
     processes = _processes_of(executor)
+    # Of a process pool; a shutdown drops the reference.
+    results = getattr(executor, "_result_queue", None)
     if at_once:
-        _kill(executor)
-    watchdog = threading.Timer(GRACE, _kill, [executor])
+        _kill(executor, results)
+    watchdog = threading.Timer(GRACE, _kill, [executor, results])
     watchdog.daemon = True
     if processes:
         watchdog.start()
@@ -231,12 +238,17 @@ def _processes_of(executor: Executor) -> list[Any]:
     return list(processes.values()) if isinstance(processes, dict) else []
 
 
-def _kill(executor: Executor) -> None:
+def _kill(executor: Executor, results: Any) -> None:
     for process in _processes_of(executor):
         try:
             process.kill()
         except AttributeError:
             process.terminate()  # loky's processes have no `kill`
+    # A worker killed in the middle of a result leaves half of it in the pipe. The pool's thread waits for the rest
+    # while anyone may write it, and this process holds the pipe's other end too.
+    writer = getattr(results, "_writer", None)
+    if writer is not None:
+        writer.close()
 
 
 def _pickles_by_value(executor: Executor) -> bool:

@@ -11,6 +11,7 @@ reads from it.
 import math
 import pickle
 import signal
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import BrokenExecutor
@@ -137,13 +138,20 @@ class _OwnProcesses:
 
 @final
 class _Process:
-    """A process, and our end of the pipe to it; all methods block."""
+    """A process, and our end of the pipe to it; all methods block.
 
-    __slots__ = ("_pipe", "_process")
+    An exchange that was abandoned may still be using the pipe when the process is killed. Closed under its hands,
+    the descriptor could be another file's by its next read. So the last of the two closes it.
+    """
+
+    __slots__ = ("_exchanging", "_killed", "_lock", "_pipe", "_process")
 
     def __init__(self, process: "SpawnProcess", pipe: "Connection") -> None:
         self._process = process
         self._pipe = pipe
+        self._lock = threading.Lock()
+        self._exchanging = False
+        self._killed = False
 
     def __repr__(self) -> str:
         return f"<_Process {self._process.pid}>"
@@ -174,11 +182,18 @@ class _Process:
             BrokenExecutor: the process died.
         """
         data = pickle.dumps(request)
+        with self._lock:
+            self._exchanging = True
         try:
             self._pipe.send_bytes(data)
             answer = self._pipe.recv_bytes()
         except (EOFError, OSError) as error:
             raise BrokenExecutor(f"the process of this call died: {self._how()}") from error
+        finally:
+            with self._lock:
+                self._exchanging = False
+                if self._killed:
+                    self._pipe.close()
         response: Response = pickle.loads(answer)  # noqa: S301 - from our own child
         return response
 
@@ -207,7 +222,10 @@ class _Process:
     def kill(self) -> None:
         self._process.kill()
         self._process.join()
-        self._pipe.close()
+        with self._lock:
+            self._killed = True
+            if not self._exchanging:
+                self._pipe.close()
         if self._exit_code() is not None:
             self._process.close()
 
