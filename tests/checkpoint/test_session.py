@@ -242,3 +242,12 @@ async def test_whatever_a_store_raises_is_a_store_error_with_what_was_paid_for(n
         await process_parallel(range(5), pay, store=store, run_id="r", config=ParallelConfig(observer="noop"))
     assert isinstance(caught.value.__cause__, OSError)
     assert sorted(paid) == (sorted(caught.value.value.results) if paid else [])
+
+
+async def test_a_name_where_a_store_is_wanted_is_told_where_it_belongs():
+    with pytest.raises(ConfigError, match="CheckpointConfig takes either"):
+        await process_parallel([1], pay_nothing, store="sqlite:///runs.db", run_id="r")
+
+
+async def pay_nothing(item):
+    return item

@@ -68,6 +68,8 @@ def check_store(field: str, store: Any) -> None:
     missing = [method for method in _METHODS if not callable(getattr(store, method, None))]
     if missing or isinstance(store, type):
         lacking = f"; {show(type(store).__name__)} has no {missing[0]}" if missing else ""
+        if isinstance(store, str):
+            lacking = "; get_checkpoint_store returns the one of a name or URL, and CheckpointConfig takes either"
         raise ConfigError.refusing(field, store, f"a CheckpointStore, or None{lacking}")
 
 
