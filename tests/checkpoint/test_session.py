@@ -13,8 +13,13 @@ from trioflow import (
     CheckpointNotFoundError,
     CheckpointStoreError,
     ConfigError,
+    GraphConfig,
     MemoryStore,
     ParallelConfig,
+    RecordingObserver,
+    State,
+    StateGraph,
+    process_chain,
     process_parallel,
 )
 from trioflow.checkpoint import session as session_module
@@ -46,15 +51,61 @@ class Wrapped:
         return call
 
 
-async def test_an_end_is_saved_before_the_run_is_cleaned_up(store):
-    session = await Session.claim(store, "r")
-    assert repr(session) == f"<Session of r, epoch {session.epoch}>"
-    assert await session.finish(checkpoint(status="completed"), preserve=True) is None
-    assert (await load_verified(store, "r")).status == "completed"
-    assert await session.finish(checkpoint(status="failed"), preserve=False) is None
-    assert (await load_verified(store, "r")).status == "failed"
-    assert await session.finish(checkpoint(status="completed"), preserve=False) is None
+async def fan_out(store, paid, observer=None):
+    async def pay(item):
+        paid.append(item)
+        return item
+
+    return await process_parallel(range(3), pay, store=store, run_id="r", observer=observer)
+
+
+async def chain(store, paid, observer=None):
+    async def pay(item, state):
+        paid.append(item)
+        return [*state, item]
+
+    return await process_chain(range(3), [], pay, store=store, run_id="r", observer=observer)
+
+
+async def graph(store, paid, observer=None):
+    async def pay(state):
+        paid.append(state["item"])
+        return state
+
+    line = StateGraph(GraphConfig(name="line"), store=store, observer=observer)
+    line.add_node("pay", pay)
+    line.set_entry_point("pay")
+    line.set_exit_point("pay")
+    if paid:
+        return await line.resume("r")
+    return await line.execute(State(item=1), run_id="r")
+
+
+@pytest.mark.parametrize("run", [fan_out, chain, graph])
+async def test_an_end_is_saved_before_the_run_is_cleaned_up(run):
+    store = Wrapped()
+    await run(store, [], RecordingObserver())
+    (save, saved, _), (delete, *_) = store.calls[-2:]
+    assert (save, saved.status, delete) == ("save", "completed", "delete")
     assert list(await store.list_runs()) == []
+
+
+@pytest.mark.parametrize("run", [fan_out, chain, graph])
+async def test_a_run_whose_end_an_observer_stops_the_program_at_is_not_forgotten(store, run):
+    class Stopping(RecordingObserver):
+        def on_event(self, event):
+            super().on_event(event)
+            if event.type in {"parallel.complete", "chain.complete", "graph.complete"}:
+                raise SystemExit(3)
+
+    paid, stopping = [], Stopping()
+    with pytest.raises(SystemExit):
+        await run(store, paid, stopping)
+    assert (await load_verified(store, "r")).status == "completed"
+    assert [event.data["status"] for event in stopping.events if event.type.endswith(".complete")][-1] == "ok"
+    calls = list(paid)
+    await run(store, paid, RecordingObserver())
+    assert paid == calls
 
 
 async def test_who_lost_the_run_ends_and_deletes_nothing_of_it(store):
@@ -62,8 +113,9 @@ async def test_who_lost_the_run_ends_and_deletes_nothing_of_it(store):
     winner = await Session.claim(store, "r")
     await winner.save(checkpoint())
     with pytest.raises(CheckpointConflictError):
-        await loser.finish(checkpoint(status="completed"), preserve=False)
+        await loser.save(checkpoint(status="completed"))
     assert await loser.forget() is None
+    assert repr(loser) == f"<Session of r, epoch {loser.epoch}>"
     assert (await load_verified(store, "r")).status == "running"
     await winner.save(checkpoint(step=2))
 
@@ -76,7 +128,8 @@ async def test_a_clean_up_that_fails_costs_nothing(error):
 
     store = Undeletable()
     session = await Session.claim(store, "r")
-    problem = await session.finish(checkpoint(status="completed"), preserve=False)
+    await session.save(checkpoint(status="completed"))
+    problem = await session.forget()
     assert isinstance(problem, CheckpointStoreError)
     assert "the disk is gone" in str(problem)
     assert (await load_verified(store, "r")).status == "completed"

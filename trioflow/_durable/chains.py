@@ -65,6 +65,12 @@ class ChainLog(Protocol[S_contra]):
         Cancellation: shielded, for some seconds at most.
         """
 
+    async def forget(self) -> None:
+        """Delete a completed chain whose result is about to be returned, unless it is to be preserved.
+
+        Cancellation: shielded, for some seconds at most.
+        """
+
 
 @final
 class UnkeptChain:
@@ -102,6 +108,12 @@ class UnkeptChain:
         """
         del steps
         return error
+
+    async def forget(self) -> None:
+        """Do nothing.
+
+        Cancellation: not a checkpoint.
+        """
 
 
 @final
@@ -226,6 +238,14 @@ class KeptChain(Generic[S]):
         if self._steps is None:
             return error
         return await self._steps.end(error, Position(_AHEAD, None, steps))
+
+    async def forget(self) -> None:
+        """See `ChainLog.forget`.
+
+        Cancellation: shielded, for some seconds at most.
+        """
+        if self._steps is not None:
+            await self._steps.forget()
 
     async def _skip(self) -> None:
         """Skip an item whose step is complete."""

@@ -10,6 +10,7 @@ a process that is killed in between, or that has lost its claim, destroys nothin
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Generic, Protocol, TypeVar, final
 
@@ -92,15 +93,18 @@ class Steps(Protocol[S_contra]):
         """
         ...
 
-    async def end(
-        self, error: BaseException | None, position: Position[Any], *, forget: bool = True
-    ) -> BaseException | None:
+    async def end(self, error: BaseException | None, position: Position[Any]) -> BaseException | None:
         """Record the end of the run, and return the error that it ends with.
 
         Args:
             error: the error that it ended with so far.
             position: its position.
-            forget: whether a completed run may be deleted, because its caller has the result.
+
+        Cancellation: shielded, for as long as `shielded_save` waits.
+        """
+
+    async def forget(self) -> None:
+        """Delete a completed run whose result is about to be returned, unless it is to be preserved.
 
         Cancellation: shielded, for as long as `shielded_save` waits.
         """
@@ -143,17 +147,20 @@ class UnkeptSteps:
     ) -> Awaitable[None] | None:
         """Return None: nothing is to be written."""
 
-    async def end(
-        self, error: BaseException | None, position: Position[Any], *, forget: bool = True
-    ) -> BaseException | None:
+    async def end(self, error: BaseException | None, position: Position[Any]) -> BaseException | None:
         """See `Steps.end`.
 
         Cancellation: not a checkpoint.
         """
-        del forget
         if self._on_end is not None:
             self._on_end(error, position)
         return error
+
+    async def forget(self) -> None:
+        """Do nothing.
+
+        Cancellation: not a checkpoint.
+        """
 
 
 class _Step(msgspec.Struct, frozen=True, gc=False):
@@ -287,10 +294,8 @@ class KeptSteps(Generic[S]):
             return self._save("completed")
         return self._save("running") if next_node and not step % self._keeping.interval else None
 
-    async def end(
-        self, error: BaseException | None, position: Position[Any], *, forget: bool = True
-    ) -> BaseException | None:
-        """See `Steps.end`: save the end of the run, then delete a completed run that is not preserved.
+    async def end(self, error: BaseException | None, position: Position[Any]) -> BaseException | None:
+        """See `Steps.end`.
 
         Cancellation: shielded, for as long as `shielded_save` waits.
         """
@@ -298,7 +303,7 @@ class KeptSteps(Generic[S]):
             return error
         self._iterations = position.iterations
         try:
-            await shielded_save(self.store, lambda: self._end(error, forget=forget))
+            await shielded_save(self.store, lambda: self._end(error))
         except CheckpointError as store_error:
             lost = isinstance(store_error, CheckpointConflictError)
             if lost or error is None or isinstance(error, Parked | Paused):
@@ -306,7 +311,16 @@ class KeptSteps(Generic[S]):
             error.add_note(f"the end of the run was not saved: {describe_error(store_error)}")
         return error
 
-    async def _end(self, error: BaseException | None, *, forget: bool) -> None:
+    async def forget(self) -> None:
+        """See `Steps.forget`. If it fails, the run stays in the store as completed.
+
+        Cancellation: shielded, for as long as `shielded_save` waits.
+        """
+        if not self._keeping.preserve:
+            with suppress(CheckpointError):
+                await shielded_save(self.store, self.session.forget)
+
+    async def _end(self, error: BaseException | None) -> None:
         if isinstance(error, Parked):
             # It is still running, but not here.
             await self.flush()
@@ -317,12 +331,8 @@ class KeptSteps(Generic[S]):
             await self._save("completed")
         elif error is not None:
             await self._save("cancelled" if isinstance(error, trio.Cancelled) else "failed")
-        else:
-            if self._written is None or self._written[2] != "completed":
-                await self._save("completed")
-            if forget and not self._keeping.preserve:
-                # If this fails, the run stays in the store as completed.
-                await self.session.forget()
+        elif self._written is None or self._written[2] != "completed":
+            await self._save("completed")
 
     async def _save_pause(self, pause: Paused) -> None:
         payload, refused = b"", None

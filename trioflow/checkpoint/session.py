@@ -2,7 +2,8 @@
 
 Encoding and hashing a large state take long, so they are done in a thread. A run ends in two steps: that it is
 completed is saved, and only then, and only by its holder, it is cleaned up; so who lost the run deletes nothing,
-and a clean-up that fails costs nothing.
+and a clean-up that fails costs nothing. The end is reported in between: the clean-up is the last thing before the
+result is returned.
 """
 
 import threading
@@ -285,23 +286,6 @@ class Session:
         """
         with store_errors(self._store):
             return await self._store.load_items(self.run_id)
-
-    async def finish(self, checkpoint: Checkpoint, *, preserve: bool) -> CheckpointError | None:
-        """Save how the run ended; one that completed is then cleaned up, unless it is to be preserved.
-
-        Returns:
-            What went wrong with the clean-up; nothing that was kept is lost by it.
-
-        Raises:
-            CheckpointConflictError: somebody else has claimed the run: it is theirs, and not cleaned up.
-            CheckpointStoreError: the store cannot; the run is as it was saved last, and not cleaned up.
-
-        Cancellation: the end was saved whole, or not at all, and the run was cleaned up whole, or not at all.
-        """
-        await self.save(checkpoint)
-        if preserve or checkpoint.status != "completed":
-            return None
-        return await self.forget()
 
     async def forget(self) -> CheckpointError | None:
         """Delete what is kept of the run and of the runs inside it, if it is still ours.

@@ -190,9 +190,13 @@ class GraphRunner(Generic[S]):
         """
         # An observer may stop the program while the end is saved, which is still the end of the run.
         with errors.collecting():
-            errors.replace(await self.steps.end(errors.worst(), self.position, forget=forget))
+            errors.replace(await self.steps.end(errors.worst(), self.position))
         exit_point = None if self._exit is None else self._exit.name
-        self.events.run_completed(errors.worst(), exit_point, self.attempts, self._entered)
+        with errors.collecting():
+            self.events.run_completed(errors.worst(), exit_point, self.attempts, self._entered)
+        # Last, so that nothing can take the result from the caller any more.
+        if forget and errors.worst() is None:
+            await self.steps.forget()
 
     @trio.lowlevel.enable_ki_protection
     async def _run_nodes(self) -> None:

@@ -165,7 +165,7 @@ class Pool(Generic[T, R]):
         self._workers = 0
         self._token: trio.lowlevel.TrioToken | None = None
         self._cut: Status = "complete"
-        self._stopping = self._cancelled = self._awaited = False
+        self._stopping = self._cancelled = self._awaited = self._concluded = False
         self._alive = 0
         self._failures = 0
         self._left = trio.Event()
@@ -232,7 +232,10 @@ class Pool(Generic[T, R]):
 
     @trio.lowlevel.enable_ki_protection
     def conclude(self) -> None:
-        """Decide the run's error, and emit the end of the run; `errors` then has what the caller should raise."""
+        """Decide the run's error, and emit its end, once; `errors` then has what the caller should raise."""
+        if self._concluded:
+            return
+        self._concluded = True
         self.ledger.check()
         who = "an observer or the body of the stream"
         self.errors.replace_foreign(lambda cancelled: foreign_cancelled(cancelled, who))
@@ -604,7 +607,19 @@ class Pool(Generic[T, R]):
                 with trio.CancelScope(shield=True):
                     await self._left.wait()  # the body will end: it is cancelled if we are
             if self._run_status() == "completed" and self._left_in_peace and not self.ledger.done.batch:
-                await journal.clean_up()
+                await self._clean_up(journal)
+
+    async def _clean_up(self, journal: Journal[T, R]) -> None:
+        """Forget a completed run whose outcomes were taken, or are about to be returned.
+
+        Cancellation: shielded, for some seconds at most.
+        """
+        if not self._setup.streamed:
+            # First, because an observer may take the result from the caller by stopping the program.
+            with self.errors.collecting():
+                self.conclude()
+        if self.errors.worst() is None:
+            await journal.clean_up()
 
     def _run_status(self) -> RunStatus:
         worst = self.errors.worst()

@@ -166,7 +166,11 @@ class _Chain(Generic[T, S]):
                 self._emit_step(self._place(), errors.worst(), {"item": self._item, "state": self._state})
         with errors.collecting():
             errors.replace(await log.end(errors.worst(), self._steps))
-        self._emit_end(errors.worst())
+        with errors.collecting():
+            self._emit_end(errors.worst())
+        # Last, so that nothing can take the result from the caller any more.
+        if errors.worst() is None:
+            await log.forget()
         errors.raise_worst()
         return ChainResult(self._state, self._intermediate, self._steps)
 
