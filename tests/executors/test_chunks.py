@@ -193,8 +193,12 @@ class Large:
     """An argument that a weak reference can follow."""
 
 
+def name_of_kind(argument):
+    return type(argument).__name__
+
+
 async def test_an_argument_is_let_go_when_its_call_is_done():
-    processor = on_executor(ThreadPoolExecutor, type)
+    processor = on_executor(ThreadPoolExecutor, name_of_kind)
     gone = []
 
     async def call(_):
