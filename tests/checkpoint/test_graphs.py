@@ -244,6 +244,38 @@ async def test_a_pause_is_kept_and_answered_by_another_graph_object(store):
     assert (done.status, done.state, done.iterations) == ("completed", State(answer=1), 3)
 
 
+async def test_a_step_that_is_saved_again_is_as_old_as_before(store, monkeypatch):
+    """Else the time for which a run paused, or was dead, would count as the time of the step before."""
+    times = itertools.count(1000.0)
+    monkeypatch.setattr("trioflow._durable.steps.time.time", lambda: next(times))
+    graph = StateGraph(GraphConfig(name="ask", observer="noop", checkpoint=CheckpointConfig(preserve=True)), store=store)
+
+    @graph.node
+    async def draft(state):
+        return state.set("text", "Dear Ada,")
+
+    @graph.node
+    async def ask(state):
+        if "answer" not in state:
+            pause("send it?")
+        return state
+
+    graph.add_edge("draft", "ask")
+    graph.set_entry_point("draft")
+    graph.set_exit_point("ask")
+    await graph.execute(State(), run_id="r")
+    first = [(info.step, info.created_at) for info in await store.history("r")]
+    assert [step for step, _ in first] == [0, 1]
+    await graph.resume("r")
+    assert [(info.step, info.created_at) for info in await store.history("r")] == first
+    await graph.resume("r", update=lambda state: state.set("answer", "yes"))
+    *before, (last, ended) = [(info.step, info.created_at) for info in await store.history("r")]
+    assert before == first
+    assert (last, ended > first[-1][1]) == (2, True)
+    fork = await graph.resume("r", step=1)
+    assert (await store.history(fork.run_id))[0].created_at > ended
+
+
 async def test_a_run_forks_from_an_earlier_step_into_a_new_run(store, calls):
     graph = make(calls, "abcd", store)
     original = await graph.execute(State(), run_id="r")

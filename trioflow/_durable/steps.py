@@ -187,13 +187,16 @@ class KeptSteps(Generic[S]):
         session: Session,
         keeping: Keeping[S],
         last: _Step,
+        *,
         forked_from: str | None = None,
+        saved_at: float | None = None,
     ) -> None:
         self.store = store
         self.session = session
         self._keeping = keeping
         self._last = last
         self._forked_from = forked_from
+        self._saved_at = saved_at
         self._iterations = 0
         self._unsaved = False
         self._is_last = False
@@ -222,6 +225,7 @@ class KeptSteps(Generic[S]):
     def stand_at(self, checkpoint: Checkpoint) -> None:
         """Continue from `checkpoint` instead."""
         self._last = _step_of(checkpoint)
+        self._saved_at = checkpoint.created_at
 
     async def write(self, iterations: int, state: S | None = None, entered: bytes | None = None) -> None:
         """Write the position of a claimed run, with `state` in place of the stored one.
@@ -288,6 +292,7 @@ class KeptSteps(Generic[S]):
         step = self._last.step + 1
         self._last = _Step(step, node, next_node, data)
         self._iterations = iterations
+        self._saved_at = None
         self._unsaved = True
         self._is_last = is_last
         if is_last:
@@ -352,6 +357,8 @@ class KeptSteps(Generic[S]):
 
     async def _save(self, status: RunStatus, pause: bytes | None = None) -> None:
         last = self._last
+        # Saved again, at a pause or a resume, a step is as old as before: the wait belongs to the next one.
+        saved_at = time.time() if self._saved_at is None else self._saved_at
         checkpoint = Checkpoint(
             run_id=self.session.run_id,
             graph=self._keeping.name,
@@ -363,7 +370,7 @@ class KeptSteps(Generic[S]):
             state=last.state,
             status=status,
             pause=pause,
-            created_at=time.time(),
+            created_at=saved_at,
             forked_from=self._forked_from,
         )
         try:
@@ -371,6 +378,7 @@ class KeptSteps(Generic[S]):
         except CheckpointError as error:
             error.value = self._state  # the calls were paid for
             raise
+        self._saved_at = saved_at
         self._unsaved = False
         self._written = (last.step, last.node, status, len(last.state))
         if self._on_save is not None:
@@ -386,7 +394,8 @@ def served_steps(
 ) -> KeptSteps[S]:
     """Return the steps of a run that a service has claimed, continuing from `checkpoint`."""
     session = Session(store, run_id, epoch)
-    return KeptSteps(store, session, keeping, _step_of(checkpoint), checkpoint.forked_from)
+    last, forked_from, saved_at = _step_of(checkpoint), checkpoint.forked_from, checkpoint.created_at
+    return KeptSteps(store, session, keeping, last, forked_from=forked_from, saved_at=saved_at)
 
 
 async def begin_steps(
@@ -415,9 +424,11 @@ async def take_over_steps(
 
     Cancellation: the run may have been claimed.
     """
-    forked_from = checkpoint.forked_from if checkpoint.run_id == run_id else checkpoint.run_id
+    is_fork = checkpoint.run_id != run_id
+    forked_from = checkpoint.run_id if is_fork else checkpoint.forked_from
+    saved_at = None if is_fork else checkpoint.created_at
     session = await Session.claim(store, run_id)
-    return KeptSteps(store, session, keeping, _step_of(checkpoint), forked_from)
+    return KeptSteps(store, session, keeping, _step_of(checkpoint), forked_from=forked_from, saved_at=saved_at)
 
 
 def _step_of(checkpoint: Checkpoint) -> _Step:

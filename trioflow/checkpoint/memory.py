@@ -97,7 +97,7 @@ class MemoryStore:
         run = self._claimed(checkpoint.run_id, epoch)
         run.steps[checkpoint.step] = checkpoint
         run.last = checkpoint.step
-        run.updated_at = checkpoint.created_at
+        run.updated_at = time.time()
 
     async def load(self, run_id: str, step: int | None = None) -> Checkpoint:
         """See `CheckpointStore.load`.

@@ -55,7 +55,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     pause: bytes | None
     """The encoded payload of a pause; None if the run is not paused."""
     created_at: float
-    """When it was created, in seconds since the epoch."""
+    """When the step was first saved, in seconds since the epoch; saving it again does not change that."""
     kind: str = "graph"
     """The kind of run: `graph`, `chain` or `parallel`."""
     forked_from: str | None = None
@@ -87,7 +87,7 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     status: RunStatus
     """The run's status."""
     created_at: float
-    """When it was created, in seconds since the epoch."""
+    """When the step was first saved, in seconds since the epoch; saving it again does not change that."""
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
