@@ -12,7 +12,7 @@ pytest.importorskip("cyclopts", reason="the command line needs the extra cli")
 
 import trio
 
-from trioflow import State, service_client
+from trioflow import GraphConfig, ServiceConfig, State, StateGraph, open_service, pause, service_client
 from trioflow.checkpoint.sqlite import SqliteStore
 from trioflow.cli import main
 
@@ -137,6 +137,32 @@ def test_prune_leaves_waiting_runs_alone(served, url, capsys):
     assert main(["runs", "prune", "--store", url, "--older-than", "0s"]) == 0
     assert look(served, "r").status == "queued"
     assert main(["runs", "prune", "--store", url, "--older-than", "0s", "--status", "queued"]) == 0
+    assert "deleted 'r'" in capsys.readouterr().out
+
+
+def test_prune_leaves_alone_who_waits_for_a_person_in_a_service(served, url, capsys):
+    graph = StateGraph(GraphConfig(name="pauses", observer="noop"))
+
+    @graph.node
+    async def ask(state):
+        pause("go on?")
+
+    graph.set_entry_point("ask")
+    graph.set_exit_point("ask")
+    config = ServiceConfig(observer="noop", poll=0.05)
+
+    async def serve():
+        async with SqliteStore(served / "runs.db") as store, open_service(store, [graph], config=config) as service:
+            await service.submit("pauses", State(), run_id="r")
+            with trio.fail_after(20):
+                while (await store.list_runs())[0].status != "paused":  # noqa: ASYNC110 - the store has no event
+                    await trio.sleep(0.01)
+
+    trio.run(serve)
+    time.sleep(0.01)
+    assert main(["runs", "prune", "--store", url, "--older-than", "0s"]) == 0
+    assert look(served, "r").status == "paused"
+    assert main(["runs", "prune", "--store", url, "--older-than", "0s", "--status", "paused"]) == 0
     assert "deleted 'r'" in capsys.readouterr().out
 
 

@@ -25,7 +25,7 @@ from trioflow.errors import CheckpointCorruptError, CheckpointStoreError, Config
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _WAITING = frozenset({"queued", "parked", "blocked"})
-"""The statuses of runs that a service will continue, however long they have waited."""
+"""The statuses, beside `paused`, of runs that a service will continue, however long they have waited."""
 _SHOWN = 2_000
 """The most characters of a state that are shown."""
 
@@ -188,8 +188,7 @@ def prune(*, store: str, older_than: str, status: str | None = None, dry_run: bo
         # A child run is deleted only with its parent.
         alone = [run for run in await all_runs(opened) if run.parent is None]
         old = [run for run in alone if run.updated_at < oldest]
-        wanted = set(get_args(RunStatus)) - _WAITING if status is None else {status}
-        return [run.run_id for run in old if run.status in wanted]
+        return [run.run_id for run in old if run.status == status or (status is None and not _waits(run))]
 
     async def work(opened: CheckpointStore) -> list[str]:
         old = await choose(opened)
@@ -217,6 +216,11 @@ def vacuum(*, store: str) -> int:
 
     _change(store, work)
     return 0
+
+
+def _waits(run: RunInfo) -> bool:
+    """Return whether a service will continue the run; of paused runs, only a service's have a reason."""
+    return run.status in _WAITING or (run.status == "paused" and run.reason is not None)
 
 
 def _look(store: str, question: Callable[[CheckpointStore], Awaitable[Any]]) -> Any:
