@@ -297,6 +297,27 @@ async def test_a_payload_that_nobody_would_use_is_refused(store, graph_of, nothi
             graph_of(ask, on_resume=5)
 
 
+async def test_a_payload_from_who_does_not_know_the_graph_is_not_lost_silently(
+    store, graph_of, nothing, autojump_clock
+):
+    async def ask(state):
+        pause()
+
+    observer = RecordingObserver()
+    async with open_service(store, [graph_of(ask)], observer=observer) as service:
+        await service.submit("work", nothing, run_id="r")
+        await trio.sleep(10)
+        stranger = service_client(store)
+        await stranger.signal("r", "resume")
+        await trio.sleep(10)
+        assert not [event for event in observer.events if event.data.get("name") == "payload unused"]
+        await stranger.signal("r", "resume", {"answer": "yes"})
+        await trio.sleep(10)
+    (event,) = [event for event in observer.events if event.data.get("name") == "payload unused"]
+    assert event.data["data"] == {"run_id": "r"}
+    assert event.data["error_message"] == "graph 'work' has no on_resume that could use the payload of 'resume'"
+
+
 async def test_a_run_is_cancelled_wherever_it_stands(store, graph_of, nothing, autojump_clock):
     left = []
 

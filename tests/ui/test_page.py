@@ -25,11 +25,14 @@ from trioflow import (
     CheckpointConfig,
     CheckpointStoreError,
     ConfigError,
+    ExecutionError,
     GraphConfig,
     ParallelConfig,
     ParallelError,
+    ServiceConfig,
     State,
     StateGraph,
+    open_service,
     parallel_node,
     pause,
     process_chain,
@@ -210,6 +213,37 @@ async def test_how_many_items_a_fan_out_has_is_known(path):
         totals = {run["id"]: run["total"] for run in (await ask(client, "/api/runs"))["runs"]}
         assert totals == {"top": None, "top/inner": None, "chain-1": None, "<img>": 1, "fan-1": 12, "letter-1": None}
         assert (await ask(client, "/api/run?id=fan-1"))["total"] == 12
+
+
+async def test_the_error_of_a_run_in_a_service_is_shown_only_where_that_is_asked_for(tmp_path):
+    path = tmp_path / "runs.db"
+    graph = StateGraph(GraphConfig(name="letter", observer="noop"))
+
+    @graph.node
+    async def draft(state):
+        if "secret" in state:
+            raise ValueError(f"cannot write of {state['secret']}")
+        pause()
+
+    graph.set_entry_point("draft")
+    graph.set_exit_point("draft")
+    config = ServiceConfig(observer="noop", poll=0.05)
+    async with SqliteStore(path) as store, open_service(store, [graph], config=config) as service:
+        await service.submit("letter", State(secret="a hush"), run_id="failed")
+        await service.submit("letter", State(), run_id="waits")
+        with pytest.raises(ExecutionError):
+            await service.result("failed")
+        with trio.fail_after(20):
+            while (await store.look("waits")).status != "paused":  # noqa: ASYNC110 - the store has no event
+                await trio.sleep(0.01)
+    for show_data in (False, True):
+        async with client_of(path, show_data=show_data) as client:
+            found = (await client.get("/api/run", params={"id": "failed"})).json()
+            waits = (await client.get("/api/run", params={"id": "waits"})).json()
+        assert found["failed_at"] == "draft"
+        assert found["reason"] == ("execution failed at node draft: cannot write of a hush" if show_data else "")
+        assert ("hush" in json.dumps(found)) == show_data
+        assert waits["reason"] == "waits for the signal 'resume'"
 
 
 async def test_what_failed_is_shown_by_category_and_the_messages_only_where_that_is_asked_for(path):

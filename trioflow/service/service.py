@@ -15,7 +15,7 @@ from typing import Any, final
 
 import trio
 
-from trioflow._durable.waits import Parking, parking
+from trioflow._durable.waits import Parking, parking, payload_codec
 from trioflow._runtime.block import Block
 from trioflow._runtime.emitter import Emitter
 from trioflow._runtime.errors import ErrorCollector
@@ -368,7 +368,7 @@ class _Engine:
             store=self._store,
             observer=self._observer or graph.observer_or(self._default_observer),
             on_step=run.on_step,
-            answer=self._answer_for(run),
+            answer=self._answer_for(graph, run),
             last=run.lease.last,
         )
         return await graph._serve(served)  # noqa: SLF001 - made for this call
@@ -392,11 +392,15 @@ class _Engine:
             del self.errors[next(iter(self.errors))]
         return end
 
-    def _answer_for(self, run: MadeRun) -> Callable[[str], Any]:
+    def _answer_for(self, graph: StateGraph[Any], run: MadeRun) -> Callable[[str], Any]:
         async def answer(name: str) -> bytes:
             data = await self._store.take_signal(run.run_id, run.lease.epoch, RESUME, name)
             if data is None:
                 raise StillPaused
+            # Its sender did not know the graph, or it would have been refused.
+            if graph._on_resume is None and payload_codec.decode(data) is not None:  # noqa: SLF001 - as above
+                message = f"has no on_resume that could use the payload of {quote(RESUME)}"
+                self._warn("payload unused", f"graph {quote(graph.name)} {message}", run.run_id)
             return data
 
         return answer

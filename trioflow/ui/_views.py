@@ -192,7 +192,7 @@ class Views:
         return {
             "run": _run(run, 0) | {"parent": run.parent, "forked_from": run.forked_from},
             "problem": known.problem,
-            "reason": one_line(getattr(run, "reason", None) or ""),
+            "reason": self._reason(run),
             "total": known.fan_out.total,
             "failures": self._failures(known.fan_out, run.items),
             "waits_at": _place(known.steps) if run.status == "paused" else "",
@@ -207,6 +207,12 @@ class Views:
             "data": None if known.latest is None or run.kind == "parallel" else _data(known.latest),
             "show_data": self._show_data,
         }
+
+    def _reason(self, run: RunInfo) -> str:
+        # That of a failed run is the message of its error.
+        if run.status == "failed" and not self._show_data:
+            return ""
+        return one_line(getattr(run, "reason", None) or "")
 
     async def items(self, run_id: str, *, offset: int = 0) -> dict[str, Any]:
         """Return a page of the stored items of a run.
