@@ -108,7 +108,7 @@ async def show(options: argparse.Namespace) -> int:
     before = await count_written(options.store)
     first, status = await run_child(options, kill_after=KILL_AFTER)
     written, second = await count_written(options.store) - before, list[str]()
-    if len(first) == KILL_AFTER:
+    if len(first) >= KILL_AFTER:  # more, if others were on their way when it was killed
         print(f"killed after {len(first)} answers, of which {written} were written", flush=True)
         second, status = await run_child(options, kill_after=None)
     await show_paths(options.store)

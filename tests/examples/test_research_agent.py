@@ -61,7 +61,8 @@ async def test_it_is_killed_and_resumed_and_pays_for_nothing_twice(examples, tmp
     )
     calls, again, saved = counts_in(output)
     # the first round is over at the kill, and what was in hand is all that is made again
-    assert 7 <= written == saved <= killed == 9
+    assert 7 <= written == saved <= killed
+    assert killed >= 9
     assert again <= killed - written
     path = re.search(r"^path of research: (.*)$", output, re.MULTILINE)[1]
     assert re.fullmatch(r"plan -> investigate -> judge( -> plan -> investigate -> judge)+ -> write", path)
