@@ -35,6 +35,9 @@ class ErrorCollector:
     def __repr__(self) -> str:
         return f"<ErrorCollector: {', '.join(type(error).__name__ for error in self._errors) or 'none'}>"
 
+    def __bool__(self) -> bool:
+        return bool(self._errors)
+
     def collecting(self, *, unwrap: bool = False) -> "_Collecting":
         """Collect what the block raises, for a decision after its tasks have ended.
 

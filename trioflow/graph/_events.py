@@ -29,13 +29,11 @@ class GraphEvents(Generic[S]):
 
     Attributes:
         emitter: emits them.
-        stopped: whether the run must go no further than to record the step.
-        stopping: what observers raised to stop it.
+        stopping: what observers raised to stop the run, which then goes no further than to record the step.
     """
 
     def __init__(self, emitter: Emitter, config: GraphConfig) -> None:
         self.emitter = emitter
-        self.stopped = False
         self.stopping = ErrorCollector()
         self._graph = config.name
         self._max_iterations = config.max_iterations
@@ -103,11 +101,8 @@ class GraphEvents(Generic[S]):
 
     def _emit_held(self, type: EventType, data: dict[str, Any], private: dict[str, Any] | None = None) -> None:
         """Emit an event, and hold back an error that is to stop the run."""
-        try:
+        with self.stopping.collecting():
             self.emitter.emit(type, data, private)
-        except BaseException as error:  # noqa: BLE001, ASYNC103 - raised once the step is recorded
-            self.stopped = True
-            self.stopping.add(error)
 
     def step_saved(self, step: int, node: str, status: str, size: int) -> None:
         """Emit that a checkpoint of `size` bytes was saved."""

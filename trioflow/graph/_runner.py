@@ -221,7 +221,7 @@ class GraphRunner(Generic[S]):
             if saving is not None:
                 await saving
             # A step that ended with an error edge is not yielded: nothing was returned.
-            if self.on_step is not None and not (self._failed_over or self.events.stopped):
+            if self.on_step is not None and not (self._failed_over or self.events.stopping):
                 await self.on_step(GraphStep(node.name, self.attempts, self._state), is_last)
 
     async def _start(self) -> None:
@@ -240,7 +240,7 @@ class GraphRunner(Generic[S]):
         """Whether there is a node to enter; raises why there is none, now that the step is saved."""
         if self._stuck is not None:
             self._stuck.raise_worst()
-        return self._exit is None and not self.events.stopped
+        return self._exit is None and not self.events.stopping
 
     def _enter(self) -> PlannedNode[S]:
         node = self._node

@@ -249,15 +249,13 @@ class _Chain(Generic[T, S]):
         self._state = state
         stopping = None
         if self._active:
-            try:
+            stopping = ErrorCollector()
+            with stopping.collecting():
                 self._emit_step(self._place(), None, {"item": item, "state": state})
-            except BaseException as error:  # noqa: BLE001, ASYNC103 - raised once the step is recorded
-                stopping = ErrorCollector()
-                stopping.add(error)
         self._steps += 1
         if self._config.capture_intermediate_states:
             self._intermediate.append(state)
-        return stopping
+        return stopping or None
 
     def _report_progress(self, progress: Callable[[int, int | None, S], object], state: S) -> None:
         try:
